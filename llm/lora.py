@@ -1,0 +1,141 @@
+"""LoRA on a frozen LLM: adding it, scaling it at run time, saving, loading, and official checkpoints' names for it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+CONFIG_NAME = "adapter_config.json"
+_ADAPTER = "default"
+_OFFICIAL_PREFIX = "llama_model."
+_OFFICIAL_BUFFER = ".rotary_emb.inv_freq"  # in checkpoints of the official trainer; the frozen LLM has its own
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    rank: int = 8
+    """[count] Rank of each update B·A."""
+    alpha: float = 32
+    """[factor] Updates are scaled by alpha / rank: 4.0 for SALMONN."""
+    dropout: float = 0.1
+    """[probability] Dropout on the input of A while training."""
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """[names] Linear modules of the LLM that get an update."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} must be in [0, 1)")
+        if not self.target_modules:
+            raise ValueError("target_modules is empty, so LoRA would change nothing")
+
+
+def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """Wrap the LLM, in place, with trainable float32 LoRA weights over a base of any dtype; B begins at zero.
+
+    Raises:
+        ValueError: If the LLM has no module of the names in `target_modules`.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules),
+    )
+    model = get_peft_model(llm, config, autocast_adapter_dtype=True)
+    if Path(config.base_model_name_or_path or "").exists():
+        config.base_model_name_or_path = None  # a folder of this machine means nothing where the adapter goes
+    return model
+
+
+def set_lora_scaling(model: PeftModel, factor: float) -> None:
+    """Scale what the adapter adds by `factor`: 1.0 is alpha / rank as trained, 0.0 the bare LLM. No weight changes."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale(_ADAPTER, factor)
+
+
+def adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
+    """Return the LoRA weights under PEFT's file names."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
+
+
+def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor]) -> None:
+    """Set the LoRA weights, all of them or none.
+
+    Raises:
+        ValueError: If a tensor is missing, left over or of another shape; the message names them all.
+    """
+    own = adapter_state_dict(model)
+    wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
+    wrong += [f"{name} is left over" for name in state.keys() - own.keys()]
+    wrong += [
+        f"{name} is {list(state[name].shape)} there and {list(own[name].shape)} here"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong))}")
+    set_peft_model_state_dict(model, dict(state))
+
+
+def save_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
+    """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well."""
+    adapter_dir = Path(adapter_dir)
+    adapter_dir.mkdir(parents=True, exist_ok=True)
+    model.peft_config[_ADAPTER].save_pretrained(adapter_dir)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
+    save_file(state, adapter_dir / WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
+    """Load a PEFT folder into a model that has LoRA of the same settings; dropout may differ.
+
+    Raises:
+        ValueError: If the folder is no adapter, or its settings or weights differ; the message names what does.
+    """
+    adapter_dir = Path(adapter_dir)
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (adapter_dir / name).is_file():
+            raise ValueError(f"{adapter_dir}: no adapter here, {name} is missing")
+    there = asdict(settings_of(LoraConfig.from_pretrained(adapter_dir)))
+    here = asdict(settings_of(model.peft_config[_ADAPTER]))
+    differs = [f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]]
+    differs = [difference for difference in differs if not difference.startswith("dropout")]
+    if differs:
+        raise ValueError(f"{adapter_dir}: another adapter: {'; '.join(differs)}")
+    load_adapter_state(model, load_file(adapter_dir / WEIGHTS_NAME))
+
+
+def settings_of(config: LoraConfig) -> LoraSettings:
+    """Return the settings in a PEFT config."""
+    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, sorted(config.target_modules))
+
+
+def adapter_from_official(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the LoRA weights in the `model` entry of an official checkpoint, under PEFT's file names.
+
+    Both spellings are read: `….lora_A.default.weight` (peft 0.3) and `….lora_A.weight`.
+    """
+    return {
+        re.sub(rf"\.{_ADAPTER}\.weight$", ".weight", name.removeprefix(_OFFICIAL_PREFIX)): tensor
+        for name, tensor in model.items()
+        if name.startswith(_OFFICIAL_PREFIX) and not name.endswith(_OFFICIAL_BUFFER)
+    }
+
+
+def adapter_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the LoRA weights under the names of released checkpoints."""
+    return {
+        f"{_OFFICIAL_PREFIX}{name.removesuffix('.weight')}.{_ADAPTER}.weight": tensor for name, tensor in state.items()
+    }

@@ -1,0 +1,3 @@
+"""placeholder"""
+BEFORE_AUDIO = "USER: <Speech>"
+AFTER_AUDIO = "</Speech> {question}\nASSISTANT:"

@@ -1,0 +1,210 @@
+"""The whole model: audio tokens from the aligner, between the words of a prompt, into the frozen LLM.
+
+Letters: B examples, T positions of the LLM's sequence, A audio tokens per clip, H LLM width, N target tokens of the
+batch, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
+
+_AUDIO = -1  # in a row of token ids: here goes one audio token
+_PADDING = -2
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips as cached features, and what is asked and answered about each."""
+
+    speech: Tensor
+    """[B, frames, channels] Speech stream, every clip's whole."""
+    audio: Tensor | None
+    """[B, frames, channels] Audio stream, zero-padded; None when the model hears speech alone."""
+    audio_frames: Tensor | None
+    """[B] Real frames of each row of `audio`; None when no row is padded."""
+    questions: list[str]
+    """[B] What is asked about each clip."""
+    answers: list[str] = field(default_factory=list)
+    """[B] What should be answered; empty where an answer is to be generated."""
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "Batch":
+        """Return the batch with its tensors on `device`."""
+        moved = (
+            tensor if tensor is None else tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.speech, self.audio, self.audio_frames)
+        )
+        return replace(self, **dict(zip(("speech", "audio", "audio_frames"), moved, strict=True)))
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Cross-entropy over a batch's answer tokens, as a sum, so that batches and workers add up exactly."""
+
+    total: Tensor
+    """[nats] Scalar sum over the target tokens."""
+    num_targets: int
+    """[count] Target tokens: those of the answers and of their end."""
+    num_correct: int
+    """[count] Targets that were the most likely token."""
+
+    @property
+    def mean(self) -> Tensor:
+        """[nats per token] The loss to minimise: a mean over tokens, not over examples."""
+        return self.total / self.num_targets
+
+
+class Salmonn(nn.Module):
+    """An aligner, an LLM (with LoRA or without) and the LLM's tokenizer. Only aligner and LoRA weights train."""
+
+    def __init__(
+        self,
+        aligner: nn.Module,
+        llm: PeftModel | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_answer_tokens: int = 300,
+    ) -> None:
+        """Take the parts as they are; `aligner(speech, audio, audio_frames=…)` returns [B, A, H].
+
+        `max_answer_tokens` cuts longer answers, which then have no end token to learn.
+        """
+        super().__init__()
+        if max_answer_tokens < 1:
+            raise ValueError(f"max_answer_tokens {max_answer_tokens} must be at least 1")
+        self.aligner = aligner
+        self.llm = llm
+        self.tokenizer = tokenizer
+        self.max_answer_tokens = max_answer_tokens
+        aligner.requires_grad_(True)
+        for name, parameter in llm.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the aligner's and LoRA's parameters by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def forward(self, batch: Batch) -> TokenLoss:
+        """Return `loss(batch)`: what a wrapper such as DistributedDataParallel calls."""
+        return self.loss(batch)
+
+    def loss(self, batch: Batch) -> TokenLoss:
+        """Return the cross-entropy of the batch's answers.
+
+        Raises:
+            ValueError: If the batch has not one question and one answer per clip.
+        """
+        logits_NV, targets_N = self.target_logits(batch)
+        return TokenLoss(
+            total=F.cross_entropy(logits_NV, targets_N, reduction="sum"),
+            num_targets=len(targets_N),
+            num_correct=int((logits_NV.detach().argmax(dim=-1) == targets_N).sum()),
+        )
+
+    def target_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return float32 logits [N, V] and the targets [N] they should predict, example by example.
+
+        Raises:
+            ValueError: If the batch has not one question and one answer per clip.
+        """
+        if len(batch.answers) != len(batch.questions):
+            raise ValueError(f"{len(batch.answers)} answers to {len(batch.questions)} questions")
+        audio_BAH = self._audio_tokens(batch)
+        prompts = self._prompts(batch.questions, num_audio_tokens=audio_BAH.shape[1])
+        answers = [self._tokenise(answer) + [self.tokenizer.eos_token_id] for answer in batch.answers]
+        answers = [answer[: self.max_answer_tokens] for answer in answers]
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        labels = [[_IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+
+        targets_BT = _pad(labels, _IGNORED)[:, 1:]  # position t predicts token t + 1
+        columns = (targets_BT != _IGNORED).any(dim=0).nonzero().squeeze(1)
+        targets = targets_BT[:, columns]
+        is_target = targets != _IGNORED
+        # Padding is on the right, so causal attention keeps it from every real token and real positions count from 0:
+        # the LLM needs neither a mask nor position numbers.
+        logits = self.llm(
+            inputs_embeds=self._embed(_pad(rows, _PADDING), audio_BAH),
+            logits_to_keep=columns.to(audio_BAH.device),
+            use_cache=False,
+        ).logits
+        device = logits.device
+        return logits[is_target.to(device)].float(), targets[is_target].to(device)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        *,
+        num_beams: int = 4,
+        max_new_tokens: int = 200,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        repetition_penalty: float = 1.0,
+        length_penalty: float = 1.0,
+    ) -> list[str]:
+        """Answer the batch's questions; each answer is what the example alone would get.
+
+        Dropout is off meanwhile. `temperature` and `top_p` shape sampling only, `length_penalty` beams only.
+
+        Raises:
+            ValueError: If the batch has not one question per clip.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            audio_BAH = self._audio_tokens(batch)
+            prompts = self._prompts(batch.questions, num_audio_tokens=audio_BAH.shape[1])
+            # Padding on the left, so that every row continues from its own last token.
+            ids_BT = _pad([row[::-1] for row in prompts], _PADDING).flip(1)
+            eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+            answer_ids = self.llm.generate(
+                inputs_embeds=self._embed(ids_BT, audio_BAH),
+                attention_mask=(ids_BT != _PADDING).long().to(audio_BAH.device),
+                num_beams=num_beams,
+                max_new_tokens=max_new_tokens,
+                do_sample=do_sample,
+                repetition_penalty=repetition_penalty,
+                eos_token_id=eos,
+                pad_token_id=eos if pad is None else pad,
+                **({"temperature": temperature, "top_p": top_p} if do_sample else {}),
+                **({"length_penalty": length_penalty} if num_beams > 1 else {}),
+            )
+        finally:
+            self.train(was_training)
+        answers: list[str] = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
+
+    def _audio_tokens(self, batch: Batch) -> Tensor:
+        if len(batch.questions) != len(batch.speech):
+            raise ValueError(f"{len(batch.questions)} questions about {len(batch.speech)} clips")
+        audio_BAH: Tensor = self.aligner(batch.speech, batch.audio, audio_frames=batch.audio_frames)
+        return audio_BAH
+
+    def _prompts(self, questions: Sequence[str], *, num_audio_tokens: int) -> list[list[int]]:
+        """Return each row's ids up to where its answer begins; texts are tokenised one by one, as SALMONN does."""
+        begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        begin += self._tokenise(BEFORE_AUDIO) + [_AUDIO] * num_audio_tokens
+        return [begin + self._tokenise(AFTER_AUDIO.format(question=question)) for question in questions]
+
+    def _tokenise(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _embed(self, ids_BT: Tensor, audio_BAH: Tensor) -> Tensor:
+        """Return the LLM's input [B, T, H] in its own dtype, audio tokens in their places."""
+        ids_BT = ids_BT.to(audio_BAH.device)
+        embeds_BTH: Tensor = self.llm.get_input_embeddings()(ids_BT.clamp(min=0))
+        return embeds_BTH.masked_scatter((ids_BT == _AUDIO).unsqueeze(-1), audio_BAH.to(embeds_BTH.dtype))
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return the rows as one [B, T] tensor, padded on the right."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)

@@ -1,0 +1,136 @@
+"""The trainable bridge from encoder frames to LLM embeddings.
+
+Letters: B clips, T frames, Cs and Ca channels of the speech and audio streams, A audio tokens per clip, H LLM width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qformer.qformer import QFormer
+from qformer.windows import CLIP_FRAMES, count_windows, frames_of
+
+
+@dataclass(frozen=True)
+class AlignerConfig:
+    speech_width: int
+    """[channels] Width of the speech stream: 1280 for Whisper large-v2."""
+    audio_width: int | None
+    """[channels] Width of the audio stream: 768 for BEATs; None to hear the speech stream alone."""
+    llm_width: int
+    """[channels] Width of the LLM's embeddings: 5120 for Vicuna-13B."""
+    num_queries: int = 1
+    """[count] Audio tokens made of one window."""
+    window_seconds: float = 0.333333
+    """[seconds] Audio covered by one window; rounded to 20 ms frames."""
+    stride_seconds: float = 0.333333
+    """[seconds] From the start of one window to the start of the next; rounded to 20 ms frames."""
+    num_layers: int = 2
+    """[count] Q-Former layers, each with cross-attention."""
+    hidden_width: int = 768
+    """[channels] Width of the Q-Former."""
+    num_heads: int = 12
+    """[count] Attention heads of the Q-Former; they divide hidden_width."""
+    ffn_width: int = 3072
+    """[channels] Width inside the Q-Former's feed-forward parts."""
+    dropout: float = 0.1
+    """[probability] Dropout on the Q-Former's hidden values and attention weights while training."""
+
+    def __post_init__(self) -> None:
+        sizes = ("speech_width", "llm_width", "num_queries", "num_layers", "hidden_width", "num_heads", "ffn_width")
+        for name in (*sizes, *(("audio_width",) if self.audio_width is not None else ())):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.hidden_width % self.num_heads:
+            raise ValueError(f"hidden_width {self.hidden_width} is not a multiple of num_heads {self.num_heads}")
+        for name in ("window_seconds", "stride_seconds"):
+            if not 1 <= frames_of(getattr(self, name)) <= CLIP_FRAMES:
+                raise ValueError(f"{name} {getattr(self, name)} must cover from 1 frame (20 ms) to a clip (30 s)")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} must be in [0, 1)")
+
+    @property
+    def window_frames(self) -> int:
+        return frames_of(self.window_seconds)
+
+    @property
+    def stride_frames(self) -> int:
+        return frames_of(self.stride_seconds)
+
+
+class Aligner(nn.Module):
+    """Normalise both streams, join them frame by frame, and turn each window into audio tokens."""
+
+    def __init__(self, config: AlignerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.ln_speech = nn.LayerNorm(config.speech_width)
+        self.ln_audio = nn.LayerNorm(config.audio_width) if config.audio_width is not None else None
+        self.qformer = QFormer(
+            config.hidden_width,
+            config.speech_width + (config.audio_width or 0),
+            num_queries=config.num_queries,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            ffn_width=config.ffn_width,
+            dropout=config.dropout,
+        )
+        self.projection = nn.Linear(config.hidden_width, config.llm_width)
+
+    def forward(
+        self,
+        speech_BTC: Tensor,
+        audio_BTC: Tensor | None,
+        *,
+        speech_frames: Tensor | None = None,
+        audio_frames: Tensor | None = None,
+    ) -> Tensor:
+        """Return audio tokens [B, A, H], window by window and then query by query.
+
+        A clip's tokens depend on its own frames and on T, the longer of the two streams as given. The speech stream
+        of a clip always has 1500 frames and the audio stream no more than 1496, so T is 1500 for every clip, alone
+        or in a batch.
+
+        Args:
+            speech_BTC: [B, T, Cs], any floating dtype.
+            audio_BTC: [B, Ta, Ca]; its own number of frames, None exactly when the config has no audio_width.
+            speech_frames: [B] integers, real frames of each row of `speech_BTC`; None when no row is padded.
+            audio_frames: [B] integers, the same for `audio_BTC`.
+
+        Raises:
+            ValueError: If a stream is missing, unexpected or of another width, or is shorter than one window.
+        """
+        streams = [_normalise(self.ln_speech, speech_BTC, speech_frames, stream="speech")]
+        if (audio_BTC is None) != (self.ln_audio is None):
+            raise ValueError(f"audio_width is {self.config.audio_width}, but audio is {_describe(audio_BTC)}")
+        if audio_BTC is not None and self.ln_audio is not None:
+            streams.append(_normalise(self.ln_audio, audio_BTC, audio_frames, stream="audio"))
+        num_frames = max(stream.shape[1] for stream in streams)
+        # Padded after the norm, with zeros: the norm would turn padding into its bias.
+        frames_BTC = torch.cat([F.pad(stream, (0, 0, 0, num_frames - stream.shape[1])) for stream in streams], dim=-1)
+        hidden_BWQD = self.qformer(
+            frames_BTC, window_frames=self.config.window_frames, stride_frames=self.config.stride_frames
+        )
+        tokens_BAH: Tensor = self.projection(hidden_BWQD.flatten(1, 2))
+        return tokens_BAH
+
+    def num_tokens(self, num_frames: int = CLIP_FRAMES) -> int:
+        """Return how many audio tokens a clip of `num_frames` becomes: 88 with the default windows."""
+        return self.config.num_queries * count_windows(num_frames, self.config.window_frames, self.config.stride_frames)
+
+
+def _normalise(norm: nn.LayerNorm, frames_BTC: Tensor, num_frames: Tensor | None, *, stream: str) -> Tensor:
+    """Return the normed frames in the norm's dtype, zero where a row has ended."""
+    if frames_BTC.ndim != 3 or frames_BTC.shape[-1] != norm.normalized_shape[0]:
+        raise ValueError(f"{stream} is {_describe(frames_BTC)}, expected [clips, frames, {norm.normalized_shape[0]}]")
+    normed: Tensor = norm(frames_BTC.to(norm.weight.dtype))
+    if num_frames is None:
+        return normed
+    is_real_BT = torch.arange(normed.shape[1], device=normed.device) < num_frames.to(normed.device).unsqueeze(1)
+    return normed.masked_fill(~is_real_BT.unsqueeze(-1), 0.0)
+
+
+def _describe(frames: Tensor | None) -> str:
+    return "missing" if frames is None else f"a tensor of shape {list(frames.shape)}"
