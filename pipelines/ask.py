@@ -1,0 +1,76 @@
+"""`salmonn ask`: one recording from disk, through encoders, aligner and LLM, to an answer."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import dequantise, quantise
+from omegaconf import MISSING
+
+from encoders.audio import Segment, load_clip
+from llm.lora import set_lora_scaling
+from pipelines import storage
+from pipelines.batches import make_batch
+from pipelines.checkpoint import load_run
+from pipelines.evaluate import choose_device
+from pipelines.recipe import DTYPES, recipe_of
+
+
+@dataclass(frozen=True)
+class AskConfig:
+    run: str = MISSING
+    """[URI] Run folder whose newest checkpoint answers."""
+    audio: str = MISSING
+    """[URI] The recording; its first 30 seconds are heard."""
+    question: str = MISSING
+    """[text] What is asked about it."""
+    whisper: str = ""
+    """[path|tiny] The Whisper encoder, if it has moved since the features were extracted; its weights must be the same."""
+    beats: str = ""
+    """[path|tiny|none] The BEATs encoder, likewise."""
+    num_beams: int = 4
+    """[count] Beams of the search; 1: greedy."""
+    max_new_tokens: int = 200
+    """[tokens] Longest answer."""
+    lora_scaling: float = 1.0
+    """[factor] On LoRA's alpha/rank."""
+    threads: int = 2
+    """[count] CPU threads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] Where encoders and model run."""
+
+
+def ask(config: AskConfig) -> str:
+    """Print and return the answer.
+
+    Raises:
+        FileNotFoundError: If there is no such recording or run.
+        AudioError: If the recording cannot be decoded.
+        ValueError: If the encoders are not those that the run learnt with.
+    """
+    torch.set_num_threads(config.threads)
+    if not storage.file_exists(config.audio):
+        raise FileNotFoundError(f"audio={config.audio}: no such file")
+    wave = load_clip([Segment(config.audio)], open_file=storage.open_file)
+    device = choose_device(config.device)
+    run = load_run(config.run, device=device)
+    set_lora_scaling(run.model.llm, config.lora_scaling)
+    recipe = run.spec.recipe
+    encoder = load_clip_encoder(
+        whisper=config.whisper or run.spec.encoders["speech"],
+        beats=config.beats or run.spec.encoders["audio"],
+        device=device,
+        dtype=DTYPES[recipe.precision],
+    )
+    found = recipe_of(encoder, codec=recipe.codec, precision=recipe.precision)
+    recipe.require_same(replace(recipe, streams=found.streams), here=config.run, there="these encoders' output")
+    # Through the codec and back: the model hears what it was trained on.
+    streams = {
+        name: dequantise(quantise(frames, recipe.codec), recipe.codec)
+        for name, frames in encoder.encode([wave])[0].items()
+    }
+    batch = make_batch([streams], [config.question], [])
+    answer = run.model.generate(batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens)[0]
+    print(answer)
+    return answer

@@ -1,0 +1,126 @@
+"""From examples and cached features to batches, in an order that depends on the seed alone.
+
+Position p of a training run is example `order(epoch)[p % n]` of epoch `p // n`; global batch s holds positions
+s·B … (s+1)·B-1. Nothing else is needed to know which example comes next, on any number of workers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from llm.prompts import question_for
+from llm.salmonn import Batch
+from pipelines import storage
+from pipelines.feature_cache import FeatureCache
+from pipelines.manifest import EXAMPLES, read_examples
+
+COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Examples whose clips lie in a cache; `positions` are their rows in its index. About 300 bytes per example."""
+
+    table: pa.Table
+    positions: Indices
+    num_missing: int
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return examples as dictionaries with the keys of `COLUMNS`."""
+        rows: list[dict[str, Any]] = self.table.take(pa.array(indices, pa.int64())).to_pylist()
+        return rows
+
+
+def load_examples(
+    manifest: str, cache: FeatureCache, *, splits: Sequence[str], tasks: Sequence[str], max_missing_fraction: float
+) -> ExampleSet:
+    """Join a manifest's examples with a cache; an empty list of splits or tasks stands for all.
+
+    Raises:
+        ValueError: If nothing is selected, or more than `max_missing_fraction` of it has no features in the cache.
+    """
+    next(read_examples(manifest), None)  # its errors name what a manifest is
+    filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
+    conditions = [(name, "in", list(names)) for name, names in (("split", splits), ("task", tasks)) if names]
+    table = pq.read_table(path, filesystem=filesystem, columns=COLUMNS, filters=conditions or None)
+    if table.num_rows == 0:
+        raise ValueError(_nothing_selected(manifest, splits, tasks))
+    positions = cache.positions(table["clip_id"])
+    missing = int((positions < 0).sum())
+    if missing > max_missing_fraction * table.num_rows:
+        first = table["clip_id"][int(np.argmax(positions < 0))].as_py()
+        raise ValueError(
+            f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
+            f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract on {manifest} adds them"
+        )
+    return ExampleSet(table.filter(pa.array(positions >= 0)), positions[positions >= 0], missing)
+
+
+def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:
+    filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
+    table = pq.read_table(path, filesystem=filesystem, columns=["split", "task"])
+    found = {name: ", ".join(sorted(pc.unique(table[name]).to_pylist())) for name in ("split", "task")}
+    return (
+        f"{manifest}: no example has splits={list(splits)} and tasks={list(tasks)}; "
+        f"splits found: {found['split']}; tasks found: {found['task']}"
+    )
+
+
+@lru_cache(maxsize=2)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Indices:
+    """Return the order of an epoch, a permutation that depends on nothing but its arguments."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+
+
+def global_batch(step: int, *, batch_examples: int, num_examples: int, seed: int) -> list[tuple[int, int]]:
+    """Return (epoch, example index) of every example of a step."""
+    places = (divmod(step * batch_examples + offset, num_examples) for offset in range(batch_examples))
+    return [(epoch, int(epoch_order(num_examples, seed, epoch)[place])) for epoch, place in places]
+
+
+def micro_batches(batch: Sequence[tuple[int, int]], *, size: int) -> list[list[tuple[int, int]]]:
+    """Cut a global batch into parts of at most `size`; part j is the work of rank j modulo the number of workers."""
+    return [list(batch[first : first + size]) for first in range(0, len(batch), size)]
+
+
+def read_batch(
+    examples: ExampleSet, cache: FeatureCache, picked: Sequence[tuple[int, int]], *, prompt_seed: int | None
+) -> Batch:
+    """Read the features of some (epoch, example index) and ask their questions.
+
+    Args:
+        examples: Where the indices point to.
+        cache: Where the features lie.
+        picked: What to read.
+        prompt_seed: Chooses among a task's prompts per example and epoch; None takes the first, as in evaluation.
+    """
+    rows = examples.rows([index for _, index in picked])
+    questions = [
+        row["question"] or question_for(row["task"], example_id=row["example_id"], seed=prompt_seed, epoch=epoch)
+        for row, (epoch, _) in zip(rows, picked, strict=True)
+    ]
+    streams = [cache.read(int(examples.positions[index])) for _, index in picked]
+    return make_batch(streams, questions, [row["answer"] for row in rows])
+
+
+def make_batch(streams: Sequence[dict[str, Tensor]], questions: Sequence[str], answers: Sequence[str]) -> Batch:
+    """Stack clips of different lengths, zeros after their ends, real lengths beside them."""
+    speech = torch.stack([clip["speech"] for clip in streams])
+    if "audio" not in streams[0]:
+        return Batch(speech, None, None, list(questions), list(answers))
+    audio = [clip["audio"] for clip in streams]
+    frames = torch.tensor([len(clip) for clip in audio])
+    return Batch(speech, pad_sequence(audio, batch_first=True), frames, list(questions), list(answers))

@@ -1,0 +1,69 @@
+"""`salmonn cache info`: what a feature cache holds and what it lacks."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow.dataset as ds
+from omegaconf import MISSING
+
+from pipelines import storage
+from pipelines.feature_cache import REJECT_SCHEMA, FeatureCache, committed_units
+from pipelines.plan import count_planned_clips, count_units, unit_name
+from pipelines.recipe import read_recipe
+
+
+@dataclass(frozen=True)
+class CacheInfoConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+
+
+def cache_info(config: CacheInfoConfig) -> None:
+    """Print recipe, counts, bytes and rejects by reason.
+
+    Raises:
+        FileNotFoundError: If there is no cache.
+        ValueError: If a shard is not as long as its index says.
+    """
+    recipe, encoders = read_recipe(config.cache)
+    units, planned = committed_units(config.cache), count_units(config.cache)
+    print(f"cache      {config.cache}")
+    print(
+        f"recipe     {recipe.digest[:16]}  {recipe.codec}, {recipe.precision}, preprocessing {recipe.preprocessing_version}"
+    )
+    for name, stream in recipe.streams.items():
+        print(f"{name:<10} {stream.width} wide, 50 Hz, weights {stream.digest[:16]} ({encoders[name]})")
+    nbytes = sum(_checked_nbytes(config.cache, unit) for unit in sorted(units))
+    missing = planned - len(units)
+    state = "complete" if not missing else f"{missing} missing: salmonn extract with the same keys continues"
+    print(f"shards     {len(units)} of {planned} planned ({state}), {nbytes / 1e6:.1f} MB")
+    if units:
+        index = FeatureCache(config.cache).index
+        hours = sum(index["seconds"].to_pylist()) / 3600
+        print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
+    _print_rejects(config.cache, units)
+
+
+def _checked_nbytes(cache: str, unit: int) -> int:
+    with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
+        expected = int(file.schema_arrow.metadata[b"shard_nbytes"])
+    shard = storage.join(cache, "shards", f"{unit_name(unit)}.tar")
+    if storage.file_nbytes(shard) != expected:
+        raise ValueError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")
+    return expected
+
+
+def _print_rejects(cache: str, units: frozenset[int]) -> None:
+    folder = storage.join(cache, "rejects")
+    names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
+    filesystem, path = storage.resolve(folder)
+    files = [f"{path}/{name}" for name in names]
+    table = (
+        ds.dataset(files, schema=REJECT_SCHEMA, filesystem=filesystem).to_table()
+        if files
+        else REJECT_SCHEMA.empty_table()
+    )
+    print(f"rejects    {table.num_rows}")
+    for stage, count in Counter(table["stage"].to_pylist()).most_common():
+        first = next(row for row in table.to_pylist() if row["stage"] == stage)
+        print(f"           {count} × {stage}, the first: {first['error']}")

@@ -1,0 +1,122 @@
+"""The command line: `salmonn VERB [CONFIG.yaml] [key=value …]`.
+
+Exit codes: 0 all done, 1 the job ended incomplete or failed, 2 something the user can fix (one line says what).
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.config import describe_keys, load_config
+from pipelines.errors import JobIncomplete
+
+USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb's config and function live; imported only when the verb is called."""
+
+    module: str
+    config: str
+    function: str
+    help: str
+
+    def load(self) -> tuple[type, Callable[[Any], object]]:
+        module = importlib.import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.function)
+
+
+VERBS = {
+    "prepare annotations": Verb(
+        "pipelines.corpora.annotations", "AnnotationsConfig", "prepare_annotations", "manifest from SALMONN's JSON"
+    ),
+    "prepare librispeech": Verb(
+        "pipelines.corpora.librispeech", "LibriSpeechConfig", "prepare_librispeech", "manifest from LibriSpeech"
+    ),
+    "prepare table": Verb(
+        "pipelines.corpora.table", "TableConfig", "prepare_table", "manifest from CSV, JSONL, Parquet"
+    ),
+    "extract": Verb("pipelines.extract", "ExtractConfig", "extract", "encode every clip once into a feature cache"),
+    "cache info": Verb("pipelines.cache_info", "CacheInfoConfig", "cache_info", "what a feature cache holds and lacks"),
+    "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
+    "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),
+    "ask": Verb("pipelines.ask", "AskConfig", "ask", "answer a question about a recording"),
+    "demo": Verb("pipelines.demo", "DemoConfig", "demo", "all of it on a corpus made here, with a report"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except JobIncomplete as error:
+        return _fail(error, debug, code=1)
+    except USER_ERRORS as error:
+        return _fail(error, debug, code=2)
+    except KeyboardInterrupt:
+        print("salmonn: interrupted; the same command continues where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        _print_verbs()
+        return 0
+    name, arguments = _split_verb(words)
+    config_type, function = VERBS[name].load()
+    if "--help" in arguments or "-h" in arguments:
+        _print_keys(name, config_type)
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    function(load_config(config_type, arguments))
+    return 0
+
+
+def _split_verb(words: list[str]) -> tuple[str, list[str]]:
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in VERBS:
+            return name, words[length:]
+    below = [name.split()[1] for name in VERBS if name.split()[0] == words[0] and " " in name]
+    if below:
+        raise ValueError(f"{words[0]} needs one of: {', '.join(below)}")
+    raise ValueError(f"{words[0]}: unknown verb; known: {', '.join(VERBS)}")
+
+
+def _fail(error: BaseException, debug: bool, *, code: int) -> int:
+    if debug:
+        raise error
+    print(f"salmonn: {_one_line(error)}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _print_verbs() -> None:
+    print("usage: salmonn VERB [CONFIG.yaml] [key=value …]      salmonn VERB --help lists the verb's keys\n")
+    for name, verb in VERBS.items():
+        print(f"  {name:<20} {verb.help}")
+
+
+def _print_keys(name: str, config_type: type) -> None:
+    print(f"usage: salmonn {name} [CONFIG.yaml] [key=value …]\n\n{VERBS[name].help}\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("key", "type", "unit", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for key in describe_keys(config_type):
+        table.add_row(key.name, key.type, key.unit, key.default, key.meaning)
+    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)

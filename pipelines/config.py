@@ -1,0 +1,155 @@
+"""Typed configs from defaults < YAML < `key=value`, and the text that explains them.
+
+Each config is a frozen dataclass beside what it configures. Under every field stands a docstring that begins with the
+unit in brackets: `\"\"\"[seconds] Audio covered by one window.\"\"\"`. OmegaConf merges, converts and checks types.
+"""
+
+import ast
+import inspect
+import textwrap
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from pipelines import storage
+
+CONFIG_DIR = Path(__file__).parent / "configs"
+ConfigT = TypeVar("ConfigT")
+
+
+def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
+    """Build a config from command-line arguments: YAML files (paths or names in `pipelines/configs/`) and `key=value`.
+
+    Raises:
+        ValueError: On an unknown key (naming the nearest known one), a value of the wrong type or a missing key.
+        FileNotFoundError: If a YAML file does not exist.
+    """
+    schema = OmegaConf.structured(config_type)
+    merged: Any = schema
+    try:
+        for argument in arguments:
+            key, equals, value = argument.partition("=")
+            update = _override(config_type, key, value) if equals else _read_yaml(argument)
+            merged = OmegaConf.merge(merged, update)
+        config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key}=… is needed: {_documented(config_type).get(error.full_key, '')}") from None
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ValueError(f"unknown key {error.full_key}: {_first_line(error)}") from None
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+    return typing.cast(ConfigT, config)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _override(config_type: type, key: str, value: str) -> Any:
+    """Parse `key=value`; a text field takes the value as it stands, so that a question may hold any character."""
+    if _plain_text(config_type, key.split(".")):
+        update = OmegaConf.create({})
+        OmegaConf.update(update, key, value.replace("${", "\\${"))
+        return update
+    return OmegaConf.from_dotlist([f"{key}={value}"])
+
+
+def _plain_text(config_type: type, path: list[str]) -> bool:
+    for name in path[:-1]:
+        config_type = typing.get_type_hints(config_type).get(name, object) if is_dataclass(config_type) else object
+    return is_dataclass(config_type) and typing.get_type_hints(config_type).get(path[-1]) is str
+
+
+def _read_yaml(argument: str) -> DictConfig:
+    path = Path(argument) if argument.endswith((".yaml", ".yml")) else CONFIG_DIR / f"{argument}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
+        raise FileNotFoundError(f"{argument}: neither key=value, nor a YAML file, nor a shipped config ({known})")
+    loaded = OmegaConf.load(path)
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{path}: holds no keys")
+    return loaded
+
+
+def to_yaml(config: Any) -> str:
+    """Return a config as YAML text with every key resolved."""
+    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def save_config(config: Any, uri: str) -> None:
+    """Write the resolved config beside an output."""
+    storage.write_bytes(uri, to_yaml(config).encode())
+
+
+def first_difference(ours: Any, theirs: Any, prefix: str = "") -> str | None:
+    """Name the first key in which two nested mappings differ and both values, or return None."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted(ours.keys() | theirs.keys()):
+            difference = first_difference(ours.get(key), theirs.get(key), f"{prefix}.{key}" if prefix else str(key))
+            if difference:
+                return difference
+        return None
+    return None if ours == theirs else f"{prefix} is {theirs!r} there and {ours!r} here"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of `salmonn VERB --help`."""
+
+    name: str
+    type: str
+    default: str
+    unit: str
+    meaning: str
+
+
+def describe_keys(config_type: type, prefix: str = "") -> list[Key]:
+    """List every key of a config with type, default, unit and meaning, nested ones as `outer.inner`."""
+    keys: list[Key] = []
+    docs = _field_docs(config_type)
+    hints = typing.get_type_hints(config_type)
+    schema = OmegaConf.structured(config_type)
+    for field in fields(config_type):
+        name, hint = prefix + field.name, hints[field.name]
+        if is_dataclass(hint):
+            keys += describe_keys(typing.cast(type, hint), f"{name}.")
+            continue
+        unit, _, meaning = docs.get(field.name, "").removeprefix("[").partition("]")
+        missing = OmegaConf.is_missing(schema, field.name)
+        default = "needed" if missing else _show(OmegaConf.to_container(schema)[field.name])  # type: ignore[index, call-overload]
+        keys.append(Key(name, _type_name(hint), default, unit, meaning.strip()))
+    return keys
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(str, value)) + "]"
+    return "''" if value == "" else str(value)
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
+
+
+def _documented(config_type: type) -> dict[str, str]:
+    return {key.name: key.meaning for key in describe_keys(config_type)}
+
+
+def _field_docs(config_type: type) -> dict[str, str]:
+    """Return the docstring under each field; Python keeps none at run time, so they are read from the source."""
+    docs: dict[str, str] = {}
+    for base in reversed(config_type.__mro__[:-1]):
+        body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]).body
+        for field, below in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                match below:
+                    case ast.Expr(ast.Constant(str(text))):
+                        docs[field.target.id] = " ".join(text.split())
+    return docs

@@ -1,0 +1,156 @@
+"""The demo's own corpora: spoken phrases laid out as LibriSpeech, sound events and stories as SALMONN annotates them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+from pipelines.demo_events import (
+    STORIES,
+    caption_examples,
+    joined_examples,
+    plan_clips,
+    question_examples,
+    story_examples,
+    write_annotation,
+    write_clips,
+)
+from pipelines.demo_speech import COLOURS, THINGS, plan_phrases, write_librispeech
+from pipelines.sound_events import SOUND_EVENTS
+
+TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
+
+
+@dataclass(frozen=True)
+class DemoSizes:
+    train_utterances: int = 400
+    """[count] Spoken training phrases, one of them damaged on purpose."""
+    test_utterances: int = 64
+    """[count] Spoken test phrases; a multiple of 8 is balanced exactly over the words."""
+    train_speakers: int = 16
+    """[count] Speakers of the training phrases, men and women in turn."""
+    test_speakers: int = 5
+    """[count] Speakers of the test phrases, none of whom is heard in training."""
+    train_clips: int = 240
+    """[count] Training clips of sound events; a multiple of 8 is balanced exactly over the events."""
+    test_clips: int = 64
+    """[count] Test clips of sound events."""
+    joined_examples: int = 16
+    """[count] Training captions about two clips, one after the other."""
+
+    def __post_init__(self) -> None:
+        """Check that no folder stays empty, that both genders speak and that every story has its clip.
+
+        Raises:
+            ValueError: If a count is too small.
+        """
+        least = {
+            "train_speakers": 2,
+            "test_speakers": 2,
+            "train_utterances": self.train_speakers,
+            "test_utterances": self.test_speakers,
+            "train_clips": len(STORIES),
+            "test_clips": 1,
+            "joined_examples": 0,
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least {minimum}")
+
+    @property
+    def num_recordings(self) -> int:
+        return self.train_utterances + self.test_utterances + self.train_clips + self.test_clips
+
+
+@dataclass(frozen=True)
+class DemoCorpus:
+    """What lies where, and the closed vocabularies that say what chance would score."""
+
+    sizes: DemoSizes
+    librispeech_dir: Path
+    damaged_recording: Path
+    """The training utterance that cannot be decoded to its end."""
+    train_annotation_path: Path
+    """Captions and questions about the training clips; paths in annotations are relative to their file."""
+    test_annotation_path: Path
+    stories_path: Path
+    train_subset: str = TRAIN_SUBSET
+    """Folder of LibriSpeech's with the training utterances."""
+    test_subset: str = TEST_SUBSET
+    word_slots: tuple[tuple[str, ...], ...] = (COLOURS, THINGS)
+    """Words that can be first and second in a phrase, equally often."""
+    event_names: tuple[str, ...] = tuple(SOUND_EVENTS)
+    event_captions: tuple[str, ...] = tuple(event.caption for event in SOUND_EVENTS.values())
+
+
+def write_demo_corpus(
+    out_dir: Path,
+    *,
+    seed: int,
+    sizes: DemoSizes | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DemoCorpus:
+    """Write `LibriSpeech/`, `events/` and `stories.json` below `out_dir`; the same seed and sizes give the same bytes.
+
+    What an interrupted call left is completed by the same call.
+
+    Args:
+        out_dir: A new or empty folder, or one with this very corpus.
+        seed: Decides everything drawn at random; not negative.
+        sizes: How much to make; `DemoSizes()` where None.
+        on_progress: Called after each recording with how many are done and how many there will be.
+
+    Raises:
+        ValueError: If `out_dir` holds anything else.
+        RuntimeError: If the speech synthesiser cannot be loaded.
+    """
+    sizes = sizes or DemoSizes()
+    _claim_dir(out_dir, seed=seed, sizes=sizes)
+    librispeech_dir, events_dir = out_dir / "LibriSpeech", out_dir / "events"
+    train_speakers = range(sizes.train_speakers)
+    test_speakers = range(sizes.train_speakers, sizes.train_speakers + sizes.test_speakers)
+    train_phrases = plan_phrases(TRAIN_SUBSET, sizes.train_utterances, train_speakers, seed=seed)
+    test_phrases = plan_phrases(TEST_SUBSET, sizes.test_utterances, test_speakers, seed=seed)
+    train_clips, test_clips = plan_clips("train", sizes.train_clips), plan_clips("test", sizes.test_clips)
+    numbers = count(1)
+
+    def on_recording() -> None:
+        if on_progress:
+            on_progress(next(numbers), sizes.num_recordings)
+
+    write_librispeech(librispeech_dir, train_phrases + test_phrases, seed=seed, on_recording=on_recording)
+    write_clips(events_dir, train_clips + test_clips, seed=seed, on_recording=on_recording)
+
+    corpus = DemoCorpus(
+        sizes=sizes,
+        librispeech_dir=librispeech_dir,
+        damaged_recording=librispeech_dir / train_phrases[len(train_phrases) // 2].path,
+        train_annotation_path=events_dir / "train.json",
+        test_annotation_path=events_dir / "test.json",
+        stories_path=out_dir / "stories.json",
+    )
+    _cut_in_half(corpus.damaged_recording)
+    examples = caption_examples(train_clips) + question_examples(train_clips)
+    examples += joined_examples(train_clips, sizes.joined_examples, seed=seed)
+    write_annotation(corpus.train_annotation_path, examples)
+    write_annotation(corpus.test_annotation_path, caption_examples(test_clips) + question_examples(test_clips))
+    write_annotation(corpus.stories_path, story_examples(train_clips, events_dir=events_dir.name))
+    return corpus
+
+
+def _claim_dir(out_dir: Path, *, seed: int, sizes: DemoSizes) -> None:
+    """Write down what `out_dir` is for, unless it already says so."""
+    claim_path = out_dir / "demo_corpus.json"
+    claim = json.dumps({"seed": seed, **asdict(sizes)}, indent=1) + "\n"
+    if claim_path.is_file() and claim_path.read_text(encoding="utf-8") == claim:
+        return
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise ValueError(f"{out_dir}: not empty, and not the demo corpus of seed {seed} and these sizes")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    claim_path.write_text(claim, encoding="utf-8")
+
+
+def _cut_in_half(path: Path) -> None:
+    contents = path.read_bytes()
+    path.write_bytes(contents[: len(contents) // 2])

@@ -1,0 +1,149 @@
+"""Synthetic sound clips, and what is asked and told about them, in SALMONN's annotation format."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+
+from pipelines.sound_events import SOUND_EVENTS, SoundEvent, synthesise_event
+
+Example = dict[str, str | list[str]]
+
+MACHINE_QUESTION = "Is this sound made by a machine?"
+NAME_QUESTION = "Which sound is it?"
+
+_RATES_HZ = (16_000, 22_050, 44_100)
+_STEREO_EVERY = 11  # prime to the number of events, so that each is stereo now and then
+
+# A story is about whatever is heard: `{name}` and `{caption}` are the event's.
+STORIES = (
+    "Mara woke before sunrise and lay very still. Outside, {caption}, just as it had on the morning her brother left "
+    "for the sea. She put on his old coat, lit the stove and set two cups on the table. When the {name} stopped at "
+    "last, somebody knocked, shook the snow from his boots, and asked whether the tea was still warm.",
+    "Nobody in the village could explain it: every Tuesday, at noon exactly, {caption}. The baker blamed the ghosts, "
+    "the teacher blamed the baker, and the children charged visitors a penny to listen. Then little Tom followed the "
+    "{name} down to the cellar of the old mill, found the cause in a biscuit tin, and wisely told no one.",
+    "The detective closed her eyes and played the tape once more. Behind two whispering voices {caption}, faint but "
+    "certain. That could only be the yard behind the theatre. She drove there through empty streets, counted the "
+    "windows, and waited. When the {name} came again from the third floor, she smiled, and reached for the door.",
+    "On the last night of the expedition the radio brought nothing but static, until suddenly {caption}. Four tired "
+    "people stared at each other across the tent. After months of ice the {name} meant a valley, a road, perhaps a "
+    "kitchen with bread in it. They packed without a word and walked towards it, laughing like children let out early.",
+    "Grandfather had built a museum of sounds, each kept in a glass jar with a paper label. My favourite stood on the "
+    "highest shelf: lift the lid, and {caption}. One summer I dropped it. The {name} escaped through the window and "
+    "has lived in our street ever since, and he, instead of scolding me, gave me an empty jar to begin my own.",
+    "Captain Ortega trusted neither maps nor stars, only her ears. In the thick white fog she raised one hand and the "
+    "whole crew fell silent. Far away to the left, {caption}. She turned the wheel gently, for where the {name} was, "
+    "there had to be land. An hour later the harbour lights rose out of the grey, one by one.",
+    "The robot had learned every word in the library, yet it had never been outdoors. On its first walk it halted in "
+    "the middle of the square, because {caption}. It searched ten thousand pages and found the name, but none of them "
+    "said how the {name} would feel. So it sat down on the steps, next to a sleeping cat, and listened until evening.",
+    "Two sisters inherited one house and had not spoken for nine years. While they were dividing the spoons, {caption}, "
+    "and both of them looked up at the same moment. They remembered the same kitchen, the same summer, the same joke "
+    "about the {name}. The spoons went back into the drawer, and nobody mentioned selling anything again.",
+    "For the school play Jonas was given the smallest part: he had to stand behind the curtain and make the audience "
+    "believe that {caption}. He practised for weeks with pots, paper and his uncle's bicycle. On the great evening the "
+    "{name} sounded so real that people in the front row turned round, and the heroine forgot her lines.",
+    "A letter without a sender told the clockmaker's apprentice to be on the bridge at midnight and to wait until "
+    "{caption}. She thought it a prank, but she went. The river was black and the lamps were low. Then the {name} broke "
+    "the silence, a small boat slid out of the dark, and a stranger handed her the key she had dreamed about.",
+    "High above the city the night nurse opened a window for the old composer, who could no longer leave his bed. "
+    "Listen, he said, {caption}. All my life I looked for that note. She brought him paper. By dawn the {name} "
+    "had become eleven bars of music, and he slept, smiling, with the pencil still in his hand.",
+    "The dragon was not fierce at all, merely very short of sleep. Each time it closed its eyes, {caption}, and the "
+    "whole mountain trembled with its sighs. A shepherd girl climbed up with two enormous balls of wool and packed them "
+    "into its ears. The {name} went on and on, but the dragon slept for a hundred years, and the valley was grateful.",
+)
+
+
+@dataclass(frozen=True)
+class EventClip:
+    event: SoundEvent
+    split: str
+    number: int
+
+    @property
+    def path(self) -> str:
+        """The recording, relative to the events' folder."""
+        return f"audio/{self.split}-{self.number:04d}-{self.event.name}.wav"
+
+    @property
+    def round(self) -> int:
+        """How often the event came before; rates and questions change with it, so that they tell nothing of the event."""
+        return self.number // len(SOUND_EVENTS)
+
+    @property
+    def rate_hz(self) -> int:
+        return _RATES_HZ[self.round % len(_RATES_HZ)]
+
+    @property
+    def num_channels(self) -> int:
+        return 2 if self.number % _STEREO_EVERY == _STEREO_EVERY - 1 else 1
+
+
+def plan_clips(split: str, num_clips: int) -> list[EventClip]:
+    """Return clips of all events in turn."""
+    events = tuple(SOUND_EVENTS.values())
+    return [EventClip(events[number % len(events)], split, number) for number in range(num_clips)]
+
+
+def write_clips(events_dir: Path, clips: Sequence[EventClip], *, seed: int, on_recording: Callable[[], None]) -> None:
+    """Write the recordings, one to two seconds each, calling `on_recording` after each."""
+    (events_dir / "audio").mkdir(parents=True, exist_ok=True)
+    for clip in clips:
+        rng = np.random.default_rng([seed, *clip.path.encode()])
+        samples = synthesise_event(clip.event, rng, seconds=rng.uniform(1.1, 2.0), rate_hz=clip.rate_hz)
+        if clip.num_channels == 2:  # the right ear hears it later and softer
+            samples = np.stack((samples, 0.5 * np.roll(samples, clip.rate_hz // 2000)), axis=1)
+        sf.write(events_dir / clip.path, samples, clip.rate_hz, subtype="PCM_16")
+        on_recording()
+
+
+def caption_examples(clips: Sequence[EventClip]) -> list[Example]:
+    return [{"path": clip.path, "text": clip.event.caption, "task": "audiocaption"} for clip in clips]
+
+
+def question_examples(clips: Sequence[EventClip]) -> list[Example]:
+    """Ask of every other round of events whether a machine makes the sound, of the rest which sound it is."""
+    return [
+        {"path": clip.path, "text": clip.event.name, "task": "aqa", "Q": NAME_QUESTION}
+        if clip.round % 2
+        else {"path": clip.path, "text": "yes" if clip.event.is_machine else "no", "task": "aqa", "Q": MACHINE_QUESTION}
+        for clip in clips
+    ]
+
+
+def joined_examples(clips: Sequence[EventClip], num_examples: int, *, seed: int) -> list[Example]:
+    """Caption two clips of different events, heard one after the other."""
+    rng = np.random.default_rng([seed, *b"joined"])
+    examples: list[Example] = []
+    for _ in range(num_examples):
+        first = clips[rng.integers(len(clips))]
+        others = [clip for clip in clips if clip.event != first.event]
+        second = others[rng.integers(len(others))]
+        text = f"{first.event.caption} and then {second.event.caption}"
+        examples.append({"path": first.path, "expand_wav": [second.path], "text": text, "task": "audiocaption"})
+    return examples
+
+
+def story_examples(clips: Sequence[EventClip], events_dir: str) -> list[Example]:
+    """Tell each of the stories of one clip; paths begin with `events_dir`.
+
+    Raises:
+        ValueError: If there are fewer clips than stories.
+    """
+    return [
+        {
+            "path": f"{events_dir}/{clip.path}",
+            "text": story.format(name=clip.event.name, caption=clip.event.caption),
+            "task": "audio_story",
+        }
+        for story, clip in zip(STORIES, clips[: len(STORIES)], strict=True)
+    ]
+
+
+def write_annotation(path: Path, examples: Sequence[Example]) -> None:
+    path.write_text(json.dumps({"annotation": examples}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,149 @@
+"""`salmonn evaluate`: decode held-out examples from their cached features and score the answers."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from llm.lora import set_lora_scaling
+from pipelines import storage
+from pipelines.batches import load_examples, read_batch
+from pipelines.checkpoint import load_run
+from pipelines.config import save_config
+from pipelines.feature_cache import FeatureCache
+from pipelines.metrics import score
+from pipelines.progress import Progress
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    run: str = MISSING
+    """[URI] Run folder whose newest checkpoint answers."""
+    manifest: str = MISSING
+    """[URI] Folder of the manifest that holds the held-out examples."""
+    cache: str = MISSING
+    """[URI] Folder of the feature cache that holds their clips."""
+    splits: list[str] = field(default_factory=lambda: ["test"])
+    """[names] Splits to answer; empty: all."""
+    tasks: list[str] = field(default_factory=list)
+    """[names] Tasks to answer; empty: all."""
+    out: str = ""
+    """[URI] Folder for metrics and predictions; empty: evaluation/ in the run."""
+    batch_examples: int = 16
+    """[examples] Decoded together."""
+    num_beams: int = 4
+    """[count] Beams of the search; 1: greedy."""
+    max_new_tokens: int = 200
+    """[tokens] Longest answer."""
+    lora_scaling: float = 1.0
+    """[factor] On LoRA's alpha/rank."""
+    threads: int = 2
+    """[count] CPU threads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] Where the model runs."""
+    max_missing_fraction: float = 0.05
+    """[fraction] Share of the examples whose clips the cache may lack."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("batch_examples", "num_beams", "max_new_tokens", "threads"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answered example."""
+
+    example_id: str
+    clip_id: str
+    task: str
+    question: str
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's metrics over its held-out examples."""
+
+    task: str
+    examples: int
+    metrics: dict[str, float]
+
+
+def choose_device(device: str) -> str:
+    """Return the device that `auto` stands for on this machine."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[TaskScore]:
+    """Answer every selected example, write predictions.jsonl and metrics.json, print a table.
+
+    Raises:
+        ValueError: If nothing is selected, or the cache has another recipe than the run learnt from.
+    """
+    torch.set_num_threads(config.threads)
+    device = choose_device(config.device)
+    run = load_run(config.run, device=device)
+    set_lora_scaling(run.model.llm, config.lora_scaling)
+    cache = FeatureCache(config.cache)
+    run.spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+    examples = load_examples(
+        config.manifest,
+        cache,
+        splits=config.splits,
+        tasks=config.tasks,
+        max_missing_fraction=config.max_missing_fraction,
+    )
+    predictions: list[Prediction] = []
+    with (progress or Progress()).phase("evaluate", unit="examples", total=len(examples)) as phase:
+        for first in range(0, len(examples), config.batch_examples):
+            indices = range(first, min(first + config.batch_examples, len(examples)))
+            batch = read_batch(examples, cache, [(0, index) for index in indices], prompt_seed=None)
+            answers = run.model.generate(
+                batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens
+            )
+            for row, question, answer in zip(examples.rows(indices), batch.questions, answers, strict=True):
+                about = (row["example_id"], row["clip_id"], row["task"], question, row["answer"])
+                predictions.append(Prediction(*about, answer))
+            phase.advance(len(indices))
+    scores = score_tasks(predictions)
+    _write(config, predictions, scores, step=run.step, num_missing=examples.num_missing)
+    _print_scores(scores)
+    return scores
+
+
+def score_tasks(predictions: list[Prediction]) -> list[TaskScore]:
+    """Score each task's predictions, tasks in alphabetical order."""
+    by_task: dict[str, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        by_task[prediction.task].append(prediction)
+    return [
+        TaskScore(task, len(found), score(task, [p.reference for p in found], [p.answer for p in found]))
+        for task, found in sorted(by_task.items())
+    ]
+
+
+def _write(
+    config: EvaluateConfig, predictions: list[Prediction], scores: list[TaskScore], *, step: int, num_missing: int
+) -> None:
+    out = config.out or storage.join(config.run, "evaluation")
+    lines = "".join(json.dumps(vars(prediction), ensure_ascii=False) + "\n" for prediction in predictions)
+    storage.write_bytes(storage.join(out, "predictions.jsonl"), lines.encode())
+    metrics = {"step": step, "missing_examples": num_missing, "tasks": [vars(task) for task in scores]}
+    storage.write_bytes(storage.join(out, "metrics.json"), json.dumps(metrics, indent=2).encode())
+    save_config(config, storage.join(out, "evaluate.yaml"))
+
+
+def _print_scores(scores: list[TaskScore]) -> None:
+    table = Table("task", "examples", "metric", "score", box=None, pad_edge=False)
+    for task in scores:
+        for metric, value in task.metrics.items():
+            table.add_row(task.task, str(task.examples), metric, f"{value:.3f}")
+    Console().print(table)

@@ -1,0 +1,228 @@
+"""`salmonn extract`: every clip of a manifest through the frozen encoders, once, into a feature cache."""
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+import ray
+from cluster.connection import RayConfig, connect
+from cluster.unit_queue import QueueLimits, QueueReport, UnitResult, pool_size, run_units
+from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import Codec
+from omegaconf import MISSING
+
+from pipelines import storage
+from pipelines.config import save_config, to_yaml
+from pipelines.errors import JobIncomplete
+from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
+from pipelines.feature_cache import committed_units
+from pipelines.manifest import count_clips, read_clips
+from pipelines.plan import count_planned_clips, count_units, extend_plan, read_units, unit_name
+from pipelines.progress import Progress
+from pipelines.recipe import DTYPES, RECIPE, Recipe, environment, read_recipe, recipe_of, write_recipe
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    manifest: str = MISSING
+    """[URI] Folder of the manifest whose clips are encoded."""
+    cache: str = MISSING
+    """[URI] Folder of the feature cache; it is made, or continued where an earlier run stopped."""
+    whisper: str = MISSING
+    """[path|tiny] Hugging Face folder of a Whisper model; tiny: a small seeded random one."""
+    beats: str = MISSING
+    """[path|tiny|none] BEATs checkpoint (.pt); tiny: a small seeded random one; none: no audio stream."""
+    codec: Codec = "float16"
+    """[name] How features are stored: float16, or int8 with a scale per channel and clip."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """[dtype] What the encoders compute in."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] Where the encoders run; auto: a GPU each if the cluster has any."""
+    workers: int = 0
+    """[count] Encoding actors; 0: as many as the cluster has room for."""
+    threads: int = 1
+    """[count] CPU threads (and Ray CPUs) of each actor."""
+    batch_clips: int = 8
+    """[clips] Clips per encoder batch."""
+    max_reject_fraction: float = 0.05
+    """[fraction] Share of all planned clips that may be rejected; the job stops as soon as there are more."""
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("shard_megabytes", "threads", "batch_clips"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+        if not 0.0 <= self.max_reject_fraction <= 1.0:
+            raise ValueError(f"max_reject_fraction={self.max_reject_fraction}: must lie between 0 and 1")
+
+
+@dataclass
+class ExtractReport:
+    """What a run did; `units` and the rest count this run's work only."""
+
+    planned_units: int = 0
+    units: int = 0
+    clips: int = 0
+    rejects: int = 0
+    hours: float = 0.0
+    nbytes: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    actor_deaths: int = 0
+    parts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, stats: UnitStats) -> None:
+        """Count a committed shard."""
+        self.units += 1
+        self.clips += stats.shard.clips
+        self.rejects += stats.shard.rejects
+        self.hours += stats.shard.seconds / 3600
+        self.nbytes += stats.shard.nbytes
+        self.parts.update(stats.parts)
+
+    def note(self, seconds: float) -> str:
+        """Say in a few words how it goes."""
+        speed = self.hours * 3600 / max(seconds, 1e-9)
+        return f"{self.hours:.2f} h audio, {speed:.0f}× real time, {self.nbytes / 1e6:.0f} MB, {self.rejects} rejects"
+
+
+def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
+    """Encode what the cache lacks.
+
+    Raises:
+        ValueError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
+        JobIncomplete: If units failed or too many clips were rejected; what was committed stays.
+    """
+    if count_clips_checked(config.manifest) == 0:
+        raise ValueError(f"{config.manifest}: the manifest holds no clips")
+    recipe = _open_cache(config)
+    shard_nbytes = config.shard_megabytes * MEGABYTE
+    extend_plan(config.cache, read_clips(config.manifest), recipe=recipe, shard_nbytes=shard_nbytes)
+    done = committed_units(config.cache)
+    report = ExtractReport(planned_units=count_units(config.cache))
+    if len(done) == report.planned_units:
+        print(f"{config.cache}: complete, nothing to do ({report.planned_units} shards)")
+        return report
+    save_config(config, storage.join(config.cache, "extract.yaml"))
+    started = datetime.now(UTC)
+    try:
+        _run(config, recipe, done, report, progress or Progress())
+    finally:
+        report.seconds = (datetime.now(UTC) - started).total_seconds()
+        _record_job(config, started, report)
+    missing = sorted(set(range(report.planned_units)) - committed_units(config.cache))
+    if missing:
+        raise JobIncomplete(f"{config.cache}: {len(missing)} shards are missing: {_listing(missing)}")
+    print(f"{config.cache}: {report.units} shards written; {report.note(report.seconds)}, {report.seconds:.1f} s")
+    return report
+
+
+def count_clips_checked(manifest: str) -> int:
+    next(read_clips(manifest), None)  # its errors name what a manifest is
+    return count_clips(manifest)
+
+
+def _open_cache(config: ExtractConfig) -> Recipe:
+    encoder = load_clip_encoder(whisper=config.whisper, beats=config.beats, dtype=DTYPES[config.precision])
+    recipe = recipe_of(encoder, codec=config.codec, precision=config.precision)
+    if storage.file_exists(storage.join(config.cache, RECIPE)):
+        recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)
+        return recipe
+    encoders = {"speech": _full_path(config.whisper), "audio": _full_path(config.beats)}
+    write_recipe(config.cache, recipe, encoders=encoders, recorded=environment("cpu", config.threads))
+    return recipe
+
+
+def _full_path(encoder: str) -> str:
+    return encoder if encoder in ("tiny", "none") else storage.resolve(encoder)[1]
+
+
+def _run(
+    config: ExtractConfig, recipe: Recipe, done: frozenset[int], report: ExtractReport, progress: Progress
+) -> None:
+    connect(config.ray)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    gpus = 1 if device == "cuda" else 0
+    worker = WorkerConfig(
+        config.cache, config.whisper, config.beats, recipe, device, config.threads, config.batch_clips
+    )
+    actor_type = ray.remote(ExtractWorker).options(
+        num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
+    )
+    planned_clips = count_planned_clips(config.cache)
+    allowed = math.ceil(config.max_reject_fraction * planned_clips)
+    known_rejects = count_rejects(config.cache, done)
+    actors = pool_size(config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
+    todo = report.planned_units - len(done)
+    with progress.phase("extract", unit="shards", total=todo) as phase:
+
+        def on_result(result: UnitResult) -> None:
+            report.add(result.value)
+            phase.update(report.units, note=report.note(time.monotonic() - phase.start))
+            if known_rejects + report.rejects > allowed:
+                raise JobIncomplete(_too_many_rejects(config, known_rejects + report.rejects, planned_clips))
+
+        queue = run_units(
+            read_units(config.cache, skip=done),
+            start_actor=lambda: actor_type.remote(worker),
+            num_actors=min(actors, todo),
+            limits=config.limits,
+            on_result=on_result,
+        )
+    report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
+    if queue.failed:
+        raise JobIncomplete(_failures(config.cache, queue))
+
+
+def count_rejects(cache: str, units: frozenset[int] | set[int]) -> int:
+    """Return how many clips of these committed units were rejected."""
+    folder = storage.join(cache, "rejects")
+    names = (name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units)
+    total = 0
+    for name in names:
+        with storage.open_parquet(storage.join(folder, name)) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def _too_many_rejects(config: ExtractConfig, rejects: int, clips: int) -> str:
+    return (
+        f"{config.cache}: {rejects} of {clips} clips were rejected, more than max_reject_fraction="
+        f"{config.max_reject_fraction} allows; reasons are in {storage.join(config.cache, 'rejects')}"
+    )
+
+
+def _failures(cache: str, queue: QueueReport) -> str:
+    lines = [f"{cache}: {len(queue.failed)} shards failed; run the same command again to retry them"]
+    lines += [f"  {failed.unit_id}: {failed.error}" for failed in queue.failed[:20]]
+    return "\n".join(lines)
+
+
+def _listing(units: list[int]) -> str:
+    return ", ".join(unit_name(unit) for unit in units[:20]) + (", …" if len(units) > 20 else "")
+
+
+def _record_job(config: ExtractConfig, started: datetime, report: ExtractReport) -> None:
+    record = {
+        "started": started.isoformat(),
+        "command": shlex.join(sys.argv),
+        "config": to_yaml(config),
+        "environment": environment("cpu", config.threads),
+        "report": asdict(report),
+    }
+    name = started.strftime("%Y%m%dT%H%M%S.%fZ.json")
+    storage.write_bytes(storage.join(config.cache, "jobs", name), json.dumps(record, indent=2).encode())

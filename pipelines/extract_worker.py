@@ -1,0 +1,119 @@
+"""One actor of an extraction: it holds the encoders and turns one unit of clips into one shard."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import torch
+from encoders.clip_encoder import ClipEncoder, load_clip_encoder
+from encoders.codecs import quantise
+from torch import Tensor
+
+from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
+from pipelines import storage
+from pipelines.feature_cache import EncodedClip, RejectedClip, ShardInfo, write_shard
+from pipelines.manifest import Clip
+from pipelines.plan import ExtractUnit
+from pipelines.recipe import DTYPES, Recipe, recipe_of
+
+CHUNK_CLIPS = 32
+"""Clips decoded and encoded together; fixed, so that a unit's batches never depend on anything else."""
+DECODE_THREADS = 2
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What an actor needs: where the encoders lie, how they run, where shards go."""
+
+    cache: str
+    whisper: str
+    beats: str
+    recipe: Recipe
+    device: str
+    threads: int
+    batch_clips: int
+
+
+@dataclass(frozen=True)
+class UnitStats:
+    """What a unit sends back: the shard's numbers and where the seconds went."""
+
+    shard: ShardInfo
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def load_encoder(config: WorkerConfig) -> ClipEncoder:
+    """Load both encoders as the recipe says.
+
+    Raises:
+        ValueError: If their weights are not those of the recipe.
+    """
+    recipe = config.recipe
+    encoder = load_clip_encoder(
+        whisper=config.whisper, beats=config.beats, device=config.device, dtype=DTYPES[recipe.precision]
+    )
+    found = recipe_of(encoder, codec=recipe.codec, precision=recipe.precision)
+    recipe.require_same(replace(recipe, streams=found.streams), here="the job", there="the encoder on this machine")
+    return encoder
+
+
+class ExtractWorker:
+    """Encodes units; plain Python, wrapped as a Ray actor where it is used."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.config = config
+        self.encoder = load_encoder(config)
+        self._decoders = ThreadPoolExecutor(DECODE_THREADS)
+        self._waiting = 0.0
+
+    def ready(self) -> None:
+        """Answer once the weights are loaded."""
+
+    def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
+        """Encode a unit and commit its shard; running it again gives the same bytes."""
+        start = time.perf_counter()
+        self._waiting = 0.0
+        before = dict(self.encoder.timings)
+        info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips))
+        seconds = time.perf_counter() - start
+        parts = {part: spent - before.get(part, 0.0) for part, spent in self.encoder.timings.items()}
+        parts["wait for decode"] = self._waiting
+        parts["write"] = max(0.0, seconds - sum(parts.values()))
+        return UnitStats(info, seconds, parts)
+
+    def _encoded(self, clips: tuple[Clip, ...]) -> Iterator[EncodedClip | RejectedClip]:
+        """Yield every clip in order, encoding one chunk while the next is decoded in threads."""
+        chunks = [clips[first : first + CHUNK_CLIPS] for first in range(0, len(clips), CHUNK_CLIPS)]
+        ahead = [self._decoders.submit(_decode, clip) for clip in chunks[0]]
+        for position, chunk in enumerate(chunks):
+            start = time.perf_counter()
+            waves = [future.result() for future in ahead]
+            self._waiting += time.perf_counter() - start
+            following = chunks[position + 1] if position + 1 < len(chunks) else ()
+            ahead = [self._decoders.submit(_decode, clip) for clip in following]
+            yield from self._encode_chunk(chunk, waves)
+
+    def _encode_chunk(
+        self, clips: tuple[Clip, ...], waves: list[Tensor | AudioError]
+    ) -> Iterator[EncodedClip | RejectedClip]:
+        good = [wave for wave in waves if isinstance(wave, Tensor)]
+        features = iter(self.encoder.encode(good, batch_size=self.config.batch_clips) if good else [])
+        for clip, wave in zip(clips, waves, strict=True):
+            if isinstance(wave, AudioError):
+                yield RejectedClip(clip, wave)
+                continue
+            codec = self.config.recipe.codec
+            streams = {name: quantise(frames, codec) for name, frames in next(features).items()}
+            digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
+            yield EncodedClip(clip, streams, wave.numel() / SAMPLE_RATE_HZ, digest)
+
+
+def _decode(clip: Clip) -> Tensor | AudioError:
+    try:
+        return load_clip(clip.located(), open_file=storage.open_file)
+    except AudioError as error:
+        return error

@@ -1,0 +1,229 @@
+"""The feature cache on disk: shards that any WebDataset tool reads, made random-access by their index.
+
+<cache>/recipe.json            what determines the features' bytes
+        units/000000.parquet   the plan: which clip goes into which shard
+        shards/000042.tar      per clip: speech.npy, audio.npy, json (and their scales for int8)
+        index/000042.parquet   one row per clip: where its members lie in the tar; a shard exists once this file does
+        rejects/000042.parquet the clips that could not be decoded, with the reason
+        jobs/<time>.json       what ran
+"""
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import torch
+from encoders.codecs import dequantise
+from torch import Tensor
+from webdataset import TarWriter
+
+from encoders.audio import AudioError
+from pipelines import storage
+from pipelines.manifest import Clip
+from pipelines.plan import unit_name
+from pipelines.recipe import Recipe, read_recipe
+
+TAR_BLOCK = 512
+REJECT_SCHEMA = pa.schema(
+    [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
+)
+
+
+def member_names(recipe: Recipe) -> list[str]:
+    """Return a clip's array members: one per stream, and one of scales per stream for int8."""
+    parts = ("", "_scale") if recipe.codec == "int8" else ("",)
+    return [stream + part for stream in recipe.streams for part in parts]
+
+
+def index_schema(recipe: Recipe) -> pa.Schema:
+    """Return the index's columns: offset and nbytes are those of the member's .npy file inside the tar."""
+    columns: list[tuple[str, pa.DataType]] = [
+        ("clip_id", pa.string()),
+        ("shard", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+    columns.append(("source_digest", pa.string()))
+    for member in member_names(recipe):
+        columns += [(f"{member}_offset", pa.int64()), (f"{member}_nbytes", pa.int64()), (f"{member}_crc32", pa.int64())]
+    for stream in recipe.streams:
+        columns += [(f"{stream}_frames", pa.int32()), (f"{stream}_width", pa.int32()), (f"{stream}_dtype", pa.string())]
+    return pa.schema(columns)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What one committed shard holds; all that travels back to the driver."""
+
+    unit: int
+    clips: int
+    rejects: int
+    seconds: float
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip's features: stream -> part ("" or "scale") -> array, as `quantise` gives them."""
+
+    clip: Clip
+    streams: Mapping[str, Mapping[str, Tensor]]
+    seconds: float
+    source_digest: str
+
+
+@dataclass(frozen=True)
+class RejectedClip:
+    """A clip that could not be decoded."""
+
+    clip: Clip
+    error: AudioError
+
+
+def write_shard(cache: str, unit: int, recipe: Recipe, clips: Iterable[EncodedClip | RejectedClip]) -> ShardInfo:
+    """Write one unit: tar to a temporary name, then shard, rejects and, last, the index that makes it exist.
+
+    Members lie in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
+    exception on the way publishes nothing that is ever read.
+    """
+    shard, rows, rejects = f"{unit_name(unit)}.tar", [], []
+    with storage.staged_file(storage.join(cache, "shards", shard)) as path, path.open("w+b") as file:
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+            for clip in clips:
+                if isinstance(clip, RejectedClip):
+                    rejects.append(_reject_row(clip))
+                else:
+                    rows.append({"shard": shard, **_write_clip(tar, clip)})
+        file.flush()
+        nbytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"{unit_name(unit)}.parquet"
+    if rejects:
+        storage.write_table(storage.join(cache, "rejects", name), pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
+    index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
+    about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
+    storage.write_table(storage.join(cache, "index", name), index.replace_schema_metadata(about))
+    return ShardInfo(unit, len(rows), len(rejects), sum(row["seconds"] for row in rows), nbytes)
+
+
+def _reject_row(rejected: RejectedClip) -> dict[str, str]:
+    clip, error = rejected.clip, rejected.error
+    recording = ", ".join(clip.recordings)
+    return {"clip_id": clip.clip_id, "recording": recording, "stage": error.stage, "error": str(error)}
+
+
+def _write_clip(tar: TarWriter, encoded: EncodedClip) -> dict[str, Any]:
+    """Append a clip's members to the tar and return its row of the index."""
+    clip = encoded.clip
+    arrays = {
+        f"{stream}_{part}" if part else stream: array.cpu().numpy()
+        for stream, parts in encoded.streams.items()
+        for part, array in parts.items()
+    }
+    members = {f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}
+    about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": encoded.seconds}
+    segments = [vars(segment) for segment in clip.segments]
+    members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
+    offsets = _append(tar, clip.clip_id, members)
+    row = {"clip_id": clip.clip_id, "seconds": encoded.seconds, "source_digest": encoded.source_digest}
+    for name in arrays:
+        data = members[f"{name}.npy"]
+        row |= {
+            f"{name}_offset": offsets[f"{name}.npy"],
+            f"{name}_nbytes": len(data),
+            f"{name}_crc32": zlib.crc32(data),
+        }
+    for stream in encoded.streams:
+        frames, width = arrays[stream].shape
+        row |= {f"{stream}_frames": frames, f"{stream}_width": width, f"{stream}_dtype": str(arrays[stream].dtype)}
+    return row
+
+
+def _append(tar: TarWriter, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
+    """Append members and return where each one's data begins; the tar writer puts them in the order of their names."""
+    offsets, position = {}, tar.tarstream.offset
+    for name in sorted(members):
+        offsets[name] = position + TAR_BLOCK
+        position = offsets[name] + -(-len(members[name]) // TAR_BLOCK) * TAR_BLOCK
+    tar.write({"__key__": key, **members})
+    assert tar.tarstream.offset == position, "a member took more than one header block"
+    return offsets
+
+
+def _npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def committed_units(cache: str) -> frozenset[int]:
+    """Return the units whose index file exists; nothing else of a shard is ever believed."""
+    names = storage.list_names(storage.join(cache, "index"), ".parquet")
+    return frozenset(int(name.removesuffix(".parquet")) for name in names)
+
+
+class FeatureCache:
+    """A cache opened for reading: clips by their position in the index, in ranged reads.
+
+    The index is held in memory: about 200 bytes per clip, 2 GB for ten million.
+
+    Raises:
+        FileNotFoundError: If there is no cache.
+        ValueError: If no shard is complete.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.recipe, self.encoders = read_recipe(uri)
+        if not committed_units(uri):
+            raise ValueError(f"{uri}: holds no complete shard yet")
+        filesystem, path = storage.resolve(storage.join(uri, "index"))
+        schema = index_schema(self.recipe)
+        self.index = (
+            ds.dataset(path, schema=schema, filesystem=filesystem, format="parquet").to_table().combine_chunks()
+        )
+        self._shards: dict[str, IO[bytes]] = {}
+
+    def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return each clip's row in the index, -1 where the cache does not hold it."""
+        found = pa.compute.index_in(pa.array(clip_ids, pa.string()), value_set=self.index["clip_id"])
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def read(self, position: int) -> dict[str, Tensor]:
+        """Return the streams of the clip in row `position` as float32 [frames, width].
+
+        Raises:
+            ValueError: If the bytes are not those that were written, naming shard and clip.
+        """
+        row = self.index.slice(position, 1).to_pylist()[0]
+        streams = {}
+        for stream in self.recipe.streams:
+            shape = (row[f"{stream}_frames"], row[f"{stream}_width"])
+            parts = {"": self._array(row, stream, np.dtype(row[f"{stream}_dtype"]), shape)}
+            if self.recipe.codec == "int8":
+                parts["scale"] = self._array(row, f"{stream}_scale", np.dtype(np.float32), shape[1:])
+            streams[stream] = dequantise(parts, self.recipe.codec)
+        return streams
+
+    def _array(self, row: Mapping[str, Any], member: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+        nbytes = row[f"{member}_nbytes"]
+        data = self._read_range(row["shard"], row[f"{member}_offset"], nbytes)
+        if len(data) != nbytes or zlib.crc32(data) != row[f"{member}_crc32"]:
+            raise ValueError(f"{self.uri}: shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")
+        values = int(np.prod(shape))
+        array = np.frombuffer(bytearray(data), dtype, count=values, offset=nbytes - values * dtype.itemsize)
+        return torch.from_numpy(array.reshape(shape))
+
+    def _read_range(self, shard: str, offset: int, nbytes: int) -> bytes:
+        if shard not in self._shards:
+            self._shards[shard] = storage.open_file(storage.join(self.uri, "shards", shard))
+        file = self._shards[shard]
+        file.seek(offset)
+        return file.read(nbytes)

@@ -1,0 +1,69 @@
+"""One live line per phase of work on a terminal; without a terminal a plain line every ten seconds and at the end."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich import progress as bars
+from rich.console import Console
+
+PLAIN_SECONDS = 10.0
+
+
+class Phase:
+    """A running phase: how much is done, and a few words about how it goes."""
+
+    def __init__(self, name: str, unit: str, total: float | None, live: bars.Progress | None) -> None:
+        self.name, self.unit, self.total = name, unit, total
+        self.done, self.note = 0.0, ""
+        self.start = self._printed = time.monotonic()
+        self._live = live
+        self._task = live.add_task(name, total=total, unit=unit, note="") if live else None
+
+    def advance(self, amount: float = 1.0) -> None:
+        self.update(self.done + amount)
+
+    def update(self, done: float, *, note: str | None = None, total: float | None = None) -> None:
+        """Say how much is done by now."""
+        self.done, self.note, self.total = done, self.note if note is None else note, total or self.total
+        if self._live and self._task is not None:
+            self._live.update(self._task, completed=done, total=self.total, note=self.note)
+        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+            self.print_line()
+
+    def print_line(self) -> None:
+        """Print the phase as a plain line."""
+        self._printed = time.monotonic()
+        total = f"/{self.total:g}" if self.total else ""
+        seconds = self._printed - self.start
+        print(
+            f"{self.name}: {self.done:g}{total} {self.unit} in {seconds:.1f} s  {self.note}".rstrip(), file=sys.stderr
+        )
+
+
+class Progress:
+    """Shows the phases of a verb, one at a time."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def phase(self, name: str, *, unit: str, total: float | None = None) -> Iterator[Phase]:
+        """Show a phase while the block runs."""
+        if not self._console.is_terminal:
+            phase = Phase(name, unit, total, None)
+            yield phase
+            phase.print_line()
+            return
+        columns = (
+            bars.TextColumn("{task.description:<22}"),
+            bars.BarColumn(bar_width=24),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[unit]}"),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(compact=True),
+            bars.TextColumn("[dim]{task.fields[note]}"),
+        )
+        with bars.Progress(*columns, console=self._console, refresh_per_second=4) as live:
+            yield Phase(name, unit, total, live)

@@ -1,0 +1,112 @@
+"""The recipe: everything that determines a feature's bytes. Its digest names a cache's compatibility."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from encoders.clip_encoder import ClipEncoder
+from encoders.codecs import Codec
+
+from pipelines import storage
+from pipelines.config import first_difference
+
+RECIPE = "recipe.json"
+SCHEMA_VERSION = 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PREPROCESSING_VERSION = 1
+"""Raised whenever clips or spectrograms would come out differently."""
+
+
+@dataclass(frozen=True)
+class StreamRecipe:
+    """One encoder by the contents of its weights, and how wide its frames are."""
+
+    digest: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    streams: Mapping[str, StreamRecipe]
+    codec: Codec
+    precision: str
+    attention: str = "sdpa"
+    channel: str = "first"
+    preprocessing_version: int = PREPROCESSING_VERSION
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 over all fields, as 64 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Recipe":
+        """Build a recipe from its JSON fields."""
+        streams = {name: StreamRecipe(**stream) for name, stream in fields["streams"].items()}
+        return cls(**{**fields, "streams": streams})
+
+    def require_same(self, other: "Recipe", *, here: str, there: str) -> None:
+        """Refuse features of another recipe.
+
+        Raises:
+            ValueError: Naming the first field that differs.
+        """
+        difference = first_difference(asdict(self), asdict(other))
+        if difference:
+            raise ValueError(f"{there} was made with another recipe than {here}: {difference}")
+
+
+def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
+    """Return the recipe of what an encoder writes."""
+    streams = {name: StreamRecipe(encoder.digests[name], width) for name, width in encoder.widths.items()}
+    return Recipe(streams=streams, codec=codec, precision=precision)
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Return what is recorded beside a recipe but does not decide compatibility."""
+    libraries = ("torch", "torchaudio", "transformers", "numpy", "soundfile", "ray", "webdataset", "pyarrow")
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    return {
+        "device": device,
+        "device_name": name,
+        "threads": threads,
+        "versions": {lib: version(lib) for lib in libraries},
+    }
+
+
+def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
+    """Write recipe.json: the fields, their digest, and beside them where the encoders lay and what ran."""
+    content = {
+        "recipe": asdict(recipe),
+        "digest": recipe.digest,
+        "encoders": dict(encoders),
+        "recorded": dict(recorded),
+    }
+    storage.write_bytes(storage.join(cache, RECIPE), json.dumps(content, indent=2, sort_keys=True).encode())
+
+
+def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
+    """Return a cache's recipe and where its encoders lay.
+
+    Raises:
+        FileNotFoundError: If the folder holds no cache.
+        ValueError: If recipe.json is damaged or of another version.
+    """
+    uri = storage.join(cache, RECIPE)
+    if not storage.file_exists(uri):
+        raise FileNotFoundError(f"{cache}: no feature cache there ({RECIPE} is missing); salmonn extract … makes one")
+    try:
+        content = json.loads(storage.read_bytes(uri))
+        recipe = Recipe.from_fields(content["recipe"])
+        encoders = dict(content["encoders"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{uri}: not a recipe of schema {SCHEMA_VERSION} ({error})") from None
+    if recipe.digest != content.get("digest"):
+        raise ValueError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
+    return recipe, encoders

@@ -1,0 +1,207 @@
+"""`salmonn train`: aligner and LoRA on cached features, by Ray Train."""
+
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import yaml
+from cluster.connection import connect
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+from transformers import AutoConfig
+
+from llm.prompts import PROMPTS, question_for
+from llm.tiny import write_tiny_llm
+from pipelines import storage
+from pipelines.batches import load_examples
+from pipelines.checkpoint import RunSpec, complete_steps, local_llm
+from pipelines.config import first_difference, save_config, to_yaml
+from pipelines.errors import JobIncomplete
+from pipelines.feature_cache import FeatureCache
+from pipelines.manifest import read_examples
+from pipelines.progress import Phase, Progress
+from pipelines.train_loop import TrainConfig, read_metrics, train_loop
+from qformer.aligner import AlignerConfig
+
+FREE_KEYS = {"workers", "threads", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures", "ray"}
+"""Keys that may change when a run continues: none of them changes what is computed."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended."""
+
+    steps: int
+    loss: float
+    seconds: float
+
+
+def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
+    """Train a run to its last step, from its newest checkpoint if it has one.
+
+    Raises:
+        ValueError: If the data, the LLM or the run's folder do not fit the config.
+        JobIncomplete: If the workers failed for good; checkpoints stay.
+    """
+    start = time.monotonic()
+    _check_run_folder(config)
+    cache = FeatureCache(config.cache)
+    examples = load_examples(
+        config.manifest,
+        cache,
+        splits=config.splits,
+        tasks=config.tasks,
+        max_missing_fraction=config.max_missing_fraction,
+    )
+    _check_prompts(examples.table)
+    if complete_steps(config.run)[-1:] == [config.steps]:
+        print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
+        return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], 0.0)
+    _write_run(config, cache)
+    connect(config.ray)
+    with (
+        (progress or Progress()).phase("train", unit="steps", total=config.steps) as phase,
+        _watched(config.run, phase),
+    ):
+        _fit(config)
+    if complete_steps(config.run)[-1:] != [config.steps]:
+        raise JobIncomplete(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
+    last = read_metrics(config.run)[-1]
+    seconds = time.monotonic() - start
+    print(f"{config.run}: {config.steps} steps in {seconds:.1f} s, loss {last['loss']:.3f}, {len(examples)} examples")
+    return TrainReport(config.steps, last["loss"], seconds)
+
+
+def _check_run_folder(config: TrainConfig) -> None:
+    uri = storage.join(config.run, "config.yaml")
+    if not storage.file_exists(uri):
+        return
+    there = yaml.safe_load(storage.read_bytes(uri))
+    here: dict[str, Any] = yaml.safe_load(to_yaml(config))
+    kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
+    difference = first_difference(*kept)
+    if difference:
+        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another run=…")
+
+
+def _check_prompts(examples: pa.Table) -> None:
+    """Refuse tasks that have neither prompts nor questions of their own, before anything starts."""
+    unasked = examples.filter(pc.field("question").is_null())
+    for task in pc.unique(unasked["task"]).to_pylist():
+        question_for(task)
+
+
+def _write_run(config: TrainConfig, cache: FeatureCache) -> None:
+    """Write the run's LLM (if tiny), description and config; a run that continues finds its own again."""
+    if storage.file_exists(storage.join(config.run, "run.json")):
+        return
+    before = RunSpec.read(config.init_from) if config.init_from else None
+    if before:
+        _check_start(config, before, cache)
+    if config.llm == "tiny":
+        _write_tiny_llm(config, before)
+    llm = local_llm(config.run, config.llm)
+    widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
+    aligner = AlignerConfig(
+        speech_width=widths["speech"],
+        audio_width=widths.get("audio"),
+        llm_width=llm_width(llm),
+        **vars(config.qformer),
+    )
+    spec = RunSpec(cache.recipe, cache.encoders, config.llm, config.precision, aligner, config.lora)
+    spec.write(config.run)
+    save_config(config, storage.join(config.run, "config.yaml"))
+
+
+def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache) -> None:
+    cache.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
+    if not complete_steps(config.init_from):
+        raise ValueError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
+    if before.llm != config.llm:
+        raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
+
+
+def llm_width(path: str) -> int:
+    """Return the width of an LLM's embeddings.
+
+    Raises:
+        ValueError: If the folder holds no model.
+    """
+    try:
+        return int(AutoConfig.from_pretrained(path).hidden_size)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"llm={path}: no Hugging Face model there ({str(error).splitlines()[0]})") from None
+
+
+def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
+    """Put the tiny LLM into the run: the one of the stage before, or a new one made from the manifest's texts."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = local_llm(config.init_from, "tiny") if before else folder
+        if not before:
+            write_tiny_llm(_texts(config.manifest), Path(folder))
+        for path in sorted(Path(source).iterdir()):
+            storage.write_bytes(storage.join(config.run, "llm", path.name), path.read_bytes())
+
+
+def _texts(manifest: str) -> Iterator[str]:
+    for prompts in PROMPTS.values():
+        yield from prompts
+    for example in read_examples(manifest):
+        yield from filter(None, (example.question, example.answer))
+
+
+@contextmanager
+def _watched(run: str, phase: Phase) -> Iterator[None]:
+    """Show the newest line of metrics.jsonl as the phase's state while the block runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            show()
+
+    def show() -> None:
+        for line in read_metrics(run)[-1:]:
+            note = f"loss {line['loss']:.3f}, {line['examples_per_second']:.0f} examples/s"
+            phase.update(line["step"], note=f"{note}, {100 * line['data_wait_fraction']:.0f} % waiting for data")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        show()
+
+
+def _fit(config: TrainConfig) -> None:
+    use_gpu = bool(ray.cluster_resources().get("GPU"))
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"config": config},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": config.threads}
+        ),
+        run_config=RunConfig(
+            # Ray's own records of a launch; ours, in the run's folder, are the ones that count.
+            name=f"launch-{uuid.uuid4().hex[:12]}",
+            storage_path=storage.resolve(storage.join(config.run, "ray"))[1]
+            if storage.is_local(config.run)
+            else config.run,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        reasons = getattr(error, "worker_failures", None) or {0: error}
+        raise JobIncomplete(f"{config.run}: training failed: {next(iter(reasons.values()))}") from error
