@@ -1,4 +1,4 @@
-"""The demo's own corpora: spoken phrases laid out as LibriSpeech, sound events and stories as SALMONN annotates them."""
+"""The demo's own corpora: phrases laid out as LibriSpeech, sound events and stories as SALMONN annotates them."""
 
 import json
 from collections.abc import Callable

@@ -31,31 +31,34 @@ STORIES = (
     "windows, and waited. When the {name} came again from the third floor, she smiled, and reached for the door.",
     "On the last night of the expedition the radio brought nothing but static, until suddenly {caption}. Four tired "
     "people stared at each other across the tent. After months of ice the {name} meant a valley, a road, perhaps a "
-    "kitchen with bread in it. They packed without a word and walked towards it, laughing like children let out early.",
-    "Grandfather had built a museum of sounds, each kept in a glass jar with a paper label. My favourite stood on the "
-    "highest shelf: lift the lid, and {caption}. One summer I dropped it. The {name} escaped through the window and "
+    "kitchen with bread in it. They packed without a word and walked towards it, laughing like children let out "
+    "early.",
+    "Grandfather had built a museum of sounds, each kept in a glass jar with a paper label. My favourite stood on the"
+    " highest shelf: lift the lid, and {caption}. One summer I dropped it. The {name} escaped through the window and "
     "has lived in our street ever since, and he, instead of scolding me, gave me an empty jar to begin my own.",
-    "Captain Ortega trusted neither maps nor stars, only her ears. In the thick white fog she raised one hand and the "
-    "whole crew fell silent. Far away to the left, {caption}. She turned the wheel gently, for where the {name} was, "
-    "there had to be land. An hour later the harbour lights rose out of the grey, one by one.",
+    "Captain Ortega trusted neither maps nor stars, only her ears. In the thick white fog she raised one hand and the"
+    " whole crew fell silent. Far away to the left, {caption}. She turned the wheel gently, for where the {name} was,"
+    " there had to be land. An hour later the harbour lights rose out of the grey, one by one.",
     "The robot had learned every word in the library, yet it had never been outdoors. On its first walk it halted in "
-    "the middle of the square, because {caption}. It searched ten thousand pages and found the name, but none of them "
-    "said how the {name} would feel. So it sat down on the steps, next to a sleeping cat, and listened until evening.",
-    "Two sisters inherited one house and had not spoken for nine years. While they were dividing the spoons, {caption}, "
-    "and both of them looked up at the same moment. They remembered the same kitchen, the same summer, the same joke "
-    "about the {name}. The spoons went back into the drawer, and nobody mentioned selling anything again.",
+    "the middle of the square, because {caption}. It searched ten thousand pages and found the name, but none of them"
+    " said how the {name} would feel. So it sat down on the steps, next to a sleeping cat, and listened until "
+    "evening.",
+    "Two sisters inherited one house and had not spoken for nine years. While they were dividing the spoons, "
+    "{caption}, and both of them looked up at the same moment. They remembered the same kitchen, the same summer, the"
+    " same joke about the {name}. The spoons went back into the drawer, and nobody mentioned selling anything again.",
     "For the school play Jonas was given the smallest part: he had to stand behind the curtain and make the audience "
-    "believe that {caption}. He practised for weeks with pots, paper and his uncle's bicycle. On the great evening the "
-    "{name} sounded so real that people in the front row turned round, and the heroine forgot her lines.",
+    "believe that {caption}. He practised for weeks with pots, paper and his uncle's bicycle. On the great evening "
+    "the {name} sounded so real that people in the front row turned round, and the heroine forgot her lines.",
     "A letter without a sender told the clockmaker's apprentice to be on the bridge at midnight and to wait until "
-    "{caption}. She thought it a prank, but she went. The river was black and the lamps were low. Then the {name} broke "
-    "the silence, a small boat slid out of the dark, and a stranger handed her the key she had dreamed about.",
+    "{caption}. She thought it a prank, but she went. The river was black and the lamps were low. Then the {name} "
+    "broke the silence, a small boat slid out of the dark, and a stranger handed her the key she had dreamed about.",
     "High above the city the night nurse opened a window for the old composer, who could no longer leave his bed. "
-    "Listen, he said, {caption}. All my life I looked for that note. She brought him paper. By dawn the {name} "
-    "had become eleven bars of music, and he slept, smiling, with the pencil still in his hand.",
+    "Listen, he said, {caption}. All my life I looked for that note. She brought him paper. By dawn the {name} had "
+    "become eleven bars of music, and he slept, smiling, with the pencil still in his hand.",
     "The dragon was not fierce at all, merely very short of sleep. Each time it closed its eyes, {caption}, and the "
-    "whole mountain trembled with its sighs. A shepherd girl climbed up with two enormous balls of wool and packed them "
-    "into its ears. The {name} went on and on, but the dragon slept for a hundred years, and the valley was grateful.",
+    "whole mountain trembled with its sighs. A shepherd girl climbed up with two enormous balls of wool and packed "
+    "them into its ears. The {name} went on and on, but the dragon slept for a hundred years, and the valley was "
+    "grateful.",
 )
 
 
@@ -72,7 +75,7 @@ class EventClip:
 
     @property
     def round(self) -> int:
-        """How often the event came before; rates and questions change with it, so that they tell nothing of the event."""
+        """How often the event came before; rate and question go by it, so that they tell nothing of the event."""
         return self.number // len(SOUND_EVENTS)
 
     @property
@@ -121,9 +124,9 @@ def joined_examples(clips: Sequence[EventClip], num_examples: int, *, seed: int)
     rng = np.random.default_rng([seed, *b"joined"])
     examples: list[Example] = []
     for _ in range(num_examples):
-        first = clips[rng.integers(len(clips))]
+        first = clips[int(rng.integers(len(clips)))]
         others = [clip for clip in clips if clip.event != first.event]
-        second = others[rng.integers(len(others))]
+        second = others[int(rng.integers(len(others)))]
         text = f"{first.event.caption} and then {second.event.caption}"
         examples.append({"path": first.path, "expand_wav": [second.path], "text": text, "task": "audiocaption"})
     return examples

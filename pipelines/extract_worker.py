@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,7 @@ class ExtractWorker:
         self.config = config
         self.encoder = load_encoder(config)
         self._decoders = ThreadPoolExecutor(DECODE_THREADS)
-        self._waiting = 0.0
+        self._parts: Counter[str] = Counter()
 
     def ready(self) -> None:
         """Answer once the weights are loaded."""
@@ -76,14 +77,11 @@ class ExtractWorker:
     def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
         """Encode a unit and commit its shard; running it again gives the same bytes."""
         start = time.perf_counter()
-        self._waiting = 0.0
-        before = dict(self.encoder.timings)
+        self._parts.clear()
         info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips))
         seconds = time.perf_counter() - start
-        parts = {part: spent - before.get(part, 0.0) for part, spent in self.encoder.timings.items()}
-        parts["wait for decode"] = self._waiting
-        parts["write"] = max(0.0, seconds - sum(parts.values()))
-        return UnitStats(info, seconds, parts)
+        parts = dict(self._parts)
+        return UnitStats(info, seconds, {**parts, "write": seconds - sum(parts.values())})
 
     def _encoded(self, clips: tuple[Clip, ...]) -> Iterator[EncodedClip | RejectedClip]:
         """Yield every clip in order, encoding one chunk while the next is decoded in threads."""
@@ -92,7 +90,7 @@ class ExtractWorker:
         for position, chunk in enumerate(chunks):
             start = time.perf_counter()
             waves = [future.result() for future in ahead]
-            self._waiting += time.perf_counter() - start
+            self._parts["wait for decode"] += time.perf_counter() - start
             following = chunks[position + 1] if position + 1 < len(chunks) else ()
             ahead = [self._decoders.submit(_decode, clip) for clip in following]
             yield from self._encode_chunk(chunk, waves)
@@ -102,14 +100,17 @@ class ExtractWorker:
     ) -> Iterator[EncodedClip | RejectedClip]:
         good = [wave for wave in waves if isinstance(wave, Tensor)]
         features = iter(self.encoder.encode(good, batch_size=self.config.batch_clips) if good else [])
+        self._parts.update(self.encoder.timings if good else {})
         for clip, wave in zip(clips, waves, strict=True):
-            if isinstance(wave, AudioError):
-                yield RejectedClip(clip, wave)
-                continue
-            codec = self.config.recipe.codec
-            streams = {name: quantise(frames, codec) for name, frames in next(features).items()}
-            digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
-            yield EncodedClip(clip, streams, wave.numel() / SAMPLE_RATE_HZ, digest)
+            yield RejectedClip(clip, wave) if isinstance(wave, AudioError) else self._stored(clip, wave, next(features))
+
+    def _stored(self, clip: Clip, wave: Tensor, frames: dict[str, Tensor]) -> EncodedClip | RejectedClip:
+        try:
+            streams = {name: quantise(stream, self.config.recipe.codec) for name, stream in frames.items()}
+        except ValueError as error:
+            return RejectedClip(clip, AudioError(clip.recordings[0], "features", str(error)))
+        digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
+        return EncodedClip(clip, streams, wave.numel() / SAMPLE_RATE_HZ, digest)
 
 
 def _decode(clip: Clip) -> Tensor | AudioError:

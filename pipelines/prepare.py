@@ -60,7 +60,7 @@ def write_manifest(
 ) -> PrepareReport:
     """Write (or add to) a manifest, reading the length of each clip from its files' headers.
 
-    A file that cannot be opened does not stop the work: its clip has no length, and extraction rejects it with a reason.
+    A file that cannot be opened does not stop the work: its clip has no length, and extraction rejects it.
 
     Raises:
         ValueError: If there is no example, or if no file of the first batch can be opened (a wrong folder).
@@ -85,6 +85,8 @@ def write_manifest(
             for example in batch:
                 writer.add_example(_example(example, corpus))
             phase.advance(len(batch))
+        if writer.num_examples == 0:
+            raise ValueError(f"corpus {corpus}, recordings below {root}: no examples were found")
         report = PrepareReport(
             writer.num_clips - before[0],
             writer.num_examples - before[1],

@@ -54,7 +54,7 @@ class Progress:
         if not self._console.is_terminal:
             phase = Phase(name, unit, total, None)
             yield phase
-            phase.print_line()
+            phase.print_line()  # not after an exception, whose one line stands alone
             return
         columns = (
             bars.TextColumn("{task.description:<22}"),

@@ -28,7 +28,7 @@ def synthesise_event(event: SoundEvent, rng: Generator, *, seconds: float, rate_
     noise = rng.standard_normal(times.size) * np.std(clean) * _decibels(-rng.uniform(30, 45))
     edge = np.minimum(1.0, np.minimum(times, times[::-1]) / 0.01)  # no click where a steady sound begins and ends
     noisy = (clean + noise) * edge
-    return noisy * (_decibels(-rng.uniform(3, 14)) / np.abs(noisy).max())
+    return noisy * (_decibels(-rng.uniform(3, 14)) / float(np.abs(noisy).max()))
 
 
 def _siren(rng: Generator, times: Wave, rate_hz: int) -> Wave:

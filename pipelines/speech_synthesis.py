@@ -45,6 +45,11 @@ class Voice:
     """[count] Usual speed, from 80 to 450."""
 
     @property
+    def variant(self) -> str:
+        """Name of the voice's file; espeak takes a bare number for one of its own voices."""
+        return f"voice{self.name}"
+
+    @property
     def definition(self) -> str:
         """The voice in espeak's format for variants.
 
@@ -53,7 +58,7 @@ class Voice:
         """
         formants = "".join(f"formant {number} {round(100 * self.formant_scale)} 90 120\n" for number in range(6))
         return (
-            f"language variant\nname {self.name}\ngender {'female' if self.gender == 'F' else 'male'}\n"
+            f"language variant\nname {self.variant}\ngender {'female' if self.gender == 'F' else 'male'}\n"
             f"pitch {round(self.low_hz)} {round(self.high_hz)}\nflutter 0\nroughness 0\n{formants}"
         )
 
@@ -61,8 +66,9 @@ class Voice:
 class SpeechSynthesiser:
     """espeak-ng speaking with given voices; made by `open_synthesiser`."""
 
-    def __init__(self, library: Any, rate_hz: int) -> None:
+    def __init__(self, library: Any, rate_hz: int, voices: Sequence[Voice]) -> None:
         self._library = library
+        self._voices = frozenset(voices)
         self._rate_hz = rate_hz
         self._pieces: list[bytes] = []
         self._callback = _SYNTH_CALLBACK(self._collect)  # espeak keeps only the pointer: it has to outlive the calls
@@ -80,9 +86,11 @@ class SpeechSynthesiser:
             pitch: From 0 to 99; at 50 the voice keeps to its own range.
 
         Raises:
-            ValueError: If espeak does not know the voice, or the text makes no sound.
+            ValueError: If the voice is none of those, its accent is unknown, or the text makes no sound.
         """
-        if self._library.espeak_SetVoiceByName(f"{voice.accent}+{voice.name}".encode()) != 0:
+        if voice not in self._voices:  # espeak would answer with its own voice and without a word
+            raise ValueError(f"voice {voice.name!r}: the synthesiser was not opened with it")
+        if self._library.espeak_SetVoiceByName(f"{voice.accent}+{voice.variant}".encode()) != 0:
             raise ValueError(f"voice {voice.name!r}: espeak-ng has no accent {voice.accent!r} (try one of {ACCENTS})")
         self._library.espeak_SetParameter(_PARAMETER_WORDS_PER_MINUTE, round(speed * voice.words_per_minute), 0)
         self._library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)
@@ -118,12 +126,12 @@ def open_synthesiser(voices: Sequence[Voice]) -> Iterator[SpeechSynthesiser]:
         for name in _DATA_NAMES:
             (linked_dir / name).symlink_to(data_dir / name)
         for voice in voices:
-            (variants_dir / voice.name).write_text(voice.definition, encoding="utf-8")
+            (variants_dir / voice.variant).write_text(voice.definition, encoding="utf-8")
         rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, home.encode(), 0)
         if rate_hz <= 0:
             raise RuntimeError(f"espeak-ng did not start with the data of espeakng-loader at {data_dir}")
         try:
-            yield SpeechSynthesiser(library, rate_hz)
+            yield SpeechSynthesiser(library, rate_hz, voices)
         finally:
             library.espeak_Terminate()
 

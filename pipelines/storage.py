@@ -1,7 +1,7 @@
 """Every file of the data path is opened here: one function from URI to (filesystem, path), and whole-file writes.
 
 A URI is a local path, `file://…`, `s3://bucket/key?region=…` or `gs://bucket/key`. Keys and endpoints come from the
-environment and the URI's query, never from objects that travel to workers: pass URIs between processes, not filesystems.
+environment and the URI's query, never from objects that travel to workers, to which URIs are passed.
 """
 
 import os

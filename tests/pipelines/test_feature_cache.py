@@ -1,0 +1,257 @@
+import hashlib
+import json
+import tarfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import webdataset
+
+from encoders.audio import load_clip
+from encoders.clip_encoder import load_clip_encoder
+from pipelines import storage
+from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.extract_worker import ExtractWorker, WorkerConfig
+from pipelines.feature_cache import FeatureCache, committed_units, write_shard
+from pipelines.manifest import read_clips
+from pipelines.plan import (
+    assign_units,
+    audio_frames,
+    clip_nbytes,
+    count_planned_clips,
+    count_units,
+    extend_plan,
+    read_units,
+)
+from pipelines.recipe import Recipe, read_recipe, recipe_of, write_recipe
+from tests.toy import write_tone_corpus
+
+
+def make_worker(cache, *, codec="float16", beats="tiny") -> ExtractWorker:
+    encoder = load_clip_encoder(whisper="tiny", beats=beats)
+    recipe = recipe_of(encoder, codec=codec, precision="float32")
+    encoders = {"speech": "tiny", "audio": beats}
+    write_recipe(str(cache), recipe, encoders=encoders, recorded={})
+    return ExtractWorker(WorkerConfig(str(cache), "tiny", beats, recipe, "cpu", 1, 4))
+
+
+def prepare_tones(folder, **keys) -> str:
+    corpus = write_tone_corpus(folder, **keys)
+    table = str(corpus / "table.jsonl")
+    prepare_table(TableConfig(table=table, audio_root=str(corpus / "audio"), out=str(folder / "m")))
+    return str(folder / "m")
+
+
+def fill(cache, manifest, worker, *, shard_nbytes=1_500_000):
+    extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=shard_nbytes)
+    for unit in read_units(str(cache), skip=committed_units(str(cache))):
+        worker.run(unit, 1)
+
+
+def shard_digests(cache):
+    files = [*sorted(cache.glob("shards/*")), *sorted(cache.glob("index/*")), *sorted(cache.glob("rejects/*"))]
+    return {str(file.relative_to(cache)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.parametrize(("codec", "beats"), [("float16", "tiny"), ("int8", "tiny"), ("float16", "none")])
+def test_cache_gives_back_each_clips_features(tmp_path, codec, beats):
+    manifest = prepare_tones(tmp_path, num_clips=5)
+    worker = make_worker(tmp_path / "c", codec=codec, beats=beats)
+    fill(tmp_path / "c", manifest, worker)
+    cache = FeatureCache(str(tmp_path / "c"))
+    clips = list(read_clips(manifest))
+    positions = cache.positions([clip.clip_id for clip in clips] + ["absent"])
+    assert positions[-1] == -1 and sorted(positions[:-1]) == list(range(5))
+    for clip, position in zip(clips, positions, strict=False):
+        wave = load_clip(clip.located())
+        alone = worker.encoder.encode([wave])[0]
+        stored = cache.read(int(position))
+        assert stored.keys() == alone.keys() == ({"speech"} if beats == "none" else {"speech", "audio"})
+        for name, frames in alone.items():
+            spread = frames.std()
+            assert stored[name].shape == frames.shape and stored[name].dtype == torch.float32
+            assert (stored[name] - frames).abs().max() < (0.05 if codec == "int8" else 0.005) * spread
+        assert cache.index["seconds"][int(position)].as_py() == pytest.approx(len(wave) / 16_000)
+
+
+def test_stock_webdataset_reads_every_sample(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=8)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    last = len(list((tmp_path / "c" / "shards").glob("*.tar"))) - 1
+    assert last >= 2
+    urls = f"{tmp_path}/c/shards/{{000000..{last:06d}}}.tar"
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    cache = FeatureCache(str(tmp_path / "c"))
+    assert [sample["__key__"] for sample in samples] == [clip.clip_id for clip in read_clips(manifest)]
+    for sample, position in zip(samples, cache.positions([s["__key__"] for s in samples]), strict=True):
+        assert sample["json"]["clip_id"] == sample["__key__"]
+        streams = cache.read(int(position))
+        for name in ("speech", "audio"):
+            assert sample[f"{name}.npy"].dtype == np.float16
+            np.testing.assert_array_equal(sample[f"{name}.npy"].astype(np.float32), streams[name].numpy())
+
+
+def test_index_points_at_the_members_of_the_tar(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=3)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c", codec="int8"))
+    rows = pq.read_table(tmp_path / "c" / "index").to_pylist()
+    for row in rows:
+        with tarfile.open(tmp_path / "c" / "shards" / row["shard"]) as tar:
+            for member in ("speech", "audio", "speech_scale", "audio_scale"):
+                info = tar.getmember(f"{row['clip_id']}.{member}.npy")
+                assert (info.offset_data, info.size) == (row[f"{member}_offset"], row[f"{member}_nbytes"])
+                assert (info.mtime, info.uname, info.gname) == (0, "", "")
+    about = pq.read_schema(tmp_path / "c" / "index" / "000000.parquet").metadata
+    shard = (tmp_path / "c" / "shards" / "000000.tar").read_bytes()
+    assert int(about[b"shard_nbytes"]) == len(shard)
+    assert about[b"shard_sha256"].decode() == hashlib.sha256(shard).hexdigest()
+
+
+def test_damaged_recordings_are_rejected_with_a_reason_and_the_rest_is_kept(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=6, damaged=2)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    rejects = pq.read_table(tmp_path / "c" / "rejects").to_pylist()
+    assert sorted(row["recording"] for row in rejects) == ["tone-4.wav", "tone-5.wav"]
+    assert all(row["stage"] and "tone-" in row["error"] for row in rejects)
+    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 4
+
+
+def test_unit_with_nothing_but_rejects_is_complete(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    for name in ("tone-0.wav", "tone-1.wav"):
+        (tmp_path / "audio" / name).write_bytes(b"gone")
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    assert committed_units(str(tmp_path / "c")) == {0}
+    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 0
+
+
+def test_the_same_work_gives_the_same_bytes_in_any_order(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=8, damaged=1)
+    one, other = tmp_path / "one", tmp_path / "other"
+    fill(one, manifest, make_worker(one))
+    worker = make_worker(other)
+    extend_plan(str(other), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=1_500_000)
+    for unit in reversed(list(read_units(str(other)))):
+        worker.run(unit, 1)
+    assert len(shard_digests(one)) > 6 and shard_digests(one) == shard_digests(other)
+
+
+def test_exception_in_the_middle_of_a_shard_publishes_nothing(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=4)
+    worker = make_worker(tmp_path / "c")
+    unit = next(iter(read_units_of(tmp_path / "c", manifest, worker)))
+
+    def interrupted():
+        yield next(iter(worker._encoded(unit.clips)))
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_shard(str(tmp_path / "c"), unit.unit, worker.config.recipe, interrupted())
+    assert list((tmp_path / "c" / "shards").iterdir()) == []
+    assert committed_units(str(tmp_path / "c")) == frozenset()
+
+
+def read_units_of(cache, manifest, worker):
+    extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=1_500_000)
+    return read_units(str(cache))
+
+
+def test_features_that_are_not_finite_are_rejected(tmp_path, monkeypatch):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    worker = make_worker(tmp_path / "c")
+    encode = worker.encoder.encode
+
+    def broken(waves, **keys):
+        streams = encode(waves, **keys)
+        streams[0]["speech"] = streams[0]["speech"].clone().index_fill_(0, torch.tensor([3]), float("nan"))
+        return streams
+
+    monkeypatch.setattr(worker.encoder, "encode", broken)
+    fill(tmp_path / "c", manifest, worker)
+    assert pq.read_table(tmp_path / "c" / "rejects")["stage"].to_pylist() == ["features"]
+
+
+def test_damaged_shard_is_noticed_when_read(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    cache = FeatureCache(str(tmp_path / "c"))
+    row = cache.index.slice(1, 1).to_pylist()[0]
+    path = tmp_path / "c" / "shards" / row["shard"]
+    data = bytearray(path.read_bytes())
+    data[row["speech_offset"] + 5_000] ^= 1
+    path.write_bytes(data)
+    assert cache.read(0)
+    with pytest.raises(ValueError, match=f"speech of clip {row['clip_id']} is damaged"):
+        cache.read(1)
+
+
+@pytest.mark.parametrize("sizes", [[1], [5, 5, 5], [9, 1, 1, 1], [100, 1, 100], list(range(1, 40))])
+def test_units_are_disjoint_complete_in_order_and_no_larger_than_a_shard(tmp_path, sizes):
+    manifest = prepare_tones(tmp_path, num_clips=1)
+    clip = next(read_clips(manifest))
+    clips = [clip.__class__(**{**vars(clip), "clip_id": f"{n:032x}"}) for n in range(len(sizes))]
+    nbytes = {clip.clip_id: size for clip, size in zip(clips, sizes, strict=True)}
+    assigned = list(assign_units(clips, nbytes=lambda c: nbytes[c.clip_id], shard_nbytes=10, first=3))
+    assert [clip for _, clip in assigned] == clips
+    units = [unit for unit, _ in assigned]
+    assert sorted(set(units)) == list(range(3, units[-1] + 1)) and units == sorted(units)
+    for unit in set(units):
+        members = [nbytes[clip.clip_id] for number, clip in assigned if number == unit]
+        assert sum(members) <= 10 or len(members) == 1
+
+
+def test_grown_manifest_gets_new_units_and_leaves_the_old(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=8)
+    worker = make_worker(tmp_path / "c")
+    clips = list(read_clips(manifest))
+    recipe, cache = worker.config.recipe, str(tmp_path / "c")
+    assert extend_plan(cache, iter(clips[:5]), recipe=recipe, shard_nbytes=1_500_000) == 5
+    before = list(read_units(cache))
+    assert extend_plan(cache, iter(clips[:5]), recipe=recipe, shard_nbytes=1_500_000) == 0
+    assert extend_plan(cache, iter(clips), recipe=recipe, shard_nbytes=1_500_000) == 3
+    units = list(read_units(cache))
+    assert units[: len(before)] == before
+    assert [clip for unit in units for clip in unit.clips] == clips
+    assert [unit.unit for unit in units] == list(range(count_units(cache)))
+    assert count_planned_clips(cache) == 8
+
+
+def test_predicted_bytes_are_close_to_the_shard(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=4)
+    worker = make_worker(tmp_path / "c")
+    fill(tmp_path / "c", manifest, worker, shard_nbytes=1_000_000_000)
+    predicted = sum(clip_nbytes(clip, worker.config.recipe) for clip in read_clips(manifest))
+    actual = (tmp_path / "c" / "shards" / "000000.tar").stat().st_size
+    assert 0.97 < predicted / actual < 1.03
+    frames = FeatureCache(str(tmp_path / "c")).index["audio_frames"].to_pylist()
+    assert frames == [audio_frames(clip.seconds) for clip in read_clips(manifest)]
+    assert audio_frames(30.0) == 1496
+
+
+def test_recipe_reads_back_and_names_the_first_difference(tmp_path):
+    worker = make_worker(tmp_path / "c")
+    recipe, encoders = read_recipe(str(tmp_path / "c"))
+    assert recipe == worker.config.recipe and encoders == {"speech": "tiny", "audio": "tiny"}
+    other = Recipe(recipe.streams, "int8", "float32")
+    with pytest.raises(ValueError, match="codec is 'float16' there and 'int8' here"):
+        other.require_same(recipe, here="this", there="that")
+
+
+def test_recipe_changed_by_hand_is_refused(tmp_path):
+    make_worker(tmp_path / "c")
+    uri = storage.join(str(tmp_path / "c"), "recipe.json")
+    content = json.loads(storage.read_bytes(uri))
+    content["recipe"]["codec"] = "int8"
+    storage.write_bytes(uri, json.dumps(content).encode())
+    with pytest.raises(ValueError, match="changed by hand"):
+        read_recipe(str(tmp_path / "c"))
+
+
+def test_worker_refuses_encoders_of_another_recipe(tmp_path):
+    worker = make_worker(tmp_path / "c")
+    streams = {**worker.config.recipe.streams}
+    streams["speech"] = streams["speech"].__class__("0" * 64, 128)
+    recipe = Recipe(streams, "float16", "float32")
+    with pytest.raises(ValueError, match=r"streams\.speech\.digest"):
+        ExtractWorker(WorkerConfig(str(tmp_path / "c"), "tiny", "tiny", recipe, "cpu", 1, 4))

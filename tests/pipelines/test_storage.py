@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines import storage
+
+
+def test_written_file_appears_whole(tmp_path):
+    uri = str(tmp_path / "deep" / "file.bin")
+    storage.write_bytes(uri, b"abc")
+    assert storage.read_bytes(uri) == b"abc"
+    assert storage.list_names(str(tmp_path / "deep")) == ["file.bin"]
+
+
+def test_exception_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    uri = str(tmp_path / "file.bin")
+    storage.write_bytes(uri, b"old")
+    with pytest.raises(RuntimeError, match="disk"), storage.staged_file(uri) as path:
+        Path(path).write_bytes(b"ne")
+        raise RuntimeError("disk")
+    assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
+    assert storage.read_bytes(uri) == b"old"
+
+
+def test_unfinished_files_are_not_listed(tmp_path):
+    (tmp_path / ".tmp-1-a.tar").write_bytes(b"x")
+    (tmp_path / "a.tar").write_bytes(b"x")
+    assert storage.list_names(str(tmp_path), ".tar") == ["a.tar"]
+    assert storage.list_names(str(tmp_path / "absent")) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd"])
+def test_no_name_leads_out_of_its_folder(name):
+    with pytest.raises(ValueError, match="leads out of"):
+        storage.join("/data", name)
+
+
+def test_query_stays_at_the_end():
+    assert storage.join("s3://bucket/a?region=x", "b", "c.tar") == "s3://bucket/a/b/c.tar?region=x"
+    assert storage.join("/a?b", "c") == "/a?b/c"
+
+
+def test_relative_path_and_file_uri_are_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage.write_bytes("x.bin", b"1")
+    assert storage.read_bytes(f"file://{tmp_path}/x.bin") == b"1"
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.bin"):
+        storage.read_bytes(str(tmp_path / "absent.bin"))
+    with pytest.raises(ValueError, match="gopher"):
+        storage.resolve("gopher://x/y")
+
+
+def test_same_table_gives_the_same_bytes(tmp_path):
+    import pyarrow as pa
+
+    for name in ("a", "b"):
+        storage.write_table(str(tmp_path / name), pa.table({"x": list(range(1000))}))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
