@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qformer.aligner import Aligner, AlignerConfig
+from qformer.official import load_official, to_official
+
+GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "salmonn_small"
+CONFIG = AlignerConfig(speech_width=64, audio_width=96, llm_width=64, hidden_width=96, num_heads=4, ffn_width=384)
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
+@pytest.mark.parametrize("name", ["salmonn_small.pth", "salmonn_small_trainer.pth"])
+def test_official_checkpoints_load_and_are_written_back_exactly(name: str) -> None:
+    model = torch.load(GOLDEN / name, weights_only=True)["model"]
+    aligner = Aligner(CONFIG)
+    load_official(aligner, model)
+    released = {key: tensor for key, tensor in load_file(GOLDEN / "trainable.safetensors").items() if "lora" not in key}
+    written = to_official(aligner)
+    assert written.keys() == released.keys()
+    assert all(torch.equal(written[key], released[key]) for key in released)
+
+
+def test_round_trip_keeps_every_tensor() -> None:
+    source, target = Aligner(CONFIG), Aligner(CONFIG)
+    load_official(target, to_official(source))
+    for (name, ours), theirs in zip(source.state_dict().items(), target.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_other_parts_of_a_checkpoint_are_left_alone() -> None:
+    model = to_official(Aligner(CONFIG))
+    model["llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(1)
+    model["speech_Qformer.bert.embeddings.position_ids"] = torch.zeros(1)
+    load_official(Aligner(CONFIG), model)
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_loaded() -> None:
+    model = {name: torch.ones_like(tensor) for name, tensor in to_official(Aligner(CONFIG)).items()}
+    del model["ln_audio.bias"]
+    model["speech_Qformer.bert.encoder.layer.2.attention.self.key.bias"] = torch.zeros(96)
+    model["speech_llama_proj.bias"] = torch.zeros(5)
+    aligner = Aligner(CONFIG)
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        load_official(aligner, model)
+    for words in (
+        "ln_audio.bias is missing",
+        "layer.2.attention.self.key.bias is left over",
+        "speech_llama_proj.bias is [5] there and [64] here",
+    ):
+        assert words in str(caught.value)
+    assert not torch.equal(aligner.qformer.query_tokens, torch.ones_like(aligner.qformer.query_tokens))
