@@ -1,0 +1,274 @@
+"""Clips: 16 kHz mono waves read from one or more segments of recordings, or the reason why they cannot be."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+SAMPLE_RATE_HZ = 16_000
+CLIP_SECONDS = 30
+CLIP_SAMPLES = SAMPLE_RATE_HZ * CLIP_SECONDS  # what Whisper was trained on
+MIN_CLIP_SAMPLES = SAMPLE_RATE_HZ  # shorter clips are padded to one second
+JOIN_SILENCE_SAMPLES = 1_600  # between two segments of one clip: 0.1 s
+
+SEGMENT_SLACK_SECONDS = 0.05
+"""A segment may end this much after its recording: manifests round their times."""
+OPUS_PREROLL_SECONDS = 10.0
+"""Decoded and dropped before an Opus segment: the decoder's memory makes the samples after a bare seek wrong by up to
+3e-3 for seconds."""
+
+_CONTAINERS = {"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"}
+_RATES_HZ = (4_000, 384_000)
+_MAX_CHANNELS = 8
+_MAX_RESAMPLE_TAPS = 20_000_000  # the filter bank of a rate like 44,101 Hz would take gigabytes
+_UNKNOWN_FRAMES = 2**62  # libsndfile states 2^63 - 1 for a stream whose header was never completed
+_STREAMED_WAV_BYTES = 0x7FFF_F000  # writers to a pipe state this much or more, not knowing the size
+_MAX_OGG_PAGE_BYTES = 65_307
+_STREAM_HEAD = re.compile(rb"fLaC\0\0\0\x22|\x01vorbis|OpusHead|(?:Xing|Info)\0\0\0|WAVEfmt ")
+
+Stage = Literal["open", "format", "rate", "length", "decode", "samples"]
+OpenFile = Callable[[str], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Segment:
+    recording: str
+    """Path or URI, as `open_file` takes it."""
+    start_seconds: float = 0.0
+    duration_seconds: float | None = None
+    """None: up to the recording's end."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start_seconds) and self.start_seconds >= 0):
+            raise ValueError(f"{self.recording}: start_seconds {self.start_seconds} must be 0 or more")
+        if self.duration_seconds is not None and not (
+            math.isfinite(self.duration_seconds) and self.duration_seconds > 0
+        ):
+            raise ValueError(f"{self.recording}: duration_seconds {self.duration_seconds} must be positive")
+
+
+class AudioError(ValueError):
+    """A recording that cannot be heard as its manifest says; the clip is rejected, the job goes on."""
+
+    def __init__(self, recording: str, stage: Stage, reason: str) -> None:
+        super().__init__(recording, stage, reason)  # the arguments themselves, so that a pickled copy is equal
+        self.recording = recording
+        self.stage = stage
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.recording}: {self.stage}: {self.reason}"
+
+
+def open_local(recording: str) -> BinaryIO:
+    """Open a file of this machine for reading."""
+    return Path(recording).open("rb")
+
+
+def load_clip(
+    segments: Sequence[Segment],
+    *,
+    channel: Literal["first", "mean"] = "first",
+    open_file: OpenFile = open_local,
+) -> Tensor:
+    """Return what the encoders hear of `segments`: float32 [samples] at 16 kHz, 1 to 30 s.
+
+    Segments are joined with 0.1 s of silence, padded with zeros to 1 s and cut at 30 s; nothing after that is decoded.
+    A segment's samples are those of the fully decoded recording (MP3: to 1e-7; Opus: nearly always, after a
+    pre-roll), resampled after the cut with torchaudio's windowed sinc.
+
+    Raises:
+        AudioError: If a recording is missing, damaged, shorter than stated or not plausible as sound.
+        OSError: If storage fails while reading; that is no fault of the recording.
+    """
+    if not segments:
+        raise ValueError("a clip needs at least one segment")
+    clip = torch.zeros(CLIP_SAMPLES)
+    filled = -JOIN_SILENCE_SAMPLES
+    for segment in segments:
+        filled += JOIN_SILENCE_SAMPLES
+        if filled >= CLIP_SAMPLES:
+            break
+        wave = _read_segment(segment, CLIP_SAMPLES - filled, channel, open_file)
+        clip[filled : filled + len(wave)] = wave
+        filled += len(wave)
+    return clip[: max(filled, MIN_CLIP_SAMPLES)].clone()  # a view would drag all 30 s along when it is sent
+
+
+def clip_seconds(durations: Sequence[float]) -> float:
+    """Length of the clip made of segments of these lengths, after joining, padding and cutting."""
+    joined = sum(durations) + (len(durations) - 1) * JOIN_SILENCE_SAMPLES / SAMPLE_RATE_HZ
+    return min(max(joined, MIN_CLIP_SAMPLES / SAMPLE_RATE_HZ), float(CLIP_SECONDS))
+
+
+def probe_seconds(recording: str, *, open_file: OpenFile = open_local) -> float:
+    """Return a recording's length as its header states it, without decoding.
+
+    Raises:
+        AudioError: If the header is not plausible, contradicts the file's size or does not state a length.
+        OSError: If storage fails while reading.
+    """
+    with _open_sound(recording, open_file) as (sound, _):
+        if sound.frames >= _UNKNOWN_FRAMES:
+            raise AudioError(recording, "length", "the header of this streamed file does not state one")
+        return float(sound.frames / sound.samplerate)
+
+
+def _read_segment(segment: Segment, limit_samples: int, channel: str, open_file: OpenFile) -> Tensor:
+    """Return at most the first `limit_samples` 16 kHz samples of a segment, float32 [samples]."""
+    recording = segment.recording
+    with _open_sound(recording, open_file) as (sound, file):
+        rate_hz = sound.samplerate
+        start = round(segment.start_seconds * rate_hz)
+        is_unknown = sound.frames >= _UNKNOWN_FRAMES
+        available = sound.frames - start
+        asked = available if segment.duration_seconds is None else round(segment.duration_seconds * rate_hz)
+        slack = round(SEGMENT_SLACK_SECONDS * rate_hz)
+        stated_end = (start + asked) / rate_hz
+        if available <= 0 or asked > available + slack:
+            span = f"{segment.start_seconds:g} s to " + (f"{stated_end:g} s" if available > 0 else "its end")
+            raise AudioError(recording, "length", f"lasts {sound.frames / rate_hz:g} s, asked for {span}")
+
+        # The resampling filter reaches a few samples past the cut.
+        enough = math.ceil((limit_samples + 16) * rate_hz / SAMPLE_RATE_HZ) + 16
+        count = min(asked, available, enough)
+        preroll = min(start, round(OPUS_PREROLL_SECONDS * rate_hz)) if sound.subtype == "OPUS" else 0
+        if start - preroll:
+            sound.seek(start - preroll)
+        frames = sound.read(preroll + count, dtype="float32", always_2d=True)[preroll:]
+
+        expected = count - slack if is_unknown and segment.duration_seconds is not None else count
+        if len(frames) == 0 or (len(frames) < expected and not (is_unknown and segment.duration_seconds is None)):
+            reason = f"gave {len(frames)} of {count} frames from {segment.start_seconds:g} s on"
+            raise AudioError(recording, "decode", reason)
+        if segment.duration_seconds is None and len(frames) < enough:
+            _check_single_stream(file, recording)
+
+    mono = frames[:, 0] if channel == "first" else frames.mean(axis=1)
+    wave = torch.from_numpy(mono.copy())
+    if not wave.isfinite().all():
+        place = segment.start_seconds + int((~wave.isfinite()).nonzero()[0]) / rate_hz
+        raise AudioError(recording, "samples", f"not a finite number at {place:g} s")
+    resampled: Tensor = resample(wave, rate_hz, SAMPLE_RATE_HZ)
+    return resampled[:limit_samples]
+
+
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+    """Reads without the seek that soundfile does after each read, which fails at the end of a streamed FLAC."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _WatchedFile:
+    """Remembers that storage failed: libsndfile takes a failed read for the end of the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def read(self, count: int = -1) -> bytes:
+        try:
+            return self._file.read(count)
+        except OSError as error:
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def _open_sound(recording: str, open_file: OpenFile) -> Iterator[tuple[_SoundFile, _WatchedFile]]:
+    """Open a recording and check what its header and its size say; inside, libsndfile's errors become AudioError."""
+    try:
+        file = open_file(recording)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise AudioError(recording, "open", error.strerror or type(error).__name__) from error
+    with file:
+        watched = _WatchedFile(file)
+        try:
+            with _SoundFile(watched) as sound:
+                _check_header(sound, recording)
+                position = watched.tell()
+                if sound.format == "OGG":
+                    _check_ogg_end(watched, recording)
+                elif sound.format in ("WAV", "WAVEX", "RF64"):
+                    _check_wav_size(watched, recording)
+                watched.seek(position)
+                yield sound, watched
+        except soundfile.LibsndfileError as error:
+            if watched.error is None:
+                raise AudioError(recording, "decode", error.error_string) from error
+        except AudioError:
+            if watched.error is None:
+                raise
+    if watched.error is not None:
+        raise watched.error
+
+
+def _check_header(sound: _SoundFile, recording: str) -> None:
+    if sound.format not in _CONTAINERS:
+        raise AudioError(recording, "format", f"{sound.format} is not one of {', '.join(sorted(_CONTAINERS))}")
+    rate_hz = sound.samplerate
+    if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
+        raise AudioError(recording, "rate", f"{rate_hz} Hz is not between {_RATES_HZ[0]} and {_RATES_HZ[1]}")
+    shared = math.gcd(rate_hz, SAMPLE_RATE_HZ)
+    if (rate_hz // shared) * (SAMPLE_RATE_HZ // shared) > _MAX_RESAMPLE_TAPS:
+        raise AudioError(recording, "rate", f"{rate_hz} Hz has no small ratio to {SAMPLE_RATE_HZ} Hz")
+    if sound.channels > _MAX_CHANNELS:
+        raise AudioError(recording, "format", f"{sound.channels} channels, more than {_MAX_CHANNELS}")
+    if sound.frames <= 0:
+        raise AudioError(recording, "length", "the header states no samples")
+
+
+def _check_single_stream(file: _WatchedFile, recording: str) -> None:
+    """Of files appended to each other libsndfile silently reads the first."""
+    file.seek(0)
+    if len(_STREAM_HEAD.findall(file.read())) > 1:
+        raise AudioError(recording, "format", "several sound files in one; only the first would be heard")
+
+
+def _check_wav_size(file: _WatchedFile, recording: str) -> None:
+    """Compare the size that the data chunk states with the file's; RF64 keeps it in a chunk before."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    order: Literal["big", "little"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+    data_bytes_64 = None
+    while len(head := file.read(8)) == 8:
+        tag, count = head[:4], int.from_bytes(head[4:], order)
+        if tag == b"data":
+            if data_bytes_64 is not None and count == 0xFFFF_FFFF:
+                count = data_bytes_64
+            elif count >= _STREAMED_WAV_BYTES:
+                return
+            if count > size - file.tell():
+                reason = f"cut off: {count} bytes of sound stated, {size - file.tell()} there"
+                raise AudioError(recording, "length", reason)
+            return
+        body = file.tell()
+        if tag == b"ds64":
+            data_bytes_64 = int.from_bytes(file.read(16)[8:], order)
+        file.seek(body + count + count % 2)
+
+
+def _check_ogg_end(file: _WatchedFile, recording: str) -> None:
+    """The last page must be complete and marked as the end of its stream (RFC 3533)."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _MAX_OGG_PAGE_BYTES))
+    tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    is_complete = len(page) > 27 and 27 + page[26] + sum(page[27 : 27 + page[26]]) == len(page)
+    if not (is_complete and page[5] & 4):
+        raise AudioError(recording, "length", "cut off: the last Ogg page is not the end of its stream")

@@ -1,0 +1,295 @@
+"""BEATs, frozen, under the parameter names of the released checkpoints.
+
+Letters: B clips, F filter-bank frames, M mel bands, P patches, E patch width, D width, H heads, K width of a head.
+"""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from encoders.digest import key_difference, weights_digest
+from encoders.filter_banks import NUM_MEL_BANDS, FilterBanks
+
+PATCH_FRAMES = 16
+PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES  # frequency bands of one time step, 8
+_TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
+
+
+@dataclass(frozen=True)
+class BeatsConfig:
+    """The sizes of a released checkpoint's `cfg`; its switches must be those of `SWITCHES`."""
+
+    embed_dim: int = 512
+    encoder_layers: int = 12
+    encoder_embed_dim: int = 768
+    encoder_ffn_embed_dim: int = 3072
+    encoder_attention_heads: int = 12
+    conv_pos: int = 128
+    conv_pos_groups: int = 16
+    num_buckets: int = 320
+    max_distance: int = 800
+
+    @classmethod
+    def from_released(cls, cfg: Mapping[str, Any]) -> "BeatsConfig":
+        """Take the sizes out of a checkpoint's `cfg`.
+
+        Raises:
+            ValueError: If a size is missing or a switch asks for a variant that this network is not.
+        """
+        for name, value in SWITCHES.items():
+            if cfg.get(name) != value:
+                raise ValueError(f"cfg[{name!r}] is {cfg.get(name)!r}, supported is {value!r}")
+        if missing := [field.name for field in fields(cls) if field.name not in cfg]:
+            raise ValueError(f"cfg lacks {', '.join(missing)}")
+        return cls(**{field.name: int(cfg[field.name]) for field in fields(cls)})
+
+
+SWITCHES: dict[str, object] = {
+    "input_patch_size": PATCH_FRAMES,
+    "conv_bias": False,
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+}
+
+
+class BeatsEncoder:
+    """Waves to frames: filter banks, then BEATs. A clip's frames are those of the clip alone, whatever its batch."""
+
+    def __init__(
+        self,
+        config: BeatsConfig,
+        state: Mapping[str, Tensor],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Build the network from `state`, under the released names.
+
+        A classifier (`predictor`) in it is left out, copies of the shared position table under every layer are
+        checked and dropped.
+
+        Raises:
+            ValueError: If names, shapes or the copies do not fit.
+        """
+        own = _without_extras(state, config.encoder_layers)
+        with torch.device("meta"):
+            network = Beats(config)
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        if difference := key_difference(set(shapes), set(own)):
+            raise ValueError(f"weights do not fit: {difference}")
+        for name, tensor in own.items():
+            if tuple(tensor.shape) != shapes[name]:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
+        network.load_state_dict(own, assign=True)
+        self.digest = weights_digest(own, asdict(config))
+        self.width = config.encoder_embed_dim
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.network = network.to(self.device, dtype).eval().requires_grad_(False)
+        self.filter_banks = FilterBanks(self.device)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "BeatsEncoder":
+        """Load a released `.pt` file, `{"cfg": …, "model": …}`, fine-tuned with a classifier or not.
+
+        Raises:
+            ValueError: If the file is not such a checkpoint.
+        """
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file; expected a BEATs checkpoint (.pt)")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path}: not a readable checkpoint of plain tensors: {error}") from error
+        if not (isinstance(checkpoint, dict) and {"cfg", "model"} <= checkpoint.keys()):
+            raise ValueError(f"{path}: expected a BEATs checkpoint with the keys 'cfg' and 'model'")
+        try:
+            config = BeatsConfig.from_released(checkpoint["cfg"])
+            return cls(config, checkpoint["model"], device=device, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @torch.inference_mode()
+    def encode_filter_banks(self, banks: Sequence[Tensor]) -> list[Tensor]:
+        """Return the frames [8 * (F // 16), D] of each clip's filter banks [F, 128], computed as one batch.
+
+        Raises:
+            ValueError: If a clip is shorter than one patch.
+        """
+        steps = [len(bank) // PATCH_FRAMES for bank in banks]
+        if 0 in steps:
+            raise ValueError(f"a clip has {len(banks[steps.index(0)])} frames, one patch takes {PATCH_FRAMES}")
+        whole = [bank[: count * PATCH_FRAMES] for bank, count in zip(banks, steps, strict=True)]
+        batch_BFM = pad_sequence(whole, batch_first=True).to(self.device, self.dtype)
+        counts = torch.tensor([PATCHES_PER_STEP * count for count in steps], device=self.device)
+        is_padding_BP = torch.arange(PATCHES_PER_STEP * max(steps), device=self.device) >= counts[:, None]
+        with torch.autocast(self.device.type, enabled=False):
+            frames_BPD = self.network(batch_BFM, is_padding_BP if len(set(steps)) > 1 else None)
+        return [frames[: PATCHES_PER_STEP * count] for frames, count in zip(frames_BPD, steps, strict=True)]
+
+    def encode(self, waves: Sequence[Tensor], *, batch_size: int = 8) -> list[Tensor]:
+        """Return the frames [P, D] of each 16 kHz wave, `batch_size` at a time in the order given.
+
+        F frames of 10 ms give P = 8 * (F // 16) patches: time steps of 160 ms, the 8 frequency bands of each in turn.
+        """
+        batches = (waves[start : start + batch_size] for start in range(0, len(waves), batch_size))
+        return [frames for batch in batches for frames in self.encode_filter_banks([*map(self.filter_banks, batch)])]
+
+
+class Beats(nn.Module):
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self.patch_embedding = nn.Conv2d(1, config.embed_dim, PATCH_FRAMES, PATCH_FRAMES, bias=False)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.post_extract_proj = nn.Linear(config.embed_dim, width) if config.embed_dim != width else nn.Identity()
+        self.encoder = BeatsTransformer(config)
+
+    def forward(self, banks_BFM: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+        """Return frames [B, P, D]; those of padded patches mean nothing."""
+        patches_BPE = self.patch_embedding(banks_BFM.unsqueeze(1)).flatten(2).transpose(1, 2)
+        x_BPD: Tensor = self.post_extract_proj(self.layer_norm(patches_BPE))
+        if is_padding_BP is not None:
+            # The position convolution must see zeros beyond a clip's end, as it does when the clip is alone.
+            x_BPD = x_BPD.masked_fill(is_padding_BP.unsqueeze(-1), 0.0)
+        frames: Tensor = self.encoder(x_BPD, is_padding_BP)
+        return frames
+
+
+class BeatsTransformer(nn.Module):
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        self.pos_conv = nn.ModuleList([PositionConv(config)])  # a list only for the released names
+        self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
+        layers = [BeatsLayer(config) for _ in range(config.encoder_layers)]
+        layers[0].self_attn.relative_attention_bias = nn.Embedding(config.num_buckets, config.encoder_attention_heads)
+        self.layers = nn.ModuleList(layers)
+        self.max_distance = config.max_distance
+
+    def forward(self, x_BPD: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+        table = self.get_parameter("layers.0.self_attn.relative_attention_bias.weight")
+        bias_HPP = relative_position_bias(table, x_BPD.shape[1], self.max_distance)
+        x_BPD = self.layer_norm(x_BPD + self.pos_conv[0](x_BPD))
+        for layer in self.layers:
+            x_BPD = layer(x_BPD, bias_HPP, is_padding_BP)
+        return x_BPD
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution over patches, weight-normalised over both channel axes for every tap, then GELU."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width, taps = config.encoder_embed_dim, config.conv_pos
+        self.groups = config.conv_pos_groups
+        self.weight_g = nn.Parameter(torch.empty(1, 1, taps))
+        self.weight_v = nn.Parameter(torch.empty(width, width // self.groups, taps))
+        self.bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_BPD: Tensor) -> Tensor:
+        direction = self.weight_v.float()  # a norm over so many values is too coarse in half precision
+        weight = direction * (self.weight_g.float() / direction.norm(dim=(0, 1), keepdim=True))
+        taps = weight.shape[-1]
+        out_BDP = functional.conv1d(
+            x_BPD.transpose(1, 2), weight.to(x_BPD.dtype), self.bias, padding=taps // 2, groups=self.groups
+        )
+        return functional.gelu(out_BDP[..., : x_BPD.shape[1]]).transpose(1, 2)  # an even kernel gives one too many
+
+
+class BeatsLayer(nn.Module):
+    """Post-norm layer, its residual branches scaled up as in DeepNorm."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width = config.encoder_embed_dim
+        self.self_attn = GatedAttention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, config.encoder_ffn_embed_dim)
+        self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+        self.residual_scale = (2 * config.encoder_layers) ** 0.25
+
+    def forward(self, x_BPD: Tensor, bias_HPP: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+        attended = self.self_attn(x_BPD, bias_HPP, is_padding_BP)
+        x_BPD = self.self_attn_layer_norm(self.residual_scale * x_BPD + attended)
+        hidden = self.fc2(functional.gelu(self.fc1(x_BPD)))
+        out: Tensor = self.final_layer_norm(self.residual_scale * x_BPD + hidden)
+        return out
+
+
+class GatedAttention(nn.Module):
+    """Self-attention whose relative position bias each query scales with a gate of its own (WavLM, section 3.2)."""
+
+    relative_attention_bias: nn.Embedding  # one for all layers: layer 0 holds it
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.grep_linear = nn.Linear(width // self.heads, 8)
+        self.grep_a = nn.Parameter(torch.empty(1, self.heads, 1, 1))
+
+    def forward(self, x_BPD: Tensor, bias_HPP: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+        q_BHPK, k_BHPK, v_BHPK = (
+            projection(x_BPD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        # The gate reads the query with its bias but without the 1/sqrt(K) of the logits.
+        reset, update = self.grep_linear(q_BHPK).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
+        gate_BHP1 = reset * (update * self.grep_a - 1.0) + 2.0
+        mask_BHPP = gate_BHP1 * bias_HPP
+        if is_padding_BP is not None:
+            mask_BHPP = mask_BHPP.masked_fill_(is_padding_BP[:, None, None, :], float("-inf"))
+        attended = functional.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK, attn_mask=mask_BHPP)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return out
+
+
+def relative_position_bias(table: Tensor, patches: int, max_distance: int) -> Tensor:
+    """Return [H, P, P]: for query i and key j the row of `table` [buckets, H] that j - i falls into."""
+    # On the CPU: another device's logarithm could move an offset across a bucket's edge.
+    buckets = relative_bucket(torch.arange(1 - patches, patches), len(table), max_distance)
+    by_offset = table[buckets.to(table.device)].T  # [H, 2P - 1]
+    return by_offset.unfold(1, patches, 1).flip(1)  # row i starts at offset -i
+
+
+def relative_bucket(offsets: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """Return the bucket of each offset (key minus query): exact when near, logarithmic when far, as in T5.
+
+    Half of the buckets are for keys after the query. Computed in float32 as the reference does.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    distance = offsets.abs()
+    spread = torch.log(distance.float().clamp(min=1) / exact) / torch.log(torch.tensor(max_distance / exact))
+    far = (exact + (spread * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(distance < exact, distance, far) + half * (offsets > 0)
+
+
+def _without_extras(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """Drop the classifier and the copies of layer 0's position table."""
+    own = {name: tensor for name, tensor in state.items() if not name.startswith("predictor.")}
+    for layer in range(1, layers):
+        copy = own.pop(_TABLE.format(layer), None)
+        if copy is not None and _TABLE.format(0) in own and not torch.equal(copy, own[_TABLE.format(0)]):
+            raise ValueError(f"{_TABLE.format(layer)} differs from layer 0's; the table is one for all layers")
+    return own

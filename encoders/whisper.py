@@ -1,0 +1,162 @@
+"""Whisper's encoder, frozen. Letters: B clips, M mel bands, T mel frames (10 ms), D width."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperModule
+
+from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
+from encoders.digest import key_difference, weights_digest
+
+SPEECH_FRAMES = 1500  # 30 s of 20 ms
+_FFT_SAMPLES = 400
+_HOP_SAMPLES = 160
+_SIZES = (
+    "d_model",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "num_mel_bins",
+    "max_source_positions",
+)
+
+
+class WhisperEncoder:
+    """Waves to frames: 30 s log-mel, then Whisper's encoder, all 1500 frames whatever the clip's length."""
+
+    def __init__(
+        self,
+        config: WhisperConfig,
+        state: Mapping[str, Tensor],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Build the network from `state`, named as in transformers' `WhisperEncoder`.
+
+        Raises:
+            ValueError: If names or shapes differ from what `config` describes.
+        """
+        if config.max_source_positions != SPEECH_FRAMES:
+            raise ValueError(f"max_source_positions is {config.max_source_positions}; 30 s clips need {SPEECH_FRAMES}")
+        config._attn_implementation = "sdpa"
+        self.digest = weights_digest(state, {name: getattr(config, name) for name in _SIZES})
+        self.width: int = config.d_model
+        self.device = torch.device(device)
+        self.dtype = dtype
+        with torch.device("meta"):  # nothing is initialised that the weights replace anyway
+            module: nn.Module = WhisperModule(config)
+        _load_strictly(module, state)
+        self.module = module.to(self.device, dtype).eval().requires_grad_(False)
+        # The same table as in transformers' feature extractor.
+        filters = mel_filter_bank(
+            num_frequency_bins=1 + _FFT_SAMPLES // 2,
+            num_mel_filters=config.num_mel_bins,
+            min_frequency=0.0,
+            max_frequency=SAMPLE_RATE_HZ / 2,
+            sampling_rate=SAMPLE_RATE_HZ,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self._filters_MK = torch.from_numpy(filters.T).to(self.device, torch.float32).contiguous()
+        self._window = torch.hann_window(_FFT_SAMPLES, device=self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "WhisperEncoder":
+        """Load the encoder, and nothing else, of a Whisper folder in the Hugging Face layout (safetensors).
+
+        Raises:
+            ValueError: If the folder is not a Whisper model or its weights do not fit its config.
+        """
+        folder = Path(path)
+        config_path = folder / "config.json"
+        if not config_path.is_file():
+            raise ValueError(f"{folder}: no config.json; expected a Whisper folder such as openai/whisper-large-v2")
+        config: dict[str, Any] = json.loads(config_path.read_text())
+        if config.get("model_type") != "whisper":
+            raise ValueError(f"{config_path}: model_type is {config.get('model_type')!r}, expected 'whisper'")
+        try:
+            return cls(WhisperConfig.from_dict(config), _read_encoder_state(folder), device=device, dtype=dtype)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    @torch.inference_mode()
+    def log_mel(self, waves: Sequence[Tensor]) -> Tensor:
+        """Return float32 [B, M, 3000]: what transformers' WhisperFeatureExtractor gives for each wave alone.
+
+        Waves are [samples] at 16 kHz in [-1, 1), padded here with zeros to 30 s.
+
+        Raises:
+            ValueError: If a wave is longer than 30 s.
+        """
+        padded = torch.zeros(len(waves), CLIP_SAMPLES, device=self.device)
+        for row, wave in zip(padded, waves, strict=True):
+            if len(wave) > CLIP_SAMPLES:
+                raise ValueError(f"a clip has {len(wave)} samples, at most {CLIP_SAMPLES} are encoded")
+            row[: len(wave)] = wave
+        with torch.autocast(self.device.type, enabled=False):
+            spectrum = torch.stft(padded, _FFT_SAMPLES, _HOP_SAMPLES, window=self._window, return_complex=True)
+            power = spectrum[..., :-1].abs().square().contiguous()
+            log_BMT = (self._filters_MK @ power).clamp_(min=1e-10).log10_()
+        loudest = log_BMT.amax(dim=(1, 2), keepdim=True)
+        return log_BMT.maximum(loudest - 8.0).add_(4.0).div_(4.0)
+
+    @torch.inference_mode()
+    def encode_mel(self, mel_BMT: Tensor) -> Tensor:
+        """Return the frames [B, 1500, D] of a log-mel [B, M, 3000], in the encoder's dtype on its device."""
+        with torch.autocast(self.device.type, enabled=False):
+            frames: Tensor = self.module(mel_BMT.to(self.device, self.dtype)).last_hidden_state
+        return frames
+
+    def encode(self, waves: Sequence[Tensor], *, batch_size: int = 8) -> list[Tensor]:
+        """Return the frames [1500, D] of each 16 kHz wave, `batch_size` at a time in the order given."""
+        batches = (waves[start : start + batch_size] for start in range(0, len(waves), batch_size))
+        return [frames for batch in batches for frames in self.encode_mel(self.log_mel(batch))]
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if difference := key_difference(set(shapes), set(state)):
+        raise ValueError(f"weights of the encoder do not fit: {difference}")
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
+    module.load_state_dict(state, assign=True)
+
+
+def _read_encoder_state(folder: Path) -> dict[str, Tensor]:
+    """Read the encoder's tensors, as stored, from one safetensors file or from the shards an index names."""
+    index_path = folder / "model.safetensors.index.json"
+    if index_path.is_file():
+        weight_map: dict[str, str] = json.loads(index_path.read_text())["weight_map"]
+        files = sorted({file for name, file in weight_map.items() if _encoder_name(name)})
+    else:
+        files = ["model.safetensors"]
+    state: dict[str, Tensor] = {}
+    for file in files:
+        if not (folder / file).is_file():
+            raise ValueError(f"no {file}; the weights must be in safetensors form")
+        with safe_open(folder / file, framework="pt") as weights:
+            state |= {short: weights.get_tensor(name) for name in weights.keys() if (short := _encoder_name(name))}  # noqa: SIM118
+    return state
+
+
+def _encoder_name(name: str) -> str | None:
+    """Return a tensor's name inside the encoder, None for the decoder's."""
+    for prefix in ("model.encoder.", "encoder."):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return None
