@@ -71,10 +71,13 @@ class DemoCorpus:
     librispeech_dir: Path
     damaged_recording: Path
     """The training utterance that cannot be decoded to its end."""
+    events_dir: Path
+    """Folder below which the paths in all three annotation files lie."""
     train_annotation_path: Path
-    """Captions and questions about the training clips; paths in annotations are relative to their file."""
+    """Captions and questions about the training clips."""
     test_annotation_path: Path
     stories_path: Path
+    """Stories about some of the training clips."""
     train_subset: str = TRAIN_SUBSET
     """Folder of LibriSpeech's with the training utterances."""
     test_subset: str = TEST_SUBSET
@@ -126,6 +129,7 @@ def write_demo_corpus(
         sizes=sizes,
         librispeech_dir=librispeech_dir,
         damaged_recording=librispeech_dir / train_phrases[len(train_phrases) // 2].path,
+        events_dir=events_dir,
         train_annotation_path=events_dir / "train.json",
         test_annotation_path=events_dir / "test.json",
         stories_path=out_dir / "stories.json",
@@ -135,7 +139,7 @@ def write_demo_corpus(
     examples += joined_examples(train_clips, sizes.joined_examples, seed=seed)
     write_annotation(corpus.train_annotation_path, examples)
     write_annotation(corpus.test_annotation_path, caption_examples(test_clips) + question_examples(test_clips))
-    write_annotation(corpus.stories_path, story_examples(train_clips, events_dir=events_dir.name))
+    write_annotation(corpus.stories_path, story_examples(train_clips))
     return corpus
 
 

@@ -52,14 +52,15 @@ class Phrase:
 
 
 def plan_phrases(subset: str, num_phrases: int, speakers: Sequence[int], *, seed: int) -> list[Phrase]:
-    """Return what each of `speakers` says: every eight phrases hold every word once, every 64 every pair once."""
+    """Return what `speakers` say, in turn: eight phrases hold every word once, 64 every pair once, in random order."""
     rng = np.random.default_rng([seed, *subset.encode()])
     voices = [_draw_voice(speaker, seed=seed) for speaker in speakers]
     size = len(COLOURS)
-    pairs = [(colour, (colour + row) % size) for row in range(size) for colour in rng.permutation(size)]
+    pairs: list[tuple[int, int]] = []
+    while len(pairs) < num_phrases:
+        pairs += [(colour, (colour + row) % size) for row in rng.permutation(size) for colour in rng.permutation(size)]
     phrases = []
-    for index in range(num_phrases):
-        colour, thing = pairs[index % len(pairs)]
+    for index, (colour, thing) in enumerate(pairs[:num_phrases]):
         number, speaker = divmod(index, len(voices))
         phrases.append(Phrase(subset, voices[speaker], number, f"{COLOURS[colour]} {THINGS[thing]}"))
     return phrases
@@ -100,7 +101,7 @@ def _draw_voice(speaker: int, *, seed: int) -> Voice:
         formant_scale=rng.uniform(1.08, 1.22) if is_woman else rng.uniform(0.94, 1.05),
         low_hz=low_hz,
         high_hz=low_hz * rng.uniform(1.4, 1.7),
-        words_per_minute=round(rng.uniform(120, 150)),
+        words_per_minute=round(rng.uniform(105, 132)),
     )
 
 
