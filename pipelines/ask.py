@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from encoders.clip_encoder import load_clip_encoder
-from encoders.codecs import dequantise, quantise
 from omegaconf import MISSING
 
 from encoders.audio import Segment, load_clip
+from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import dequantise, quantise
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch

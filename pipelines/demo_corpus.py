@@ -13,10 +13,9 @@ from pipelines.demo_events import (
     plan_clips,
     question_examples,
     story_examples,
-    write_annotation,
     write_clips,
 )
-from pipelines.demo_speech import COLOURS, THINGS, plan_phrases, write_librispeech
+from pipelines.demo_speech import COLOURS, THINGS, phrase_questions, plan_phrases, write_librispeech
 from pipelines.sound_events import SOUND_EVENTS
 
 TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
@@ -73,6 +72,9 @@ class DemoCorpus:
     """The training utterance that cannot be decoded to its end."""
     events_dir: Path
     """Folder below which the paths in all three annotation files lie."""
+    train_questions_path: Path
+    """Questions about the words of the training phrases; paths are relative to LibriSpeech's folder."""
+    test_questions_path: Path
     train_annotation_path: Path
     """Captions and questions about the training clips."""
     test_annotation_path: Path
@@ -130,16 +132,22 @@ def write_demo_corpus(
         librispeech_dir=librispeech_dir,
         damaged_recording=librispeech_dir / train_phrases[len(train_phrases) // 2].path,
         events_dir=events_dir,
+        train_questions_path=out_dir / "train_questions.json",
+        test_questions_path=out_dir / "test_questions.json",
         train_annotation_path=events_dir / "train.json",
         test_annotation_path=events_dir / "test.json",
         stories_path=out_dir / "stories.json",
     )
     _cut_in_half(corpus.damaged_recording)
-    examples = caption_examples(train_clips) + question_examples(train_clips)
-    examples += joined_examples(train_clips, sizes.joined_examples, seed=seed)
-    write_annotation(corpus.train_annotation_path, examples)
-    write_annotation(corpus.test_annotation_path, caption_examples(test_clips) + question_examples(test_clips))
-    write_annotation(corpus.stories_path, story_examples(train_clips))
+    joined = joined_examples(train_clips, sizes.joined_examples, seed=seed)
+    for path, examples in {
+        corpus.train_questions_path: phrase_questions(train_phrases),
+        corpus.test_questions_path: phrase_questions(test_phrases),
+        corpus.train_annotation_path: caption_examples(train_clips) + question_examples(train_clips) + joined,
+        corpus.test_annotation_path: caption_examples(test_clips) + question_examples(test_clips),
+        corpus.stories_path: story_examples(train_clips),
+    }.items():
+        path.write_text(json.dumps({"annotation": examples}, indent=1) + "\n", encoding="utf-8")
     return corpus
 
 

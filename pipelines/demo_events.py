@@ -1,6 +1,5 @@
 """Synthetic sound clips, and what is asked and told about them, in SALMONN's annotation format."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from pipelines.sound_events import SOUND_EVENTS, SoundEvent, synthesise_event
 
 Example = dict[str, str | list[str]]
 
-MACHINE_QUESTION = "Is this sound made by a machine?"
-NAME_QUESTION = "Which sound is it?"
+EVENT_QUESTION = "Which sound is it?"
 
 _RATES_HZ = (16_000, 22_050, 44_100)
 _STEREO_EVERY = 11  # prime to the number of events, so that each is stereo now and then
@@ -73,13 +71,9 @@ class EventClip:
         return f"audio/{self.split}-{self.number:04d}-{self.event.name}.wav"
 
     @property
-    def repetition(self) -> int:
-        """How often the event came before; rate and question go by it, so that they tell nothing of the event."""
-        return self.number // len(SOUND_EVENTS)
-
-    @property
     def rate_hz(self) -> int:
-        return _RATES_HZ[self.repetition % len(_RATES_HZ)]
+        """Another rate each time the events come round, so that it tells nothing of the event."""
+        return _RATES_HZ[self.number // len(SOUND_EVENTS) % len(_RATES_HZ)]
 
     @property
     def num_channels(self) -> int:
@@ -111,13 +105,8 @@ def caption_examples(clips: Sequence[EventClip]) -> list[Example]:
 
 
 def question_examples(clips: Sequence[EventClip]) -> list[Example]:
-    """Ask of every other round of events whether a machine makes the sound, of the rest which sound it is."""
-    return [
-        {"path": clip.path, "text": clip.event.name, "task": "aqa", "Q": NAME_QUESTION}
-        if clip.repetition % 2
-        else {"path": clip.path, "text": "yes" if clip.event.is_machine else "no", "task": "aqa", "Q": MACHINE_QUESTION}
-        for clip in clips
-    ]
+    """Ask of every clip which sound it is."""
+    return [{"path": clip.path, "text": clip.event.name, "task": "aqa", "Q": EVENT_QUESTION} for clip in clips]
 
 
 def joined_examples(clips: Sequence[EventClip], num_examples: int, *, seed: int) -> list[Example]:
@@ -147,7 +136,3 @@ def story_examples(clips: Sequence[EventClip]) -> list[Example]:
         }
         for story, clip in zip(STORIES, clips[: len(STORIES)], strict=True)
     ]
-
-
-def write_annotation(path: Path, examples: Sequence[Example]) -> None:
-    path.write_text(json.dumps({"annotation": examples}, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,8 @@ from pipelines.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, SpeechSynthesise
 COLOURS = ("RED", "BLUE", "GREEN", "WHITE", "BLACK", "BROWN", "PINK", "PURPLE")
 THINGS = ("BOAT", "HOUSE", "TREE", "FISH", "CAR", "MOON", "LAMP", "DESK")
 
+SLOT_QUESTIONS = ("Which colour is said?", "Which thing is said?")
+
 _FIRST_SPEAKER_ID = 101
 _SPEAKERS_HEADER = (
     "; Speakers made by a synthesiser; the subset is the folder, the minutes are of audio.\n"
@@ -88,6 +90,15 @@ def write_librispeech(
         for (name, subset), seconds in speaker_seconds.items()
     )
     (librispeech_dir / "SPEAKERS.TXT").write_text(_SPEAKERS_HEADER + "".join(rows), encoding="utf-8")
+
+
+def phrase_questions(phrases: Sequence[Phrase]) -> list[dict[str, str]]:
+    """Ask of each phrase for one of its two words, in turn; entries of a SALMONN annotation file."""
+    return [
+        {"path": phrase.path.as_posix(), "text": word.lower(), "task": "sqa", "Q": SLOT_QUESTIONS[number % 2]}
+        for number, phrase in enumerate(phrases)
+        for word in [phrase.text.split()[number % 2]]
+    ]
 
 
 def _draw_voice(speaker: int, *, seed: int) -> Voice:

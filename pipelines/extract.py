@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import ray
-from cluster.connection import RayConfig, connect
 from cluster.unit_queue import QueueLimits, QueueReport, UnitResult, pool_size, run_units
-from encoders.clip_encoder import load_clip_encoder
-from encoders.codecs import Codec
 from omegaconf import MISSING
 
+from cluster.connection import RayConfig, connect
+from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import Codec
 from pipelines import storage
 from pipelines.config import save_config, to_yaml
 from pipelines.errors import JobIncomplete

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
-from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.codecs import quantise
 from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
+from encoders.clip_encoder import ClipEncoder, load_clip_encoder
+from encoders.codecs import quantise
 from pipelines import storage
 from pipelines.feature_cache import EncodedClip, RejectedClip, ShardInfo, write_shard
 from pipelines.manifest import Clip

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
-from encoders.codecs import dequantise
 from torch import Tensor
 from webdataset import TarWriter
 
 from encoders.audio import AudioError
+from encoders.codecs import dequantise
 from pipelines import storage
 from pipelines.manifest import Clip
 from pipelines.plan import unit_name

@@ -11,9 +11,9 @@ from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from encoders.codecs import Codec
 
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
+from encoders.codecs import Codec
 from pipelines import storage
 from pipelines.manifest import CLIP_SCHEMA, ROWS_PER_GROUP, Clip, clip_from_row
 from pipelines.recipe import Recipe

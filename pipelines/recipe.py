@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import Codec
-
 from pipelines import storage
 from pipelines.config import first_difference
 

@@ -16,7 +16,6 @@ class SoundEvent:
 
     name: str
     caption: str
-    is_machine: bool
     make: Callable[[Generator, Wave, int], Wave]
     """(random generator, times in seconds [samples], rate in hertz) -> samples of any loudness."""
 
@@ -120,14 +119,14 @@ def _wind(rng: Generator, times: Wave, rate_hz: int) -> Wave:
 SOUND_EVENTS: Mapping[str, SoundEvent] = {
     event.name: event
     for event in (
-        SoundEvent("siren", "a siren is wailing", True, _siren),
-        SoundEvent("bell", "a bell is ringing", False, _bell),
-        SoundEvent("rain", "rain is falling", False, _rain),
-        SoundEvent("engine", "an engine is running", True, _engine),
-        SoundEvent("bird", "a bird is singing", False, _bird),
-        SoundEvent("clock", "a clock is ticking", True, _clock),
-        SoundEvent("alarm", "an alarm is beeping", True, _alarm),
-        SoundEvent("wind", "the wind is blowing", False, _wind),
+        SoundEvent("siren", "a siren is wailing", _siren),
+        SoundEvent("bell", "a bell is ringing", _bell),
+        SoundEvent("rain", "rain is falling", _rain),
+        SoundEvent("engine", "an engine is running", _engine),
+        SoundEvent("bird", "a bird is singing", _bird),
+        SoundEvent("clock", "a clock is ticking", _clock),
+        SoundEvent("alarm", "an alarm is beeping", _alarm),
+        SoundEvent("wind", "the wind is blowing", _wind),
     )
 }
 

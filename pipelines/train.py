@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import yaml
-from cluster.connection import connect
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from transformers import AutoConfig
 
+from cluster.connection import connect
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage

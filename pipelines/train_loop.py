@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from cluster.connection import RayConfig
 from omegaconf import MISSING
 from ray import train as ray_train
 from ray.train.torch import get_device
 
+from cluster.connection import RayConfig
 from llm.lora import LoraSettings, set_lora_scaling
 from llm.salmonn import Batch
 from pipelines import storage

@@ -9,8 +9,8 @@ import pytest
 import soundfile as sf
 
 from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
-from pipelines.demo_events import MACHINE_QUESTION, NAME_QUESTION, plan_clips
-from pipelines.demo_speech import plan_phrases
+from pipelines.demo_events import EVENT_QUESTION, plan_clips
+from pipelines.demo_speech import SLOT_QUESTIONS, plan_phrases
 from pipelines.sound_events import SOUND_EVENTS, synthesise_event
 from pipelines.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, Voice, open_synthesiser, resample, trim_silence
 
@@ -175,11 +175,21 @@ def test_events_are_balanced_and_captioned(corpus: DemoCorpus) -> None:
 def test_questions_have_true_answers(corpus: DemoCorpus) -> None:
     questions = [example for example in annotation(corpus.train_annotation_path) if example["task"] == "aqa"]
     for example in questions:
-        event = SOUND_EVENTS[Path(str(example["path"])).stem.rsplit("-", 1)[1]]
-        expected = {MACHINE_QUESTION: "yes" if event.is_machine else "no", NAME_QUESTION: event.name}
-        assert example["text"] == expected[str(example["Q"])]
-    assert Counter(example["Q"] for example in questions) == {MACHINE_QUESTION: 24, NAME_QUESTION: 24}
-    assert Counter(example["text"] for example in questions)["yes"] == 12
+        assert example["text"] == Path(str(example["path"])).stem.rsplit("-", 1)[1]
+    assert Counter(example["Q"] for example in questions) == {EVENT_QUESTION: 48}
+
+
+def test_words_are_asked_for_in_turn(corpus: DemoCorpus) -> None:
+    transcripts = dict(
+        line.split(" ", 1)
+        for path in corpus.librispeech_dir.rglob("*.trans.txt")
+        for line in path.read_text().splitlines()
+    )
+    questions = annotation(corpus.test_questions_path)
+    for example in questions:
+        words = transcripts[Path(str(example["path"])).stem].lower().split()
+        assert example["text"] == words[SLOT_QUESTIONS.index(str(example["Q"]))]
+    assert set(Counter(example["Q"] for example in questions)) == set(SLOT_QUESTIONS)
 
 
 def test_joined_captions_name_both_events_in_order(corpus: DemoCorpus) -> None:

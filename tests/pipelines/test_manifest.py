@@ -50,7 +50,11 @@ def test_expanded_recordings_make_another_clip_with_the_silence_between(tmp_path
 def test_clip_id_does_not_depend_on_where_the_corpus_lies():
     same = [Segment("a/b.flac"), Segment("c.flac", 1.0, 2.0)]
     assert clip_id("corpus", same) == clip_id("corpus", list(same)) == "b0f5fa9a1e304e5429dff55ecf48f341"
-    others = [clip_id("other", same), clip_id("corpus", same[:1]), clip_id("corpus", [Segment("a/b.flac", 0.5), same[1]])]
+    others = [
+        clip_id("other", same),
+        clip_id("corpus", same[:1]),
+        clip_id("corpus", [Segment("a/b.flac", 0.5), same[1]]),
+    ]
     assert len({clip_id("corpus", same), *others}) == 4
     assert not set("./") & set(clip_id("corpus", same))
 
@@ -182,7 +186,9 @@ def test_tables_of_each_kind_give_the_same_manifest(tmp_path, ending):
 
 def test_table_segments_cut_recordings(tmp_path):
     write_tones(tmp_path, [3.0])
-    (tmp_path / "t.csv").write_text("path,text,start_seconds,duration_seconds\ntone-0.wav,a,0.5,1.25\ntone-0.wav,b,2,\n")
+    (tmp_path / "t.csv").write_text(
+        "path,text,start_seconds,duration_seconds\ntone-0.wav,a,0.5,1.25\ntone-0.wav,b,2,\n"
+    )
     prepare_table(TableConfig(table=str(tmp_path / "t.csv"), out=str(tmp_path / "m")))
     clips = list(read_clips(str(tmp_path / "m")))
     assert [clip.segments[0] for clip in clips] == [Segment("tone-0.wav", 0.5, 1.25), Segment("tone-0.wav", 2.0)]

@@ -1,0 +1,362 @@
+"""`salmonn demo`: the whole path on a corpus made here, ending in a table and an HTML report.
+
+Spoken two-word phrases (LibriSpeech's layout) and synthetic sound events (SALMONN's annotations) are prepared,
+extracted, learnt in three small stages, answered on recordings and speakers never trained on, and asked about.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cluster.connection import RayConfig
+from encoders.audio import SAMPLE_RATE_HZ, load_clip
+from pipelines import storage
+from pipelines.ask import AskConfig, ask
+from pipelines.config import load_config
+from pipelines.corpora.annotations import AnnotationsConfig, prepare_annotations
+from pipelines.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
+from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
+from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate
+from pipelines.extract import ExtractConfig, ExtractReport, extract
+from pipelines.feature_cache import FeatureCache
+from pipelines.manifest import Clip, count_clips, read_clips
+from pipelines.progress import Progress
+from pipelines.report import (
+    Picture,
+    Section,
+    Tile,
+    draw_curves,
+    draw_scores,
+    draw_shares,
+    draw_streams,
+    write_report,
+)
+from pipelines.train import train
+from pipelines.train_loop import TrainConfig, read_metrics
+
+TEST_SPLITS = ["test", "test-demo"]
+STAGES = ("stage1", "stage2", "stage3")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    out: str = "demo"
+    """[path] Folder for corpus, manifest, cache, runs and report."""
+    seed: int = 0
+    """[number] Decides the corpus, the training and nothing else."""
+    steps: int = 400
+    """[steps] Of stages 1 and 2 together; stage 3 takes twelve more."""
+    sizes: DemoSizes = field(default_factory=DemoSizes)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+
+@dataclass(frozen=True)
+class DemoFolders:
+    """Where the demo's parts lie below `out`."""
+
+    out: str
+
+    @property
+    def corpus(self) -> Path:
+        return Path(self.out) / "corpus"
+
+    @property
+    def manifest(self) -> str:
+        return storage.join(self.out, "manifest")
+
+    @property
+    def cache(self) -> str:
+        return storage.join(self.out, "cache")
+
+    def run(self, stage: str) -> str:
+        return storage.join(self.out, "runs", stage)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One of the demo's scores beside what guessing would give."""
+
+    name: str
+    score: float
+    chance: float
+
+
+class Stopwatch:
+    """Seconds per phase, in the order of the phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def demo(config: DemoConfig) -> None:
+    """Run every verb in turn and write `report.html`; what an interrupted demo finished is not done again."""
+    folders, watch, progress = DemoFolders(config.out), Stopwatch(), Progress()
+    with watch.phase("make corpus"):
+        corpus = _make_corpus(config, folders, progress)
+    with watch.phase("prepare"):
+        _prepare(corpus, folders, progress)
+    with watch.phase("extract"):
+        extracted = _extract(config, folders, progress)
+    for stage in STAGES:
+        with watch.phase(f"train {stage}"):
+            train(_train_config(config, folders, stage), progress)
+    with watch.phase("evaluate"):
+        scores = {stage: _evaluate(folders, stage, progress) for stage in STAGES[1:]}
+    with watch.phase("ask"):
+        asked = _ask(corpus, folders)
+    held_out = held_out_scores(scores["stage3"], corpus)
+    _print_table(folders, extracted, held_out, watch)
+    _write_report(config, folders, corpus, extracted, scores, asked, watch)
+    print(f"report: {storage.join(config.out, 'report.html')}")
+
+
+def _make_corpus(config: DemoConfig, folders: DemoFolders, progress: Progress) -> DemoCorpus:
+    with progress.phase("make corpus", unit="recordings") as phase:
+        return write_demo_corpus(
+            folders.corpus,
+            seed=config.seed,
+            sizes=config.sizes,
+            on_progress=lambda done, total: phase.update(done, total=total),
+        )
+
+
+def _prepare(corpus: DemoCorpus, folders: DemoFolders, progress: Progress) -> None:
+    """Read both layouts into one manifest; the stories and questions share the clips of captions and transcripts."""
+    librispeech, events = str(corpus.librispeech_dir), str(corpus.train_annotation_path.parent)
+    out, append = folders.manifest, True
+    prepare_librispeech(LibriSpeechConfig(out=out, append=append, root=librispeech), progress)
+    for corpus_name, root, split, annotation in [
+        ("librispeech", librispeech, "train", corpus.train_questions_path),
+        ("librispeech", librispeech, "test", corpus.test_questions_path),
+        ("events", events, "train", corpus.train_annotation_path),
+        ("events", events, "test", corpus.test_annotation_path),
+        ("events", events, "stories", corpus.stories_path),
+    ]:
+        annotations = AnnotationsConfig(
+            out=out, append=append, annotation=str(annotation), audio_root=root, corpus=corpus_name, split=split
+        )
+        prepare_annotations(annotations, progress)
+
+
+def _extract(config: DemoConfig, folders: DemoFolders, progress: Progress) -> ExtractReport:
+    return extract(
+        ExtractConfig(
+            manifest=folders.manifest,
+            cache=folders.cache,
+            whisper="tiny",
+            beats="tiny",
+            shard_megabytes=16,
+            ray=config.ray,
+        ),
+        progress,
+    )
+
+
+def _train_config(config: DemoConfig, folders: DemoFolders, stage: str) -> TrainConfig:
+    """Return `tiny.yaml` with the stage's tasks and length."""
+    keys = {
+        "stage1": ["tasks=[asr,audiocaption]", "splits=[train,train-demo]", f"steps={config.steps // 2}"],
+        "stage2": ["splits=[train,train-demo]", f"steps={config.steps - config.steps // 2}"],
+        "stage3": ["splits=[stories]", "steps=12", "batch_examples=12", "lora_scaling=0.5", "optim.lr=3e-4"],
+    }[stage]
+    before = STAGES.index(stage) - 1
+    if before >= 0:
+        keys = [*keys, f"init_from={folders.run(STAGES[before])}"]
+    shared = [f"manifest={folders.manifest}", f"cache={folders.cache}", f"run={folders.run(stage)}", "llm=tiny"]
+    loaded = load_config(TrainConfig, ["tiny", *shared, *keys, f"seed={config.seed}", "threads=2"])
+    return replace(loaded, ray=config.ray)
+
+
+def _evaluate(folders: DemoFolders, stage: str, progress: Progress) -> list[TaskScore]:
+    return evaluate(
+        EvaluateConfig(
+            run=folders.run(stage),
+            manifest=folders.manifest,
+            cache=folders.cache,
+            splits=TEST_SPLITS,
+            batch_examples=32,
+            num_beams=1,
+            max_new_tokens=16,
+        ),
+        progress,
+    )
+
+
+def _ask(corpus: DemoCorpus, folders: DemoFolders) -> list[tuple[str, str, str, str]]:
+    """Ask about a held-out recording of each kind; return (recording, question, answer, truth)."""
+    asked = []
+    for recording, question, truth in _questions(corpus, folders):
+        print(f"$ salmonn ask run={folders.run('stage3')} audio={recording} question={question!r}")
+        answer = ask(
+            AskConfig(run=folders.run("stage3"), audio=recording, question=question, num_beams=1, max_new_tokens=16)
+        )
+        asked.append((recording, question, answer, truth))
+    return asked
+
+
+def _questions(corpus: DemoCorpus, folders: DemoFolders) -> Iterator[tuple[str, str, str]]:
+    """Yield (recording, question, truth) of the first held-out prediction of each task."""
+    seen = set()
+    clips = {clip.clip_id: clip for clip in read_clips(folders.manifest)}
+    for prediction in _predictions(folders, "stage3"):
+        if prediction["task"] not in seen:
+            seen.add(prediction["task"])
+            recording = clips[prediction["clip_id"]].located()[0].recording
+            yield recording, prediction["question"], prediction["reference"]
+
+
+def _predictions(folders: DemoFolders, stage: str) -> list[dict[str, str]]:
+    lines = storage.read_bytes(storage.join(folders.run(stage), "evaluation", "predictions.jsonl")).decode()
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def held_out_scores(scores: Sequence[TaskScore], corpus: DemoCorpus) -> list[HeldOut]:
+    """Name each task's score and what guessing would give: one in as many as there are words or events."""
+    words = sum(1 / len(slot) for slot in corpus.word_slots) / len(corpus.word_slots)
+    events = 1 / len(corpus.event_names)
+    known = {
+        "asr": ("spoken words, unheard speakers", "word_accuracy", words),
+        "sqa": ("questions about the words", "accuracy", words),
+        "audiocaption": ("captions of sound events", "accuracy", events),
+        "aqa": ("questions about the events", "accuracy", events),
+    }
+    return [
+        HeldOut(name, task.metrics[metric], chance) for task in scores for name, metric, chance in [known[task.task]]
+    ]
+
+
+def _print_table(folders: DemoFolders, extracted: ExtractReport, held_out: Sequence[HeldOut], watch: Stopwatch) -> None:
+    table = Table(title="the demo in numbers", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for name, value in _counts(folders).items():
+        table.add_row(name, value)
+    for name, seconds in watch.seconds.items():
+        table.add_row(f"{name}", f"{seconds:.1f} s")
+    table.add_row("all", f"{sum(watch.seconds.values()):.1f} s")
+    for score in held_out:
+        ratio = score.score / score.chance
+        table.add_row(score.name, f"{score.score:.3f}   chance {score.chance:.3f}   {ratio:.1f}× chance")
+    Console().print(table)
+
+
+def _counts(folders: DemoFolders) -> dict[str, str]:
+    cache = FeatureCache(folders.cache)
+    shards = storage.list_names(storage.join(folders.cache, "shards"), ".tar")
+    nbytes = sum(storage.file_nbytes(storage.join(folders.cache, "shards", shard)) for shard in shards)
+    hours = sum(cache.index["seconds"].to_pylist()) / 3600
+    rejects = count_clips(folders.manifest) - cache.index.num_rows
+    return {
+        "clips": f"{cache.index.num_rows}",
+        "rejected clips": f"{rejects}",
+        "hours of audio": f"{hours:.3f}",
+        "shards": f"{len(shards)}",
+        "feature megabytes": f"{nbytes / 1e6:.1f}",
+    }
+
+
+def _write_report(
+    config: DemoConfig,
+    folders: DemoFolders,
+    corpus: DemoCorpus,
+    extracted: ExtractReport,
+    scores: dict[str, list[TaskScore]],
+    asked: Sequence[tuple[str, str, str, str]],
+    watch: Stopwatch,
+) -> None:
+    final = held_out_scores(scores["stage3"], corpus)
+    before = {score.name: score.score for score in held_out_scores(scores["stage2"], corpus)}
+    bars = draw_scores(
+        {score.name: (score.score, score.chance) for score in final},
+        caption="Recordings, and for speech also speakers, that training never saw.",
+    )
+    score_rows = [
+        [
+            score.name,
+            f"{before[score.name]:.3f}",
+            f"{score.score:.3f}",
+            f"{score.chance:.3f}",
+            f"{score.score / score.chance:.1f}×",
+        ]
+        for score in final
+    ]
+    curves = draw_curves(
+        {stage: read_metrics(folders.run(stage)) for stage in STAGES},
+        caption="Three stages, one after the other: captions and transcripts, all tasks, twelve stories.",
+    )
+    shown = [[p["task"], p["question"], p["answer"], p["reference"]] for p in _predictions(folders, "stage3")]
+    every = max(1, len(shown) // 16)
+    sections = [
+        Section(
+            "How well it hears",
+            "Word accuracy for transcripts, exact match for the rest.",
+            ("held-out score", "after stage 2", "after stage 3", "chance", "above chance"),
+            score_rows,
+            [bars],
+        ),
+        Section("What the encoders made", pictures=[_draw_clips(folders)]),
+        Section("How it learnt", pictures=[curves]),
+        Section("Asked from disk", columns=("recording", "question", "answer", "truth"), rows=asked),
+        Section("Held-out answers", columns=("task", "question", "answer", "truth"), rows=shown[::every]),
+        Section(
+            "Where the time went",
+            columns=("phase", "seconds"),
+            rows=[[name, f"{seconds:.1f}"] for name, seconds in watch.seconds.items()],
+            pictures=[draw_shares(extracted.parts, caption="Extraction, part by part.")] if extracted.parts else [],
+        ),
+    ]
+    lead = (
+        "Spoken two-word phrases and synthetic sounds, heard by frozen random encoders, cached once, and learnt by a "
+        "window-level Q-Former and LoRA around a frozen random language model."
+    )
+    tiles = [Tile(name, value) for name, value in _counts(folders).items()]
+    tiles += [Tile("seconds in all", f"{sum(watch.seconds.values()):.0f}")]
+    tiles += [Tile(score.name, f"{100 * score.score:.0f} %") for score in final]
+    write_report(
+        storage.join(config.out, "report.html"),
+        title="From recordings to an answer",
+        lead=lead,
+        tiles=tiles,
+        sections=sections,
+        footer=f"seed {config.seed}; {_machine()}",
+    )
+
+
+def _draw_clips(folders: DemoFolders) -> Picture:
+    """Draw two spoken phrases and two sounds beside their features."""
+    clips: list[Clip] = []
+    for corpus in ("librispeech", "events"):
+        of_corpus = (
+            clip for clip in read_clips(folders.manifest) if clip.corpus == corpus and clip.split in TEST_SPLITS
+        )
+        clips += [clip for clip, _ in zip(of_corpus, range(2), strict=False)]
+    cache = FeatureCache(folders.cache)
+    positions = cache.positions([clip.clip_id for clip in clips])
+    answers = {
+        prediction["clip_id"]: prediction["reference"] for prediction in reversed(_predictions(folders, "stage3"))
+    }
+    titles = [answers[clip.clip_id] for clip in clips]
+    return draw_streams(
+        {title: load_clip(clip.located()) for title, clip in zip(titles, clips, strict=True)},
+        {title: cache.read(int(position)) for title, position in zip(titles, positions, strict=True)},
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        caption="Waves, and below them the cached frames of both streams (each channel centred and scaled).",
+    )
+
+
+def _machine() -> str:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "transformers", "peft"))
+    return f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads, {libraries}"

@@ -1,0 +1,149 @@
+"""A self-contained HTML page of numbers, tables and pictures: no script, nothing loaded from elsewhere."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jinja2
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipelines import storage
+
+INK, ACCENT, SOFT = "#1d2733", "#0f766e", "#94a3b8"
+STYLE = {
+    "axes.edgecolor": "#cbd5e1",
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "font.size": 10,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number and what it counts."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG and the line below it."""
+
+    caption: str
+    png_base64: str
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    pictures: Sequence[Picture] = field(default_factory=tuple)
+
+
+def write_report(
+    uri: str, *, title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Section], footer: str
+) -> None:
+    """Write the page; all texts are escaped."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), autoescape=True, trim_blocks=True)
+    page = environment.get_template("report.html").render(
+        title=title, lead=lead, tiles=tiles, sections=sections, footer=footer
+    )
+    storage.write_bytes(uri, page.encode())
+
+
+def _picture(figure: Figure, caption: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140)
+    return Picture(caption, base64.b64encode(buffer.getvalue()).decode())
+
+
+def draw_streams(
+    waves: Mapping[str, Tensor], streams: Mapping[str, Mapping[str, Tensor]], *, sample_rate_hz: int, caption: str
+) -> Picture:
+    """Draw clips side by side: the wave above, each stream's frames as a heat map below, over the clip's length.
+
+    Args:
+        waves: Title -> wave [samples].
+        streams: Title -> stream -> frames [T, C] at 50 Hz.
+        sample_rate_hz: Of the waves.
+        caption: The line below the picture.
+    """
+    names = list(next(iter(streams.values())))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 1.4 + 1.9 * len(names)), layout="constrained")
+        axes = figure.subplots(
+            1 + len(names), len(waves), squeeze=False, sharex="col", height_ratios=[1.0] + [1.6] * len(names)
+        )
+        for column, (title, wave) in enumerate(waves.items()):
+            seconds = len(wave) / sample_rate_hz
+            top = axes[0][column]
+            top.plot(torch.linspace(0, seconds, len(wave)), wave, color=INK, linewidth=0.5)
+            top.set(title=title, xlim=(0, seconds), yticks=[])
+            for row, name in enumerate(names, start=1):
+                frames = streams[title][name][: max(1, int(seconds * 50))]
+                scaled = (frames - frames.mean(dim=0)) / (frames.std(dim=0) + 1e-6)
+                axis = axes[row][column]
+                extent = (0.0, len(frames) / 50, 0.0, float(frames.shape[1]))
+                axis.imshow(scaled.T, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=extent)
+                axis.set(ylabel=f"{name} channel" if column == 0 else "", yticks=[])
+            axes[-1][column].set(xlabel="seconds")
+        return _picture(figure, caption)
+
+
+def draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, caption: str) -> Picture:
+    """Draw loss and token accuracy over the steps of one run after another (lines of metrics.jsonl)."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        first = 0.0
+        for number, (name, lines) in enumerate(curves.items()):
+            colour = [ACCENT, "#b45309", "#6d28d9"][number % 3]
+            steps = [first + line["step"] for line in lines]
+            left.plot(steps, [line["loss"] for line in lines], color=colour, label=name)
+            right.plot(steps, [line["token_accuracy"] for line in lines], color=colour, label=name)
+            first = steps[-1]
+        left.set(title="loss per answer token (nats)", xlabel="step", ylim=(0, None))
+        right.set(title="right answer tokens in training", xlabel="step", ylim=(0, 1.02))
+        left.legend(frameon=False)
+        return _picture(figure, caption)
+
+
+def draw_scores(scores: Mapping[str, tuple[float, float]], *, caption: str) -> Picture:
+    """Draw held-out scores as bars with a mark at what chance would give (name -> (score, chance))."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 0.8 + 0.5 * len(scores)), layout="constrained")
+        axis = figure.subplots()
+        for place, (score, chance) in enumerate(reversed(scores.values())):
+            axis.barh(place, score, color=ACCENT, height=0.6)
+            axis.plot([chance, chance], [place - 0.38, place + 0.38], color="#b45309", linewidth=2)
+            axis.text(score + 0.01, place, f"{100 * score:.0f} %", va="center")
+        axis.set(xlim=(0, 1.08), yticks=range(len(scores)), yticklabels=list(reversed(scores)))
+        axis.set(xlabel="share of right answers, held-out recordings (orange: chance)")
+        return _picture(figure, caption)
+
+
+def draw_shares(parts: Mapping[str, float], *, caption: str) -> Picture:
+    """Draw where the seconds went, one bar per part."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 0.8 + 0.36 * len(parts)), layout="constrained")
+        axis = figure.subplots()
+        for place, (_name, seconds) in enumerate(sorted(parts.items(), key=lambda part: part[1])):
+            axis.barh(place, seconds, color=SOFT, height=0.6)
+            axis.text(seconds, place, f" {seconds:.1f} s", va="center")
+        names = [name for name, _ in sorted(parts.items(), key=lambda part: part[1])]
+        axis.set(yticks=range(len(parts)), yticklabels=names, xlabel="seconds, all workers together")
+        axis.margins(x=0.1)
+        return _picture(figure, caption)
