@@ -1,9 +1,18 @@
 """Load any causal language model from a Hugging Face folder, frozen."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -12,6 +21,8 @@ def load_llm(
     path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model, frozen and in evaluation mode, and its tokenizer.
+
+    Settings for generation that the folder may hold (sampling, temperature, …) are dropped: they are the caller's.
 
     Raises:
         ValueError: If the folder, its weights or its tokenizer is absent or cannot be read.
@@ -23,9 +34,23 @@ def load_llm(
         raise ValueError(f"{folder}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ImportError) as error:
+        with _no_progress_bar():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{folder}: cannot load the language model: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ValueError(f"{folder}: the tokenizer has no end-of-sequence token, which ends every answer")
-    return model.requires_grad_(False).eval().to(device), tokenizer
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
+    model.requires_grad_(False)
+    return model.train(False).to(device), tokenizer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library's
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # the library's

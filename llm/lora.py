@@ -1,11 +1,12 @@
 """LoRA on a frozen LLM: adding it, scaling it at run time, saving, loading, and official checkpoints' names for it."""
 
 import re
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,7 +23,7 @@ _OFFICIAL_BUFFER = ".rotary_emb.inv_freq"  # in checkpoints of the official trai
 class LoraSettings:
     rank: int = 8
     """[count] Rank of each update B·A."""
-    alpha: float = 32
+    alpha: int = 32
     """[factor] Updates are scaled by alpha / rank: 4.0 for SALMONN."""
     dropout: float = 0.1
     """[probability] Dropout on the input of A while training."""
@@ -51,7 +52,10 @@ def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules),
     )
-    model = get_peft_model(llm, config, autocast_adapter_dtype=True)
+    with warnings.catch_warnings():
+        # PEFT asks for an attribute that transformers is renaming; nothing a reader could act on.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model = get_peft_model(llm, config, autocast_adapter_dtype=True)
     if Path(config.base_model_name_or_path or "").exists():
         config.base_model_name_or_path = None  # a folder of this machine means nothing where the adapter goes
     return model
@@ -93,7 +97,7 @@ def save_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
     """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well."""
     adapter_dir = Path(adapter_dir)
     adapter_dir.mkdir(parents=True, exist_ok=True)
-    model.peft_config[_ADAPTER].save_pretrained(adapter_dir)
+    model.peft_config[_ADAPTER].save_pretrained(str(adapter_dir))
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
     save_file(state, adapter_dir / WEIGHTS_NAME, metadata={"format": "pt"})
 
@@ -108,18 +112,18 @@ def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (adapter_dir / name).is_file():
             raise ValueError(f"{adapter_dir}: no adapter here, {name} is missing")
-    there = asdict(settings_of(LoraConfig.from_pretrained(adapter_dir)))
-    here = asdict(settings_of(model.peft_config[_ADAPTER]))
+    there, here = _settings(LoraConfig.from_pretrained(str(adapter_dir))), _settings(model.peft_config[_ADAPTER])
     differs = [f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]]
-    differs = [difference for difference in differs if not difference.startswith("dropout")]
     if differs:
         raise ValueError(f"{adapter_dir}: another adapter: {'; '.join(differs)}")
     load_adapter_state(model, load_file(adapter_dir / WEIGHTS_NAME))
 
 
-def settings_of(config: LoraConfig) -> LoraSettings:
-    """Return the settings in a PEFT config."""
-    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, sorted(config.target_modules))
+def _settings(config: PeftConfig) -> dict[str, object]:
+    """Return what two adapters must agree on for the weights of one to mean the same in the other."""
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"a {config.peft_type} adapter, expected LoRA")
+    return {"rank": config.r, "alpha": config.lora_alpha, "target_modules": sorted(config.target_modules or ())}
 
 
 def adapter_from_official(model: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -140,7 +140,9 @@ def question_for(
         return question
     if task not in PROMPTS:
         nearest = difflib.get_close_matches(task, PROMPTS, n=3, cutoff=0.0)
-        raise ValueError(f"task {task!r} has no questions and the example none of its own; nearest: {', '.join(nearest)}")
+        raise ValueError(
+            f"task {task!r} has no questions and the example none of its own; nearest: {', '.join(nearest)}"
+        )
     templates = PROMPTS[task]
     if templates == (_OWN_QUESTION,):
         raise ValueError(f"task {task!r} asks each example's own question, and example {example_id!r} has none")

@@ -6,11 +6,11 @@ batch, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
@@ -37,11 +37,12 @@ class Batch:
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "Batch":
         """Return the batch with its tensors on `device`."""
-        moved = (
-            tensor if tensor is None else tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.speech, self.audio, self.audio_frames)
+        return replace(
+            self,
+            speech=self.speech.to(device, non_blocking=non_blocking),
+            audio=None if self.audio is None else self.audio.to(device, non_blocking=non_blocking),
+            audio_frames=None if self.audio_frames is None else self.audio_frames.to(device, non_blocking=non_blocking),
         )
-        return replace(self, **dict(zip(("speech", "audio", "audio_frames"), moved, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Salmonn(nn.Module):
         if max_answer_tokens < 1:
             raise ValueError(f"max_answer_tokens {max_answer_tokens} must be at least 1")
         self.aligner = aligner
-        self.llm = llm
+        self.llm: Any = llm  # a PeftModel finds the LLM's methods at run time
         self.tokenizer = tokenizer
         self.max_answer_tokens = max_answer_tokens
         aligner.requires_grad_(True)
@@ -103,7 +104,7 @@ class Salmonn(nn.Module):
         """
         logits_NV, targets_N = self.target_logits(batch)
         return TokenLoss(
-            total=F.cross_entropy(logits_NV, targets_N, reduction="sum"),
+            total=nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum"),
             num_targets=len(targets_N),
             num_correct=int((logits_NV.detach().argmax(dim=-1) == targets_N).sum()),
         )
@@ -118,7 +119,7 @@ class Salmonn(nn.Module):
             raise ValueError(f"{len(batch.answers)} answers to {len(batch.questions)} questions")
         audio_BAH = self._audio_tokens(batch)
         prompts = self._prompts(batch.questions, num_audio_tokens=audio_BAH.shape[1])
-        answers = [self._tokenise(answer) + [self.tokenizer.eos_token_id] for answer in batch.answers]
+        answers = [[*self._tokenise(answer), self.tokenizer.eos_token_id] for answer in batch.answers]
         answers = [answer[: self.max_answer_tokens] for answer in answers]
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         labels = [[_IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 UNKNOWN, BEGIN, END = SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
+LOGIT_SPREAD = 1.7  # standard deviation of an untrained model's logits
 
 
 def write_tiny_llm(
@@ -74,7 +76,7 @@ def _train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToke
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # the library's
         tokenizer_object=tokenizer,
         unk_token=UNKNOWN,
         bos_token=BEGIN,
@@ -84,9 +86,11 @@ def _train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToke
 
 
 def _draw_weights(config: LlamaConfig, *, seed: int) -> dict[str, Tensor]:
-    """Draw every matrix with variance 1 / fan-in, so that a signal keeps its size through layers of any width.
+    """Draw weights with which a signal keeps its size through layers of any width.
 
-    Token embeddings have unit variance. Every tensor has a stream of its own, named by its name.
+    Token embeddings have unit variance and matrices 1 / fan-in. The output rows are longer: logits of a random hidden
+    state spread by about `LOGIT_SPREAD`, and one along a token's row reaches LOGIT_SPREAD · sqrt(width), so training
+    can make the frozen head certain, which it never is with the customary 0.02.
     """
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in LlamaForCausalLM(config).state_dict().items()}
@@ -94,18 +98,14 @@ def _draw_weights(config: LlamaConfig, *, seed: int) -> dict[str, Tensor]:
     for name, shape in shapes.items():
         if name.endswith("norm.weight"):
             weights[name] = torch.ones(shape)
-            continue
-        std = 1.0 if "embed_tokens" in name else shape[-1] ** -0.5
-        if "lm_head" in name:
-            std = HEAD_STD
-        weights[name] = torch.from_numpy(_uniform(shape, std=std, seed=seed, name=name))
+        else:
+            gain = {"model.embed_tokens.weight": shape[-1] ** 0.5, "lm_head.weight": LOGIT_SPREAD}.get(name, 1.0)
+            weights[name] = torch.from_numpy(_uniform(name, shape, std=gain * shape[-1] ** -0.5, seed=seed))
     return weights
 
 
-HEAD_STD = 0.15
-
-
-def _uniform(shape: tuple[int, ...], *, std: float, seed: int, name: str) -> np.ndarray:
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    uniform = np.random.Generator(np.random.PCG64([seed, key])).random(shape)
+def _uniform(name: str, shape: tuple[int, ...], *, std: float, seed: int) -> npt.NDArray[np.float32]:
+    """Draw from a stream of the tensor's own; uniform, since normal draws differ between machines in the last bit."""
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    uniform = np.random.Generator(np.random.PCG64([seed, stream])).random(shape)
     return ((2 * uniform - 1) * (std * 3**0.5)).astype(np.float32)

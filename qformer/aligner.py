@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qformer.qformer import QFormer
 from qformer.windows import CLIP_FRAMES, count_windows, frames_of
@@ -109,7 +108,9 @@ class Aligner(nn.Module):
             streams.append(_normalise(self.ln_audio, audio_BTC, audio_frames, stream="audio"))
         num_frames = max(stream.shape[1] for stream in streams)
         # Padded after the norm, with zeros: the norm would turn padding into its bias.
-        frames_BTC = torch.cat([F.pad(stream, (0, 0, 0, num_frames - stream.shape[1])) for stream in streams], dim=-1)
+        frames_BTC = torch.cat(
+            [nn.functional.pad(stream, (0, 0, 0, num_frames - stream.shape[1])) for stream in streams], dim=-1
+        )
         hidden_BWQD = self.qformer(
             frames_BTC, window_frames=self.config.window_frames, stride_frames=self.config.stride_frames
         )

@@ -6,7 +6,6 @@ of the batch, Q queries, D hidden width, H heads of width E.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qformer.windows import split_into_windows
 
@@ -19,8 +18,8 @@ class Attention(nn.Module):
     """BERT's multi-head attention with its residual and norm, reading a context that it never projects.
 
     With keys W_k x + b_k and values W_v x + b_v of a head, q·(W_k x + b_k) = (W_kᵀ q)·x + q·b_k and
-    Σ p (W_v x + b_v) = W_v (Σ p x) + b_v Σ p. So the few queries are projected instead of the many frames: for Q queries
-    on K frames this takes about Q · (1/K + heads/D) of the arithmetic, 7 % for the paper's sizes.
+    Σ p (W_v x + b_v) = W_v (Σ p x) + b_v Σ p. So the few queries are projected instead of the many frames: for Q
+    queries on K frames this takes about Q · (1/K + heads/D) of the arithmetic, 7 % for the paper's sizes.
     """
 
     def __init__(self, width: int, context_width: int, *, num_heads: int, dropout: float) -> None:
@@ -35,15 +34,16 @@ class Attention(nn.Module):
 
     def forward(self, hidden_NQD: Tensor, context_NKC: Tensor) -> Tensor:
         """Return LayerNorm(hidden + output(attention)), [N, Q, D]."""
-        heads = (self.num_heads, -1)
-        query_NQHE = self.query(hidden_NQD).unflatten(-1, heads)
-        key_HEC, value_HEC = (projection.weight.unflatten(0, heads) for projection in (self.key, self.value))
-        key_bias_HE, value_bias_HE = (projection.bias.unflatten(0, heads) for projection in (self.key, self.value))
+        query_NQHE = self.query(hidden_NQD).reshape(*hidden_NQD.shape[:2], self.num_heads, -1)
+        key_HEC, value_HEC = (
+            projection.weight.view(self.num_heads, -1, context_NKC.shape[-1]) for projection in (self.key, self.value)
+        )
+        key_bias_HE, value_bias_HE = (projection.bias.view(self.num_heads, -1) for projection in (self.key, self.value))
 
         readers_NQHC = torch.einsum("nqhe,hec->nqhc", query_NQHE, key_HEC)
         offsets_NQH = torch.einsum("nqhe,he->nqh", query_NQHE, key_bias_HE)
         scores_NQHK = torch.einsum("nqhc,nkc->nqhk", readers_NQHC, context_NKC) + offsets_NQH.unsqueeze(-1)
-        weights_NQHK = self.dropout(F.softmax(scores_NQHK * query_NQHE.shape[-1] ** -0.5, dim=-1))
+        weights_NQHK = self.dropout(torch.softmax(scores_NQHK * query_NQHE.shape[-1] ** -0.5, dim=-1))
         pooled_NQHC = torch.einsum("nqhk,nkc->nqhc", weights_NQHK, context_NKC)
         attended_NQHE = torch.einsum("nqhc,hec->nqhe", pooled_NQHC, value_HEC)
         attended_NQHE = attended_NQHE + weights_NQHK.sum(dim=-1, keepdim=True) * value_bias_HE
@@ -62,7 +62,7 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(width, eps=BERT_NORM_EPS)
 
     def forward(self, hidden_NQD: Tensor) -> Tensor:
-        output: Tensor = self.norm(hidden_NQD + self.dropout(self.output(F.gelu(self.input(hidden_NQD)))))
+        output: Tensor = self.norm(hidden_NQD + self.dropout(self.output(nn.functional.gelu(self.input(hidden_NQD)))))
         return output
 
 
@@ -114,7 +114,8 @@ class QFormer(nn.Module):
         hidden_NQD = self.dropout(self.norm(self.query_tokens).expand(len(windows_NKC), -1, -1))
         for layer in self.layers:
             hidden_NQD = layer(hidden_NQD, windows_NKC)
-        return hidden_NQD.unflatten(0, windows_BWKC.shape[:2])
+        hidden_BWQD: Tensor = hidden_NQD.view(*windows_BWKC.shape[:2], *hidden_NQD.shape[1:])
+        return hidden_BWQD
 
     def _initialise(self, std: float) -> None:
         """Draw BERT's initial weights; a narrower model gets a wider draw, so that activations keep their size."""

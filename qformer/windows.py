@@ -32,5 +32,6 @@ def split_into_windows(frames_BTC: Tensor, window_frames: int, stride_frames: in
     """
     num_windows = count_windows(frames_BTC.shape[1], window_frames, stride_frames)
     if stride_frames == window_frames:  # the same view, with a much cheaper gradient
-        return frames_BTC[:, : num_windows * window_frames].unflatten(1, (num_windows, window_frames))
+        whole_BTC = frames_BTC[:, : num_windows * window_frames]
+        return whole_BTC.view(len(frames_BTC), num_windows, window_frames, -1)
     return frames_BTC.unfold(1, window_frames, stride_frames).transpose(2, 3)

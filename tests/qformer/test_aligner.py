@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import load_official
@@ -67,7 +66,9 @@ def test_padding_is_zero_after_the_norm(aligner: Aligner) -> None:
     """The same numbers by hand: norm, zeros, concatenation, Q-Former, projection."""
     speech, audio = torch.randn(1, 34, 12), torch.randn(1, 20, 8)
     assert aligner.ln_audio is not None
-    frames = torch.cat([aligner.ln_speech(speech), F.pad(aligner.ln_audio(audio), (0, 0, 0, 14))], dim=-1)
+    frames = torch.cat(
+        [aligner.ln_speech(speech), torch.nn.functional.pad(aligner.ln_audio(audio), (0, 0, 0, 14))], dim=-1
+    )
     expected = aligner.projection(aligner.qformer(frames, window_frames=17, stride_frames=17).flatten(1, 2))
     assert torch.equal(aligner(speech, audio), expected)
 
