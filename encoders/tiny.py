@@ -16,7 +16,7 @@ from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
 # beside it, residual branches too, and a silent mel band gives about zero where it would drown the rest.
 _POSITION_BOUND = 0.1
 _BRANCH_SCALE = 0.3
-_SILENT_LEVEL = -0.6
+_SILENT_LEVEL = -0.7
 
 
 def tiny_whisper(

@@ -1,0 +1,278 @@
+import hashlib
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchaudio.functional import resample
+
+from encoders.audio import (
+    CLIP_SAMPLES,
+    JOIN_SILENCE_SAMPLES,
+    MIN_CLIP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    AudioError,
+    Segment,
+    clip_seconds,
+    load_clip,
+    probe_seconds,
+)
+
+SHARED = Path(__file__).parents[2] / ".." / "shared"
+KINDS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", None),
+}
+
+
+def sweep(seconds: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
+    time = np.arange(round(seconds * rate_hz)) / rate_hz
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    return 0.3 * np.sin(2 * np.pi * (200 + 40 * time) * time) + 0.02 * noise
+
+
+def write(path: Path, wave: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, kind: str | None = None) -> str:
+    container, subtype = KINDS[kind or path.suffix[1:]]
+    channels = 1 if wave.ndim == 1 else wave.shape[1]
+    with soundfile.SoundFile(path, "w", rate_hz, channels, format=container, subtype=subtype) as file:
+        for start in range(0, len(wave), rate_hz):  # libsndfile's Vorbis writer overflows its stack on large blocks
+            file.write(wave[start : start + rate_hz])
+    return str(path)
+
+
+def decode(path: str) -> torch.Tensor:
+    return torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0])
+
+
+def rejected(path: str, *, start: float = 0.0, seconds: float | None = None) -> AudioError:
+    with pytest.raises(AudioError) as caught:
+        load_clip([Segment(path, start, seconds)])
+    assert str(caught.value).startswith(f"{path}: {caught.value.stage}: ")
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clip_is_the_decoded_recording(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"a.{kind}", sweep(2))
+    clip = load_clip([Segment(path)])
+    assert clip.dtype == torch.float32
+    torch.testing.assert_close(clip, decode(path)[:, 0], atol=1e-6, rtol=0)
+    assert probe_seconds(path) == 2.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segment_is_a_slice_of_the_full_decode(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"a.{kind}", sweep(20))
+    clip = load_clip([Segment(path, 12.34, 3.5)])
+    start = round(12.34 * SAMPLE_RATE_HZ)
+    torch.testing.assert_close(clip, decode(path)[start : start + 56_000, 0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
+def test_other_rates_are_resampled_and_only_what_is_needed_is_decoded(tmp_path: Path, rate_hz: int) -> None:
+    path = write(tmp_path / "a.wav", sweep(32, rate_hz), rate_hz)
+    whole = resample(decode(path)[:, 0], rate_hz, SAMPLE_RATE_HZ)[:CLIP_SAMPLES]
+    torch.testing.assert_close(load_clip([Segment(path)]), whole, atol=1e-6, rtol=0)
+
+
+def test_channels_first_or_mean(tmp_path: Path) -> None:
+    both = np.stack([sweep(1), 0.5 * sweep(1)[::-1]], axis=1)
+    path = write(tmp_path / "a.wav", both)
+    stereo = decode(path)
+    assert torch.equal(load_clip([Segment(path)]), stereo[:, 0])
+    torch.testing.assert_close(load_clip([Segment(path)], channel="mean"), stereo.mean(1))
+
+
+def test_segments_are_joined_with_silence_padded_to_one_second_and_cut_at_thirty(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", sweep(40))
+    wave = decode(path)[:, 0]
+    short = load_clip([Segment(path, 1, 0.25), Segment(path, 5, 0.25)])
+    assert len(short) == MIN_CLIP_SAMPLES
+    assert torch.equal(short[:4000], wave[16_000:20_000])
+    assert not short[4000 : 4000 + JOIN_SILENCE_SAMPLES].any()
+    assert torch.equal(short[5600:9600], wave[80_000:84_000])
+    assert not short[9600:].any()
+    long = load_clip([Segment(path, 0, 20), Segment(path, 20, 15), Segment("never opened")])
+    assert len(long) == CLIP_SAMPLES
+    assert torch.equal(long[321_600:], wave[320_000 : 320_000 + CLIP_SAMPLES - 321_600])
+    assert long.untyped_storage().nbytes() == long.numel() * 4
+    assert clip_seconds([0.25, 0.25]) == 1.0
+    assert clip_seconds([2.0, 3.0]) == pytest.approx(5.1)
+    assert clip_seconds([20.0, 15.0]) == 30.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_in_half_is_rejected(tmp_path: Path, kind: str) -> None:
+    path = Path(write(tmp_path / f"a.{kind}", sweep(4)))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert rejected(str(path)).stage in ("length", "decode")
+
+
+@pytest.mark.parametrize("kind", ["flac", "ogg", "opus", "mp3"])
+def test_a_file_with_a_hole_is_rejected(tmp_path: Path, kind: str) -> None:
+    path = Path(write(tmp_path / f"a.{kind}", sweep(4)))
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half : half + 1000] = b"\xaa" * 1000
+    path.write_bytes(data)
+    assert rejected(str(path)).stage == "decode"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_appended_to_each_other_are_rejected(tmp_path: Path, kind: str) -> None:
+    path = Path(write(tmp_path / f"a.{kind}", sweep(1)))
+    path.write_bytes(path.read_bytes() * 2)
+    assert rejected(str(path)).stage in ("format", "decode")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, no sound here", b"<html></html>", bytes(range(256)) * 20])
+def test_what_is_no_sound_file_is_rejected_in_the_same_words_each_time(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    assert str(rejected(str(path))) == str(rejected(str(path)))
+    with pytest.raises(AudioError):
+        probe_seconds(str(path))
+
+
+def test_missing_recording_is_named(tmp_path: Path) -> None:
+    error = rejected(str(tmp_path / "none.wav"))
+    assert (error.stage, error.reason) == ("open", "No such file or directory")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.recording, copy.stage, copy.reason, str(copy)) == (
+        error.recording,
+        error.stage,
+        error.reason,
+        str(error),
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_numbers_are_rejected(tmp_path: Path, value: float) -> None:
+    wave = sweep(2).astype(np.float32)
+    wave[24_000] = value
+    soundfile.write(tmp_path / "a.wav", wave, SAMPLE_RATE_HZ, subtype="FLOAT")
+    error = rejected(str(tmp_path / "a.wav"))
+    assert (error.stage, error.reason) == ("samples", "not a finite number at 1.5 s")
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "stage"),
+    [(1, 1, "rate"), (10_000_000, 1, "rate"), (44_101, 1, "rate"), (16_000, 64, "format"), (16_000, 1024, "format")],
+)
+def test_implausible_headers_are_rejected(tmp_path: Path, rate_hz: int, channels: int, stage: str) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((100, channels)), rate_hz)
+    assert rejected(str(tmp_path / "a.wav")).stage == stage
+
+
+def test_no_samples_is_rejected(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0), SAMPLE_RATE_HZ)
+    assert rejected(str(tmp_path / "a.wav")).stage == "length"
+
+
+def test_containers_whose_damage_would_go_unseen_are_rejected(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.aiff", sweep(1), SAMPLE_RATE_HZ)
+    assert rejected(str(tmp_path / "a.aiff")).stage == "format"
+
+
+def test_segment_outside_its_recording_is_rejected_but_rounding_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", sweep(4))
+    assert "lasts 4 s, asked for 3 s to 5 s" in str(rejected(path, start=3, seconds=2))
+    assert rejected(path, start=4).stage == "length"
+    assert len(load_clip([Segment(path, 1, 3.04)])) == 48_000
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(-1.0, 1.0), (float("nan"), 1.0), (0.0, 0.0), (0.0, float("inf"))])
+def test_impossible_segments_are_errors_of_the_manifest(start: float, seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"a\.wav"):
+        Segment("a.wav", start, seconds)
+    with pytest.raises(ValueError, match="at least one segment"):
+        load_clip([])
+
+
+def stream_header(flac: bytes) -> bytes:
+    """Return the file with `total_samples` 0, as an encoder writing to a pipe leaves it."""
+    head = bytearray(flac)
+    head[21] &= 0xF0
+    head[22:26] = bytes(4)
+    return bytes(head)
+
+
+def test_streamed_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.flac", sweep(5)))
+    wave = decode(str(path))[:, 0]
+    path.write_bytes(stream_header(path.read_bytes()))
+    assert torch.equal(load_clip([Segment(str(path))]), wave)
+    assert torch.equal(load_clip([Segment(str(path), 2, 2)]), wave[32_000:64_000])
+    assert rejected(str(path), start=3, seconds=4).stage == "decode"
+    with pytest.raises(AudioError, match="does not state one"):
+        probe_seconds(str(path))
+
+
+def test_streamed_wav_is_read_and_an_inflated_one_is_rejected(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.wav", sweep(2)))
+    wave = decode(str(path))[:, 0]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = b"\xff" * 4
+    path.write_bytes(data)
+    assert torch.equal(load_clip([Segment(str(path))]), wave)
+    data[place : place + 4] = (1_000_000).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "1000000 bytes of sound stated, 64000 there" in str(rejected(str(path)))
+
+
+def test_broken_storage_is_not_taken_for_a_broken_recording(tmp_path: Path) -> None:
+    class Flaky(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            if self.reads > 3:
+                raise OSError("connection lost")
+            return super().read(size)
+
+    for kind in ("ogg", "mp3", "flac"):
+        data = Path(write(tmp_path / f"a.{kind}", sweep(20))).read_bytes()
+        with pytest.raises(OSError, match="connection lost"):
+            load_clip([Segment("s3://bucket/a")], open_file=lambda _, data=data: Flaky(data))
+    with pytest.raises(OSError, match="connection lost"):
+        load_clip([Segment("s3://bucket/a")], open_file=lambda _: Flaky(stream_header(data)))
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="../shared/golden is absent")
+def test_clips_are_those_of_the_official_dataset(tmp_path: Path) -> None:
+    folder = SHARED / "golden" / "dataset"
+    expected = json.loads((folder / "expected.json").read_text())["cases"]
+    checked = 0
+    for case in json.loads((folder / "inputs.json").read_text())["cases"]:
+        if any(file["sr"] != SAMPLE_RATE_HZ for file in case["files"]):
+            continue  # the official code does not resample
+        segments = []
+        for number, file in enumerate(case["files"]):
+            index = np.arange(file["n"])[:, None] * file["a"] + file["c"] + 31 * np.arange(file["channels"])
+            path = tmp_path / f"{case['name']}{number}.wav"
+            soundfile.write(path, (index % file["mod"] - file["mod"] // 2).astype(np.int16), SAMPLE_RATE_HZ)
+            segments.append(Segment(str(path)))
+        clip = load_clip(segments).numpy().astype("<f4")
+        assert hashlib.sha256(clip.tobytes()).hexdigest() == expected[case["name"]]["sha256_float32"], case["name"]
+        checked += 1
+    assert checked == 12
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="../shared/data is absent")
+def test_real_recordings_of_all_formats_load() -> None:
+    for line in (SHARED / "data" / "labels.jsonl").read_text().splitlines()[::5]:
+        label = json.loads(line)
+        path = SHARED / "data" / label["path"]
+        clip = load_clip([Segment(str(path))])
+        assert len(clip) == pytest.approx(clip_seconds([label["duration"]]) * SAMPLE_RATE_HZ, abs=2)

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchaudio.compliance.kaldi import fbank, get_mel_banks
+
+from encoders.filter_banks import FilterBanks, mel_table, povey_window
+
+GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
+
+
+def wave(samples: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(samples)
+    noise = torch.randn(samples, generator=generator, dtype=torch.float64)
+    return 0.1 * noise * torch.linspace(0, 1, samples)  # quiet and loud frames
+
+
+@pytest.mark.parametrize("samples", [400, 16_000, 37_921])
+def test_equal_to_torchaudio_in_float64(samples: int) -> None:
+    clip = wave(samples)
+    expected = fbank(clip.unsqueeze(0) * 2**15, num_mel_bins=128, sample_frequency=16_000, dither=0.0)
+    assert torch.equal(FilterBanks()(clip), ((expected - 15.41663) / (2 * 6.55582)).float())
+
+
+def test_mel_table_is_kaldis_bit_for_bit() -> None:
+    assert torch.equal(mel_table(), get_mel_banks(128, 512, 16_000.0, 20.0, 0.0, 100.0, -500.0, 1.0)[0])
+
+
+def test_silence_is_finite_and_autocast_changes_nothing() -> None:
+    assert FilterBanks()(torch.zeros(16_000)).isfinite().all()
+    clip = wave(16_000).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = FilterBanks()(clip)
+    assert torch.equal(inside, FilterBanks()(clip))
+
+
+def test_clip_shorter_than_a_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="399 samples"):
+        FilterBanks()(torch.zeros(399))
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent")
+def test_official_filter_banks() -> None:
+    outputs = load_file(GOLDEN / "beats_small" / "outputs.safetensors")
+    waves = load_file(GOLDEN / "waves.safetensors")
+    assert torch.equal(mel_table(), outputs["kaldi.mel_banks_128x256"])
+    torch.testing.assert_close(povey_window(), outputs["kaldi.povey_window_400_f64"], atol=1e-15, rtol=0)
+    names = [name for name in outputs if name.startswith("fbank")]
+    assert len(names) == 9
+    for name in names:
+        stride = 10 if name.startswith("fbank_s10.") else 1
+        clip = waves[name.split(".")[1]].double() / 32768
+        torch.testing.assert_close(FilterBanks()(clip)[::stride], outputs[name], atol=2e-4, rtol=0)
