@@ -1,0 +1,156 @@
+"""Joining a Ray cluster, or starting a small one of this process's own."""
+
+import importlib.util
+import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+from ray.exceptions import AuthenticationError
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("pipelines", "encoders", "qformer", "llm", "cluster")
+MIB = 1024 * 1024
+PROBE_SECONDS = 5.0
+LOG_HANDLER = "salmonn"
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    address: str = ""
+    """[host:port] Running cluster to join; empty: RAY_ADDRESS where set (as in `ray job submit`), else a local one."""
+    num_cpus: int = 0
+    """[count] Logical CPUs of a local cluster; 0: as many as the machine has."""
+    object_store_mib: int = 256
+    """[MiB] Shared memory of a local cluster; features never pass through it."""
+    log_to_driver: bool = False
+    """[bool] Show what workers print; their logs are in Ray's session folder in any case."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.num_cpus < 0:
+            raise ValueError(f"num_cpus={self.num_cpus}: must be 0 or more")
+        if self.object_store_mib < 80:
+            raise ValueError(f"object_store_mib={self.object_store_mib}: Ray needs 80 or more")
+
+
+def connect(config: RayConfig | None = None) -> None:
+    """Make Ray usable in this process; a process that is connected already keeps its cluster.
+
+    A local cluster is never shared: it is always started afresh, ends with this process, and only holders of a token
+    made for it can talk to it (Ray's servers listen on every interface), unless RAY_AUTH_MODE says `disabled`.
+
+    Raises:
+        ValueError: If our packages come from two places, the address is malformed, or the cluster's token is missing
+            or wrong.
+        ConnectionError: If nothing answers at the address, or a local cluster does not start.
+    """
+    config = config or RayConfig()
+    check_packages()
+    if ray.is_initialized():
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    if address in ("", "local"):
+        _start_local(config)
+    else:
+        _join(address, config)
+
+
+def check_packages() -> None:
+    """Check that all our packages come from one folder, as others of the same names can be installed.
+
+    Raises:
+        ValueError: If two of them come from different places, or one is missing.
+    """
+    folders = {name: _folder_of(name) for name in PACKAGES}
+    ours = folders["cluster"]
+    for name, folder in folders.items():
+        if folder != ours:
+            raise ValueError(
+                f"package {name!r} comes from {folder or 'nowhere'} but 'cluster' from {ours}; "
+                "use a fresh environment with this project only"
+            )
+
+
+def set_up_logging(who: str = "", *, level: int = logging.INFO) -> None:
+    """Log to stderr, each line naming `who` speaks (`worker 3`, `rank 0`); a second call replaces the first."""
+    handler = logging.StreamHandler()
+    handler.set_name(LOG_HANDLER)
+    prefix = f"[{who}] ".replace("%", "%%") if who else ""
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for earlier in [h for h in root.handlers if h.get_name() == LOG_HANDLER]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(level)
+
+
+def _folder_of(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]).resolve().parent if places else None
+
+
+def _start_local(config: RayConfig) -> None:
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one into the home folder
+    settings = {
+        "address": "local",
+        "num_cpus": config.num_cpus or None,
+        "object_store_memory": config.object_store_mib * MIB,
+        "include_dashboard": False,
+    }
+    try:
+        _init(config, settings)
+    except Exception as error:  # Ray raises bare Exception where a start takes longer than its 30 s
+        logger.warning("Ray did not start (%s); trying once more", " ".join(str(error).split())[:300])
+        ray.shutdown()
+        try:
+            _init(config, settings)
+        except Exception as again:
+            raise ConnectionError(f"a local Ray cluster did not start, twice: {again}") from again
+
+
+def _join(address: str, config: RayConfig) -> None:
+    if address != "auto":
+        _probe(address)
+    try:
+        _init(config, {"address": address})
+    except AuthenticationError as error:
+        raise _token_error(address, error) from error
+    except ConnectionError as error:
+        raise ConnectionError(f"Ray cluster {address}: {error}") from error
+
+
+def _init(config: RayConfig, settings: dict[str, Any]) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(**settings, log_to_driver=config.log_to_driver, logging_level=logging.ERROR)
+
+
+def _probe(address: str) -> None:
+    """Ask the cluster for its id: `ray.init` alone tries for minutes, and its error does not tell a wrong token."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdecimal():
+        raise ValueError(f"Ray address {address!r}: must be host:port, as `ray start --head` prints it")
+    try:
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"Ray cluster {address} cannot be reached: {error.strerror or error}") from error
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise _token_error(address, error) from error
+    except ray.exceptions.RpcError as error:
+        raise ConnectionError(f"{address} does not answer as a Ray cluster: {error}") from error
+
+
+def _token_error(address: str, error: AuthenticationError) -> ValueError:
+    return ValueError(
+        f"Ray cluster {address}: {error.message.splitlines()[0].rstrip('.')}; set RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"
+    )

@@ -1,0 +1,394 @@
+"""Runs many units of work on a pool of Ray actors, through failures of both, with a truthful end.
+
+The driver keeps one unit in flight per actor and replaces dead actors itself. Actors wait in the same `ray.wait` set
+as units: an actor's first reference is its `ready()`. Memory does not grow with the number of units.
+"""
+
+import logging
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import ray
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
+
+from cluster.actor_state import has_begun, lost_its_node
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+MESSAGE_CHARACTERS = 400
+RAY_RESOURCE_GRAIN = 10_000  # Ray counts resources in ten-thousandths
+
+Fault = Literal["failure", "death", "loss"]
+"""failure: the unit raised or took too long; death: the actor's process ended on its own; loss: its machine went."""
+
+
+class Unit(Protocol):
+    """A piece of work; it is pickled to the actor as it is."""
+
+    @property
+    def unit_id(self) -> str: ...
+
+
+class UnitActor(Protocol):
+    """What a class must have to be wrapped as an actor of the queue (with max_restarts=0, max_task_retries=0)."""
+
+    def ready(self) -> None:
+        """Answer once `__init__` is through."""
+
+    def run(self, unit: Any, attempt: int) -> Any:
+        """Do the unit and return something small; `attempt` counts from 1 and differs at each try of a unit.
+
+        An attempt given up by the driver may still be running on a machine out of reach: what it writes under a
+        temporary name should hold more than the unit's id.
+        """
+
+
+class FatalUnitError(Exception):
+    """Raised by a unit to stop the whole job at once, where trying again or going on makes no sense."""
+
+
+class ActorStartError(ValueError):
+    """No actor could be had: its own error, or the cluster has no room for one."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    max_tries: int = 3
+    """[count] Failures (error or timeout) after which a unit is given up; the same number of deaths of its process."""
+    max_losses: int = 10
+    """[count] Losses of the machine under a unit (node gone, preempted, unreachable) after which it is given up."""
+    unit_seconds: float = 3600.0
+    """[seconds] Longest run of one unit; then its actor is killed and the unit counts as failed."""
+    start_seconds: float = 900.0
+    """[seconds] Longest start of an actor, from the beginning of its `__init__`."""
+    no_actor_seconds: float = 900.0
+    """[seconds] Longest time without any actor ready or starting, as while a cluster grows."""
+    max_failed_starts: int = 3
+    """[count] Failed starts in a row after which no more actors are started; without any other the job stops."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("max_tries", "max_losses", "max_failed_starts"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+        for key in ("unit_seconds", "start_seconds", "no_actor_seconds"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)}: must be positive")
+
+    def allowed(self, fault: Fault) -> int:
+        """Return how many faults of this kind end a unit."""
+        return self.max_losses if fault == "loss" else self.max_tries
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A unit that is done: what `run` returned, at which attempt, and the seconds the driver waited for it."""
+
+    unit: Unit
+    value: Any
+    attempt: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FailedUnit:
+    """A unit that was given up, with the error of its last attempt."""
+
+    unit_id: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class QueueProgress:
+    """Where the queue stands, in counts."""
+
+    done: int
+    failed: int
+    running: int
+    idle_actors: int
+    starting_actors: int
+    retries: int
+    actor_deaths: int
+
+
+@dataclass(frozen=True)
+class QueueReport:
+    """How it ended; done + failed are all the units there were."""
+
+    done: int
+    failed: list[FailedUnit]
+    retries: int
+    actor_deaths: int
+    seconds: float
+
+
+def run_units(
+    units: Iterable[Unit],
+    *,
+    start_actor: Callable[[], Any],
+    num_actors: int,
+    limits: QueueLimits,
+    on_result: Callable[[UnitResult], None],
+    on_progress: Callable[[QueueProgress], None] | None = None,
+) -> QueueReport:
+    """Run every unit to its end, done or given up, and say how each ended.
+
+    Args:
+        units: Read one ahead of what runs.
+        start_actor: Makes the handle of a new `UnitActor` (max_restarts=0, max_task_retries=0); must not block.
+        num_actors: Actors asked for; those the cluster has no room for yet are used when they come.
+        limits: When to give up what.
+        on_result: Called in the driver once per unit done; what it raises stops the job.
+        on_progress: Called in the driver after each event and at least every half second.
+
+    Raises:
+        FatalUnitError: If a unit raised it.
+        ActorStartError: If there is no actor and none can be started.
+        ValueError: If num_actors is less than 1.
+    """
+    if num_actors < 1:
+        raise ValueError(f"num_actors={num_actors}: must be 1 or more")
+    queue = _Queue(units, start_actor, num_actors, limits, on_result)
+    try:
+        return queue.run(on_progress)
+    finally:
+        queue.kill_all()
+
+
+def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: float = 0) -> int:
+    """Return how many actors to ask for: `requested`, or for 0 as many as fit on the cluster's machines now.
+
+    Raises:
+        ValueError: If requested is negative, or is 0 and not one actor fits.
+    """
+    if requested < 0:
+        raise ValueError(f"{requested} actors: must be 0 or more")
+    if requested:
+        return requested
+    wanted = {"CPU": num_cpus_per_actor, "GPU": num_gpus_per_actor}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    fitting = actors_that_fit(nodes, wanted)
+    if fitting == 0:
+        held = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "none"
+        raise ValueError(
+            f"an actor needs {num_cpus_per_actor:g} CPU and {num_gpus_per_actor:g} GPU on one machine; "
+            f"the cluster's machines have: {held}"
+        )
+    return fitting
+
+
+def actors_that_fit(nodes: Iterable[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
+    """Return how many actors fit on machines of these resources, each actor within one machine."""
+    grains = {name: round(amount * RAY_RESOURCE_GRAIN) for name, amount in wanted.items() if amount > 0}
+    if not grains:
+        raise ValueError(f"{dict(wanted)}: an actor must need some CPU or GPU")
+    return sum(
+        min(round(node.get(name, 0) * RAY_RESOURCE_GRAIN) // grain for name, grain in grains.items()) for node in nodes
+    )
+
+
+@dataclass
+class _Task:
+    """A unit and what has befallen it."""
+
+    unit: Unit
+    faults: Counter[Fault] = field(default_factory=Counter)
+
+    @property
+    def attempt(self) -> int:
+        return self.faults.total() + 1
+
+
+class _Backlog:
+    """Units still to run: all fresh ones, one read ahead, before those that are tried again."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units = iter(units)
+        self._ahead = next(self._units, None)
+        self._again: deque[_Task] = deque()
+        self.taken = 0
+
+    def __bool__(self) -> bool:
+        return self._ahead is not None or bool(self._again)
+
+    def at_most(self) -> float:
+        """Return how many there may be; unknown, so infinite, until the iterator has ended."""
+        return len(self._again) if self._ahead is None else math.inf
+
+    def pop(self) -> _Task:
+        if self._ahead is None:
+            return self._again.popleft()
+        task, self._ahead = _Task(self._ahead), next(self._units, None)
+        self.taken += 1
+        return task
+
+    def put_back(self, task: _Task) -> None:
+        self._again.append(task)
+
+
+@dataclass
+class _Flight:
+    """An actor's reference that the driver waits for: of its unit, or of `ready()` where it has none yet."""
+
+    actor: Any
+    task: _Task | None
+    since: float | None
+    """When the unit was handed out or `__init__` began; None while the actor waits for room in the cluster."""
+
+
+class _Queue:
+    def __init__(
+        self,
+        units: Iterable[Unit],
+        start_actor: Callable[[], Any],
+        num_actors: int,
+        limits: QueueLimits,
+        on_result: Callable[[UnitResult], None],
+    ) -> None:
+        self.backlog = _Backlog(units)
+        self.start_actor, self.num_actors, self.limits, self.on_result = start_actor, num_actors, limits, on_result
+        self.flights: dict[Any, _Flight] = {}  # by ObjectRef, the longest in flight first
+        self.idle: list[Any] = []
+        self.running = self.done = self.retries = self.actor_deaths = 0
+        self.failed: list[FailedUnit] = []
+        self.failed_starts, self.start_error = 0, ""
+        self.checked = self.had_actor = time.monotonic()
+
+    def run(self, on_progress: Callable[[QueueProgress], None] | None) -> QueueReport:
+        start = time.monotonic()
+        while self.backlog or self.running:
+            self._start_actors()
+            self._hand_out()
+            arrived, _ = ray.wait(list(self.flights), timeout=TICK_SECONDS)
+            for reference in arrived:
+                self._receive(reference)
+            if time.monotonic() - self.checked >= TICK_SECONDS:
+                self._check_clocks()
+            if on_progress:
+                on_progress(self.progress())
+        assert self.done + len(self.failed) == self.backlog.taken, "a unit was lost or counted twice"
+        return QueueReport(self.done, self.failed, self.retries, self.actor_deaths, time.monotonic() - start)
+
+    def progress(self) -> QueueProgress:
+        return QueueProgress(
+            done=self.done,
+            failed=len(self.failed),
+            running=self.running,
+            idle_actors=len(self.idle),
+            starting_actors=len(self.flights) - self.running,
+            retries=self.retries,
+            actor_deaths=self.actor_deaths,
+        )
+
+    def kill_all(self) -> None:
+        for actor in [*self.idle, *(flight.actor for flight in self.flights.values())]:
+            ray.kill(actor)
+
+    def _start_actors(self) -> None:
+        if self.failed_starts >= self.limits.max_failed_starts:
+            if not self.running and not self.idle:
+                raise ActorStartError(
+                    f"{self.failed_starts} actors in a row did not start; the last: {self.start_error}"
+                )
+            return
+        wanted = min(self.num_actors, self.running + self.backlog.at_most())
+        while len(self.flights) + len(self.idle) < wanted:
+            actor = self.start_actor()
+            self.flights[actor.ready.remote()] = _Flight(actor, None, None)
+
+    def _hand_out(self) -> None:
+        while self.idle and self.backlog:
+            actor, task = self.idle.pop(), self.backlog.pop()
+            self.flights[actor.run.remote(task.unit, task.attempt)] = _Flight(actor, task, time.monotonic())
+            self.running += 1
+
+    def _receive(self, reference: Any) -> None:
+        flight = self.flights[reference]
+        try:
+            value = ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error, FatalUnitError):
+                raise error.cause from None
+            self._end(reference, "failure", _describe(error), keep_actor=flight.task is not None)
+        except RayError as error:
+            self.actor_deaths += 1
+            self._end(reference, _kind_of(error, flight.actor), _describe(error))
+        else:
+            del self.flights[reference]
+            self.idle.append(flight.actor)
+            self.failed_starts = 0
+            if flight.task:
+                self._finish(flight, value)
+
+    def _finish(self, flight: _Flight, value: Any) -> None:
+        assert flight.task is not None and flight.since is not None
+        self.running -= 1
+        self.done += 1
+        task = flight.task
+        self.on_result(UnitResult(task.unit, value, task.attempt, time.monotonic() - flight.since))
+
+    def _end(self, reference: Any, fault: Fault, error: str, *, keep_actor: bool = False) -> None:
+        """Take a flight that came to nothing out of the air; its actor is killed unless it is known to be well."""
+        flight = self.flights.pop(reference)
+        if keep_actor:
+            self.idle.append(flight.actor)
+        else:
+            ray.kill(flight.actor)  # one that is unavailable may still be running
+        if flight.task:
+            self.running -= 1
+            self._charge(flight.task, fault, error)
+            return
+        logger.warning("an actor did not start: %s: %s", fault, error)
+        if fault != "loss":  # a machine that goes away says nothing about the actors
+            self.failed_starts, self.start_error = self.failed_starts + 1, error
+
+    def _charge(self, task: _Task, fault: Fault, error: str) -> None:
+        unit_id, attempt = task.unit.unit_id, task.attempt
+        logger.warning("unit %s, attempt %d: %s: %s", unit_id, attempt, fault, error)
+        task.faults[fault] += 1
+        if task.faults[fault] >= self.limits.allowed(fault):
+            self.failed.append(FailedUnit(unit_id, error, attempt))
+        else:
+            self.retries += 1
+            self.backlog.put_back(task)
+
+    def _check_clocks(self) -> None:
+        """Kill what takes too long; stop where there has been no actor for too long."""
+        now = self.checked = time.monotonic()
+        for reference, flight in list(self.flights.items()):
+            if flight.since is None and has_begun(flight.actor):
+                flight.since = now
+            limit = self.limits.unit_seconds if flight.task else self.limits.start_seconds
+            if flight.since is not None and now - flight.since > limit:
+                what = "no result" if flight.task else "not ready"
+                self._end(reference, "failure", f"{what} after {limit:g} s")
+        if self.idle or any(flight.since is not None for flight in self.flights.values()):
+            self.had_actor = now
+        elif now - self.had_actor > self.limits.no_actor_seconds:
+            raise ActorStartError(f"no actor for {self.limits.no_actor_seconds:g} s: the cluster has no room for one")
+
+
+def _kind_of(error: RayError, actor: Any) -> Fault:
+    lost = isinstance(error, ActorUnavailableError | ObjectLostError)
+    lost = lost or (isinstance(error, RayActorError) and error.preempted) or lost_its_node(actor)
+    return "loss" if lost else "death"
+
+
+def _describe(error: RayError) -> str:
+    """Return what went wrong, in one line: the exception itself, without Ray's header and the traceback."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        text = f"{type(error.cause).__name__}: {error.cause}"
+    elif isinstance(error, RayActorError) and error.actor_init_failed:
+        lines = str(error).splitlines()
+        source = [number for number, line in enumerate(lines) if line.startswith("    ")]
+        text = "\n".join(lines[source[-1] + 1 :] if source else lines)
+    else:
+        lines = [line for line in str(error).splitlines() if not line.startswith("\t")]  # class, ids, namespace
+        text = "\n".join(lines).split("Some common causes")[0]
+    return " ".join(text.split())[:MESSAGE_CHARACTERS]

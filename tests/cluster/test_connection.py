@@ -1,0 +1,87 @@
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.connection import LOG_HANDLER, RayConfig, check_packages, connect, set_up_logging
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestLocal:
+    def test_a_connected_process_keeps_its_cluster(self) -> None:
+        before = ray.get_runtime_context().gcs_address
+        connect(RayConfig(address="127.0.0.1:1"))
+        assert ray.get_runtime_context().gcs_address == before
+
+    def test_a_local_cluster_wants_a_token(self) -> None:
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert ray.get(ray.remote(num_cpus=0)(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())  # workers get it too
+
+
+@pytest.fixture
+def disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.mark.usefixtures("disconnected")
+class TestAddress:
+    @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port", ":6379"])
+    def test_it_must_be_host_and_port(self, address: str) -> None:
+        with pytest.raises(ValueError, match="must be host:port"):
+            connect(RayConfig(address=address))
+
+    def test_it_is_taken_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+        with pytest.raises(ValueError, match="http://head:8265"):
+            connect()
+
+    def test_nothing_there_is_said_at_once(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        with pytest.raises(ConnectionError, match=f"127.0.0.1:{port} cannot be reached: Connection refused"):
+            connect(RayConfig(address=f"127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize("settings", [{"num_cpus": -1}, {"object_store_mib": 10}])
+def test_the_config_is_checked(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        RayConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_our_packages_come_from_one_folder() -> None:
+    check_packages()
+
+
+def test_a_package_of_the_same_name_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "__init__.py").touch()
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; from cluster.connection import connect; connect()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ValueError: package 'llm' comes from {tmp_path.resolve()} but 'cluster' from {ROOT}")
+
+
+def test_log_lines_name_the_speaker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    try:
+        set_up_logging("rank 0")
+        set_up_logging("rank 1 100%")
+        logging.getLogger("here").info("a line")
+        assert sum(handler.get_name() == LOG_HANDLER for handler in root.handlers) == 1
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert written.getvalue().endswith("[rank 1 100%] INFO here: a line\n")
+    assert written.getvalue().count("\n") == 1

@@ -1,0 +1,236 @@
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cluster.unit_queue import (
+    ActorStartError,
+    FatalUnitError,
+    QueueLimits,
+    QueueProgress,
+    QueueReport,
+    UnitResult,
+    actors_that_fit,
+    pool_size,
+    run_units,
+)
+from tests.cluster.fakes import DiesAtStart, FakeActor, FakeUnit, RaisesAtStart
+
+
+def make_actor(actor: type = FakeActor, *arguments: Any, num_cpus: float = 1) -> Any:
+    options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0}
+    return ray.remote(actor).options(**options).remote(*arguments)
+
+
+def good_units(count: int) -> list[FakeUnit]:
+    return [FakeUnit(f"{number:05d}") for number in range(count)]
+
+
+@dataclass
+class Run:
+    """Runs units and keeps what came of them."""
+
+    results: list[UnitResult] = field(default_factory=list)
+    progress: list[QueueProgress] = field(default_factory=list)
+    actors: list[Any] = field(default_factory=list)
+
+    def __call__(
+        self,
+        units: Any,
+        *,
+        num_actors: int = 1,
+        limits: QueueLimits | None = None,
+        start: Callable[[], Any] = make_actor,
+        on_result: Callable[[UnitResult], None] | None = None,
+    ) -> QueueReport:
+        def start_actor() -> Any:
+            self.actors.append(start())
+            return self.actors[-1]
+
+        return run_units(
+            units,
+            start_actor=start_actor,
+            num_actors=num_actors,
+            limits=limits or QueueLimits(),
+            on_result=on_result or self.results.append,
+            on_progress=self.progress.append,
+        )
+
+    @property
+    def done_ids(self) -> list[str]:
+        return sorted(result.value[0] for result in self.results)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestUnits:
+    def test_every_unit_is_done_once(self) -> None:
+        run = Run()
+        report = run(good_units(500), num_actors=2)
+        assert (report.done, report.failed, report.retries, report.actor_deaths) == (500, [], 0, 0)
+        assert run.done_ids == [unit.unit_id for unit in good_units(500)]
+        assert len({result.value[1] for result in run.results}) == 2
+        assert run.progress[-1].done == 500
+
+    def test_no_units_need_no_actors(self) -> None:
+        run = Run()
+        assert run([]).done == 0
+        assert run.actors == []
+
+    def test_bad_units_are_tried_three_times_and_the_rest_is_done(self) -> None:
+        bad = [FakeUnit("raises", "raise"), FakeUnit("dies", "die"), FakeUnit("mends", "raise", last_bad_attempt=2)]
+        run = Run()
+        report = run([*bad, *good_units(20)], num_actors=2)
+        failed = {unit.unit_id: unit for unit in report.failed}
+        assert sorted(failed) == ["dies", "raises"]
+        assert failed["raises"].error == "OSError: raises: disk on fire, attempt 3"
+        assert "process has died" in failed["dies"].error
+        assert "\n" not in failed["dies"].error
+        assert [unit.attempts for unit in report.failed] == [3, 3]
+        assert report.done == 21
+        assert report.retries == 6
+        assert report.actor_deaths == 3
+        assert {result.unit.unit_id: result.attempt for result in run.results}["mends"] == 3
+
+    def test_a_hanging_unit_is_killed_at_its_limit(self) -> None:
+        run = Run()
+        report = run([FakeUnit("hangs", "hang"), *good_units(10)], limits=QueueLimits(max_tries=2, unit_seconds=1.0))
+        assert [(unit.unit_id, unit.error) for unit in report.failed] == [("hangs", "no result after 1 s")]
+        assert report.done == 10
+        assert report.actor_deaths == 0
+
+    def test_a_retried_unit_goes_to_the_back(self) -> None:
+        run = Run()
+        run([FakeUnit("again", "raise", last_bad_attempt=1), *good_units(10)])
+        assert run.results[-1].value[0] == "again"
+
+    def test_a_killed_actor_is_replaced_and_its_unit_done_once(self, tmp_path: Path) -> None:
+        killed: list[int] = []
+        run = Run()
+
+        def kill_another(result: UnitResult) -> None:
+            run.results.append(result)
+            others = {int(path.read_text()) for path in tmp_path.iterdir()} - {result.value[1]}
+            if len(run.results) >= 10 and not killed and others:
+                killed.append(others.pop())
+                os.kill(killed[0], signal.SIGKILL)
+
+        units = [FakeUnit(unit.unit_id, seconds=0.02) for unit in good_units(100)]
+        report = run(units, num_actors=2, start=lambda: make_actor(FakeActor, str(tmp_path)), on_result=kill_another)
+        assert killed
+        assert report.actor_deaths == report.retries == 1
+        assert (report.done, report.failed) == (100, [])
+        assert run.done_ids == [unit.unit_id for unit in units]
+
+    def test_a_fatal_unit_stops_the_job_and_its_actors(self) -> None:
+        run = Run()
+        with pytest.raises(FatalUnitError, match="00000: all is lost"):
+            run([FakeUnit("00000", "fatal"), *[FakeUnit("hangs", "hang")] * 3])
+        self.assert_killed(run.actors)
+
+    def test_an_exception_in_the_driver_kills_the_actors(self) -> None:
+        def interrupt(result: UnitResult) -> None:
+            raise KeyboardInterrupt
+
+        run = Run()
+        with pytest.raises(KeyboardInterrupt):
+            run(good_units(5), on_result=interrupt)
+        self.assert_killed(run.actors)
+
+    def test_units_are_read_as_they_are_needed(self) -> None:
+        taken = 0
+        most_ahead = 0
+
+        def read() -> Iterator[FakeUnit]:
+            nonlocal taken
+            for unit in good_units(300):
+                taken += 1
+                yield unit
+
+        def count(result: UnitResult) -> None:
+            nonlocal most_ahead
+            run.results.append(result)
+            most_ahead = max(most_ahead, taken - len(run.results))
+
+        run = Run()
+        assert run(read(), on_result=count).done == 300
+        assert most_ahead == 2  # one with the actor and one read ahead
+
+    def test_progress_is_told_while_nothing_happens(self) -> None:
+        run = Run()
+        run([FakeUnit("slow", seconds=1.8)])
+        assert sum(progress.running == 1 and progress.done == 0 for progress in run.progress) >= 3
+
+    @staticmethod
+    def assert_killed(actors: list[Any]) -> None:
+        for actor in actors:
+            with pytest.raises(ray.exceptions.RayActorError):
+                ray.get(actor.ready.remote(), timeout=10)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+class TestStarts:
+    def test_an_actor_that_raises_at_its_start_gives_its_own_reason(self) -> None:
+        with pytest.raises(ActorStartError, match=r"3 actors .* ValueError: weights.pt"):
+            Run()(good_units(5), start=lambda: make_actor(RaisesAtStart))
+
+    def test_an_actor_that_dies_at_its_start_stops_the_job(self) -> None:
+        start = time.monotonic()
+        with pytest.raises(ActorStartError, match=r"2 actors .* process has died"):
+            Run()(good_units(5), start=lambda: make_actor(DiesAtStart), limits=QueueLimits(max_failed_starts=2))
+        assert time.monotonic() - start < 20
+
+    def test_an_actor_may_not_start_for_ever(self) -> None:
+        limits = QueueLimits(start_seconds=1.0, max_failed_starts=1)
+        with pytest.raises(ActorStartError, match="not ready after 1 s"):
+            Run()(good_units(5), start=lambda: make_actor(FakeActor, "", 60.0), limits=limits)
+
+    def test_a_slow_start_is_not_a_missing_actor(self) -> None:
+        limits = QueueLimits(no_actor_seconds=4.0)
+        assert Run()(good_units(2), start=lambda: make_actor(FakeActor, "", 5.0), limits=limits).done == 2
+
+    def test_a_cluster_without_room_is_said(self) -> None:
+        with pytest.raises(ActorStartError, match="no room"):
+            Run()(good_units(5), start=lambda: make_actor(num_cpus=100), limits=QueueLimits(no_actor_seconds=1.0))
+
+    def test_fewer_actors_than_asked_for_do_the_work(self, caplog: pytest.LogCaptureFixture) -> None:
+        run = Run()
+        units = [FakeUnit(unit.unit_id, seconds=0.2) for unit in good_units(20)]
+        limits = QueueLimits(start_seconds=3.0)  # shorter than the job, in which two of three actors only wait
+        report = run(units, num_actors=3, start=lambda: make_actor(num_cpus=3), limits=limits)
+        assert (report.done, report.actor_deaths, caplog.messages) == (20, 0, [])
+        assert max(progress.running for progress in run.progress) == 1
+
+    def test_pool_size_is_what_the_cluster_holds(self) -> None:
+        assert pool_size(0, num_cpus_per_actor=1) == 4
+        assert pool_size(0, num_cpus_per_actor=3) == 1
+        assert pool_size(50, num_cpus_per_actor=1) == 50
+        with pytest.raises(ValueError, match=r"needs 5 CPU and 0 GPU on one machine.* 4 CPU and 0 GPU"):
+            pool_size(0, num_cpus_per_actor=5)
+
+
+def test_an_actor_needs_its_resources_on_one_machine() -> None:
+    nodes = [{"CPU": 3.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 8.0}, {"CPU": 16.0}]
+    assert actors_that_fit(nodes, {"CPU": 2, "GPU": 1}) == 1
+    assert actors_that_fit(nodes, {"CPU": 2, "GPU": 0}) == 9
+    assert actors_that_fit([{"CPU": 0.3}], {"CPU": 0.1}) == 3
+    with pytest.raises(ValueError, match="some CPU or GPU"):
+        actors_that_fit(nodes, {"CPU": 0, "GPU": 0})
+
+
+@pytest.mark.parametrize("key", ["max_tries", "max_losses", "max_failed_starts", "unit_seconds", "no_actor_seconds"])
+def test_limits_are_positive(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}=0"):
+        QueueLimits(**{key: 0})
+
+
+def test_a_pool_needs_an_actor() -> None:
+    with pytest.raises(ValueError, match="num_actors=0"):
+        Run()([], num_actors=0)

@@ -1,0 +1,135 @@
+"""A real `ray start --head` with token authentication, and jobs submitted to it from a shell's point of view."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+RAY = str(Path(sys.executable).with_name("ray"))
+CLIENT_PORTS = range(10_002, 20_000)  # where Ray puts its workers, so no port of ours may be
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How `ray job submit` ended: its own exit code and all it printed, the job's output among it."""
+
+    exit_code: int
+    logs: str
+
+
+@dataclass(frozen=True)
+class RayHead:
+    address: str
+    """[host:port] For `connect` and RAY_ADDRESS."""
+    dashboard: str
+    """[URL] For `ray job submit`."""
+    token_path: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that may talk to this cluster, and to no other."""
+        return ray_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path)})
+
+    def submit(
+        self,
+        entrypoint: Sequence[str],
+        working_dir: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_seconds: float = 300.0,
+    ) -> JobOutcome:
+        """Run `ray job submit` and wait for the job's end; `environment` replaces the one that holds the token."""
+        command = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", str(working_dir), "--"]
+        done = subprocess.run(
+            [*command, *entrypoint],
+            env=dict(self.environment if environment is None else environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+        return JobOutcome(done.returncode, done.stdout)
+
+
+def ray_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with these settings in the place of all of Ray's."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return {**inherited, "RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0", **settings}
+
+
+@contextlib.contextmanager
+def ray_head(*, num_cpus: int = 2, object_store_mib: int = 128) -> Iterator[RayHead]:
+    """Run a head node with a job server on free ports; stop it, and nothing else, at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets have long names below it
+    token_path = folder / "token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(secrets.token_hex(32))
+    port, dashboard_port, client_port, agent_port = _free_ports(4)
+    head = RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", token_path)
+    options = {
+        "node-ip-address": "127.0.0.1",
+        "port": port,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard_port,
+        "ray-client-server-port": client_port,
+        "dashboard-agent-listen-port": agent_port,
+        "temp-dir": folder / "tmp",
+        "num-cpus": num_cpus,
+        "object-store-memory": object_store_mib * 1024 * 1024,
+    }
+    command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "head.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait_for_jobs_server(head, process, folder / "head.log")
+        yield head
+    finally:
+        _stop(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            if listener.getsockname()[1] not in CLIENT_PORTS:
+                ports.append(listener.getsockname()[1])
+        return ports
+
+
+def _wait_for_jobs_server(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> None:
+    token = {"Authorization": f"Bearer {head.token_path.read_text()}"}
+    request = urllib.request.Request(f"{head.dashboard}/api/jobs/", headers=token)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5) as reply:
+            if reply.status == 200 and "Ray runtime started" in log.read_text(errors="replace"):
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"`ray start --head` gave no job server: {log.read_text(errors='replace')[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()  # with --block it takes its cluster's processes with it
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
