@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ _MAX_RESAMPLE_TAPS = 20_000_000  # the filter bank of a rate like 44,101 Hz woul
 _UNKNOWN_FRAMES = 2**62  # libsndfile states 2^63 - 1 for a stream whose header was never completed
 _STREAMED_WAV_BYTES = 0x7FFF_F000  # writers to a pipe state this much or more, not knowing the size
 _MAX_OGG_PAGE_BYTES = 65_307
+_OPEN_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a folder",
+    PermissionError: "permission denied",
+}
 _STREAM_HEAD = re.compile(rb"fLaC\0\0\0\x22|\x01vorbis|OpusHead|(?:Xing|Info)\0\0\0|WAVEfmt ")
 
 Stage = Literal["open", "format", "rate", "length", "decode", "samples"]
@@ -44,7 +50,7 @@ class Segment:
     """Path or URI, as `open_file` takes it."""
     start_seconds: float = 0.0
     duration_seconds: float | None = None
-    """None: up to the recording's end."""
+    """None: up to the recording's end. Where a corpus states it, give it: a recording that lasts less is rejected."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start_seconds) and self.start_seconds >= 0):
@@ -124,41 +130,46 @@ def probe_seconds(recording: str, *, open_file: OpenFile = open_local) -> float:
 
 def _read_segment(segment: Segment, limit_samples: int, channel: str, open_file: OpenFile) -> Tensor:
     """Return at most the first `limit_samples` 16 kHz samples of a segment, float32 [samples]."""
-    recording = segment.recording
-    with _open_sound(recording, open_file) as (sound, file):
+    with _open_sound(segment.recording, open_file) as (sound, file):
         rate_hz = sound.samplerate
-        start = round(segment.start_seconds * rate_hz)
-        is_unknown = sound.frames >= _UNKNOWN_FRAMES
-        available = sound.frames - start
-        asked = available if segment.duration_seconds is None else round(segment.duration_seconds * rate_hz)
-        slack = round(SEGMENT_SLACK_SECONDS * rate_hz)
-        stated_end = (start + asked) / rate_hz
-        if available <= 0 or asked > available + slack:
-            span = f"{segment.start_seconds:g} s to " + (f"{stated_end:g} s" if available > 0 else "its end")
-            raise AudioError(recording, "length", f"lasts {sound.frames / rate_hz:g} s, asked for {span}")
-
         # The resampling filter reaches a few samples past the cut.
-        enough = math.ceil((limit_samples + 16) * rate_hz / SAMPLE_RATE_HZ) + 16
-        count = min(asked, available, enough)
-        preroll = min(start, round(OPUS_PREROLL_SECONDS * rate_hz)) if sound.subtype == "OPUS" else 0
-        if start - preroll:
-            sound.seek(start - preroll)
-        frames = sound.read(preroll + count, dtype="float32", always_2d=True)[preroll:]
-
-        expected = count - slack if is_unknown and segment.duration_seconds is not None else count
-        if len(frames) == 0 or (len(frames) < expected and not (is_unknown and segment.duration_seconds is None)):
-            reason = f"gave {len(frames)} of {count} frames from {segment.start_seconds:g} s on"
-            raise AudioError(recording, "decode", reason)
-        if segment.duration_seconds is None and len(frames) < enough:
-            _check_single_stream(file, recording)
+        limit = math.ceil((limit_samples + 16) * rate_hz / SAMPLE_RATE_HZ) + 16
+        frames = _decode(sound, segment, limit)
+        if segment.duration_seconds is None and len(frames) < limit:
+            _check_single_stream(file, segment.recording)
 
     mono = frames[:, 0] if channel == "first" else frames.mean(axis=1)
     wave = torch.from_numpy(mono.copy())
     if not wave.isfinite().all():
         place = segment.start_seconds + int((~wave.isfinite()).nonzero()[0]) / rate_hz
-        raise AudioError(recording, "samples", f"not a finite number at {place:g} s")
+        raise AudioError(segment.recording, "samples", f"not a finite number at {place:g} s")
     resampled: Tensor = resample(wave, rate_hz, SAMPLE_RATE_HZ)
     return resampled[:limit_samples]
+
+
+def _decode(sound: "_SoundFile", segment: Segment, limit: int) -> np.ndarray:
+    """Return at most `limit` frames of a segment at the recording's own rate, float32 [frames, channels]."""
+    rate_hz = sound.samplerate
+    start = round(segment.start_seconds * rate_hz)
+    available = sound.frames - start
+    asked = available if segment.duration_seconds is None else round(segment.duration_seconds * rate_hz)
+    slack = round(SEGMENT_SLACK_SECONDS * rate_hz)
+    if available <= 0 or asked > available + slack:
+        end = "its end" if segment.duration_seconds is None else f"{(start + asked) / rate_hz:g} s"
+        reason = f"lasts {sound.frames / rate_hz:g} s, asked for {segment.start_seconds:g} s to {end}"
+        raise AudioError(segment.recording, "length", reason)
+
+    count = least = min(asked, available, limit)
+    if sound.frames >= _UNKNOWN_FRAMES:  # the end shows only when it comes
+        least = 1 if segment.duration_seconds is None else count - slack
+    preroll = min(start, round(OPUS_PREROLL_SECONDS * rate_hz)) if sound.subtype == "OPUS" else 0
+    if start > preroll:
+        sound.seek(start - preroll)
+    frames: np.ndarray = sound.read(preroll + count, dtype="float32", always_2d=True)[preroll:]
+    if len(frames) < max(least, 1):
+        reason = f"gave {len(frames)} of {count} frames from {segment.start_seconds:g} s on"
+        raise AudioError(segment.recording, "decode", reason)
+    return frames
 
 
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
@@ -175,7 +186,7 @@ class _WatchedFile:
         self._file = file
         self.error: OSError | None = None
 
-    def read(self, count: int = -1) -> bytes:
+    def read(self, count: int) -> bytes:
         try:
             return self._file.read(count)
         except OSError as error:
@@ -195,7 +206,7 @@ def _open_sound(recording: str, open_file: OpenFile) -> Iterator[tuple[_SoundFil
     try:
         file = open_file(recording)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise AudioError(recording, "open", error.strerror or type(error).__name__) from error
+        raise AudioError(recording, "open", _OPEN_REASONS.get(type(error), str(error))) from error
     with file:
         watched = _WatchedFile(file)
         try:
@@ -235,8 +246,9 @@ def _check_header(sound: _SoundFile, recording: str) -> None:
 
 def _check_single_stream(file: _WatchedFile, recording: str) -> None:
     """Of files appended to each other libsndfile silently reads the first."""
+    size = file.seek(0, 2)
     file.seek(0)
-    if len(_STREAM_HEAD.findall(file.read())) > 1:
+    if len(_STREAM_HEAD.findall(file.read(size))) > 1:
         raise AudioError(recording, "format", "several sound files in one; only the first would be heard")
 
 
@@ -267,7 +279,7 @@ def _check_ogg_end(file: _WatchedFile, recording: str) -> None:
     """The last page must be complete and marked as the end of its stream (RFC 3533)."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _MAX_OGG_PAGE_BYTES))
-    tail = file.read()
+    tail = file.read(_MAX_OGG_PAGE_BYTES)
     page = tail[max(0, tail.rfind(b"OggS")) :]
     is_complete = len(page) > 27 and 27 + page[26] + sum(page[27 : 27 + page[26]]) == len(page)
     if not (is_complete and page[5] & 4):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pyarrow.fs import LocalFileSystem
 from torchaudio.functional import resample
 
 from encoders.audio import (
@@ -73,6 +74,17 @@ def test_segment_is_a_slice_of_the_full_decode(tmp_path: Path, kind: str) -> Non
     clip = load_clip([Segment(path, 12.34, 3.5)])
     start = round(12.34 * SAMPLE_RATE_HZ)
     torch.testing.assert_close(clip, decode(path)[start : start + 56_000, 0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_storage_other_than_local_files_gives_the_same_samples(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"a.{kind}", sweep(3))
+    segments = [Segment(path), Segment(path, 1.5, 1)]
+    clip = load_clip(segments, open_file=LocalFileSystem().open_input_file)
+    assert torch.equal(clip, load_clip(segments))
+    assert probe_seconds(path, open_file=LocalFileSystem().open_input_file) == 3.0
+    with pytest.raises(AudioError, match="open: no such file"):
+        load_clip([Segment(f"{path}x")], open_file=LocalFileSystem().open_input_file)
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
@@ -144,7 +156,7 @@ def test_what_is_no_sound_file_is_rejected_in_the_same_words_each_time(tmp_path:
 
 def test_missing_recording_is_named(tmp_path: Path) -> None:
     error = rejected(str(tmp_path / "none.wav"))
-    assert (error.stage, error.reason) == ("open", "No such file or directory")
+    assert (error.stage, error.reason) == ("open", "no such file")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.recording, copy.stage, copy.reason, str(copy)) == (
         error.recording,
