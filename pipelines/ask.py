@@ -26,7 +26,7 @@ class AskConfig:
     question: str = MISSING
     """[text] What is asked about it."""
     whisper: str = ""
-    """[path|tiny] The Whisper encoder, if it has moved since the features were extracted; its weights must be the same."""
+    """[path|tiny] The Whisper encoder, if it has moved since extraction; its weights must be the same."""
     beats: str = ""
     """[path|tiny|none] The BEATs encoder, likewise."""
     num_beams: int = 4
@@ -70,7 +70,7 @@ def ask(config: AskConfig) -> str:
         name: dequantise(quantise(frames, recipe.codec), recipe.codec)
         for name, frames in encoder.encode([wave])[0].items()
     }
-    batch = make_batch([streams], [config.question], [])
+    batch = make_batch([streams], [config.question], [], frames=run.spec.frames)
     answer = run.model.generate(batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens)[0]
     print(answer)
     return answer

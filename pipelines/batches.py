@@ -23,6 +23,7 @@ from pipelines import storage
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import EXAMPLES, read_examples
 
+FRAME_RATE_HZ = 50
 COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -97,7 +98,12 @@ def micro_batches(batch: Sequence[tuple[int, int]], *, size: int) -> list[list[t
 
 
 def read_batch(
-    examples: ExampleSet, cache: FeatureCache, picked: Sequence[tuple[int, int]], *, prompt_seed: int | None
+    examples: ExampleSet,
+    cache: FeatureCache,
+    picked: Sequence[tuple[int, int]],
+    *,
+    frames: int,
+    prompt_seed: int | None,
 ) -> Batch:
     """Read the features of some (epoch, example index) and ask their questions.
 
@@ -105,6 +111,7 @@ def read_batch(
         examples: Where the indices point to.
         cache: Where the features lie.
         picked: What to read.
+        frames: How many frames of each stream are heard, from the clip's start.
         prompt_seed: Chooses among a task's prompts per example and epoch; None takes the first, as in evaluation.
     """
     rows = examples.rows([index for _, index in picked])
@@ -113,14 +120,16 @@ def read_batch(
         for row, (epoch, _) in zip(rows, picked, strict=True)
     ]
     streams = [cache.read(int(examples.positions[index])) for _, index in picked]
-    return make_batch(streams, questions, [row["answer"] for row in rows])
+    return make_batch(streams, questions, [row["answer"] for row in rows], frames=frames)
 
 
-def make_batch(streams: Sequence[dict[str, Tensor]], questions: Sequence[str], answers: Sequence[str]) -> Batch:
-    """Stack clips of different lengths, zeros after their ends, real lengths beside them."""
-    speech = torch.stack([clip["speech"] for clip in streams])
+def make_batch(
+    streams: Sequence[dict[str, Tensor]], questions: Sequence[str], answers: Sequence[str], *, frames: int
+) -> Batch:
+    """Stack the first frames of clips of different lengths, zeros after their ends, real lengths beside them."""
+    speech = torch.stack([clip["speech"][:frames] for clip in streams])
     if "audio" not in streams[0]:
         return Batch(speech, None, None, list(questions), list(answers))
-    audio = [clip["audio"] for clip in streams]
-    frames = torch.tensor([len(clip) for clip in audio])
-    return Batch(speech, pad_sequence(audio, batch_first=True), frames, list(questions), list(answers))
+    audio = [clip["audio"][:frames] for clip in streams]
+    lengths = torch.tensor([len(clip) for clip in audio])
+    return Batch(speech, pad_sequence(audio, batch_first=True), lengths, list(questions), list(answers))

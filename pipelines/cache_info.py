@@ -28,9 +28,8 @@ def cache_info(config: CacheInfoConfig) -> None:
     recipe, encoders = read_recipe(config.cache)
     units, planned = committed_units(config.cache), count_units(config.cache)
     print(f"cache      {config.cache}")
-    print(
-        f"recipe     {recipe.digest[:16]}  {recipe.codec}, {recipe.precision}, preprocessing {recipe.preprocessing_version}"
-    )
+    version = f"preprocessing {recipe.preprocessing_version}"
+    print(f"recipe     {recipe.digest[:16]}  {recipe.codec}, {recipe.precision}, {version}")
     for name, stream in recipe.streams.items():
         print(f"{name:<10} {stream.width} wide, 50 Hz, weights {stream.digest[:16]} ({encoders[name]})")
     nbytes = sum(_checked_nbytes(config.cache, unit) for unit in sorted(units))

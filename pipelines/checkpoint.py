@@ -30,12 +30,13 @@ STATE, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "aligner.safetensors", "optim
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is needed to build a run's model and to hear with it: run.json."""
+    """What is needed to build a run's model and to hear with it: run.json. `frames` of each stream are heard."""
 
     recipe: Recipe
     encoders: Mapping[str, str]
     llm: str
     dtype: str
+    frames: int
     aligner: AlignerConfig
     lora: LoraSettings
 
@@ -60,6 +61,7 @@ class RunSpec:
                 content["encoders"],
                 content["llm"],
                 content["dtype"],
+                content["frames"],
                 AlignerConfig(**content["aligner"]),
                 LoraSettings(**content["lora"]),
             )

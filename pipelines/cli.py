@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.config import describe_keys, load_config
-from pipelines.errors import JobIncomplete
+from pipelines.errors import JobIncompleteError
 
 USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError)
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         return _run(words)
-    except JobIncomplete as error:
+    except JobIncompleteError as error:
         return _fail(error, debug, code=1)
     except USER_ERRORS as error:
         return _fail(error, debug, code=2)

@@ -6,6 +6,7 @@ unit in brackets: `\"\"\"[seconds] Audio covered by one window.\"\"\"`. OmegaCon
 
 import ast
 import inspect
+import itertools
 import textwrap
 import typing
 from collections.abc import Sequence
@@ -147,7 +148,7 @@ def _field_docs(config_type: type) -> dict[str, str]:
     docs: dict[str, str] = {}
     for base in reversed(config_type.__mro__[:-1]):
         body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]).body
-        for field, below in zip(body, body[1:], strict=False):
+        for field, below in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                 match below:
                     case ast.Expr(ast.Constant(str(text))):

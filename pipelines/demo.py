@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
 from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate
 from pipelines.extract import ExtractConfig, ExtractReport, extract
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import Clip, count_clips, read_clips
+from pipelines.manifest import Clip, count_clips, read_clips, read_examples
 from pipelines.progress import Progress
 from pipelines.report import (
     Picture,
@@ -339,16 +340,12 @@ def _draw_clips(folders: DemoFolders) -> Picture:
     """Draw two spoken phrases and two sounds beside their features."""
     clips: list[Clip] = []
     for corpus in ("librispeech", "events"):
-        of_corpus = (
-            clip for clip in read_clips(folders.manifest) if clip.corpus == corpus and clip.split in TEST_SPLITS
-        )
-        clips += [clip for clip, _ in zip(of_corpus, range(2), strict=False)]
+        held_out = (clip for clip in read_clips(folders.manifest) if clip.split in TEST_SPLITS)
+        clips += islice((clip for clip in held_out if clip.corpus == corpus), 2)
     cache = FeatureCache(folders.cache)
     positions = cache.positions([clip.clip_id for clip in clips])
-    answers = {
-        prediction["clip_id"]: prediction["reference"] for prediction in reversed(_predictions(folders, "stage3"))
-    }
-    titles = [answers[clip.clip_id] for clip in clips]
+    said = {example.clip_id: example.answer for example in reversed(list(read_examples(folders.manifest)))}
+    titles = [said[clip.clip_id] for clip in clips]
     return draw_streams(
         {title: load_clip(clip.located()) for title, clip in zip(titles, clips, strict=True)},
         {title: cache.read(int(position)) for title, position in zip(titles, positions, strict=True)},

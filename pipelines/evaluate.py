@@ -105,7 +105,8 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     with (progress or Progress()).phase("evaluate", unit="examples", total=len(examples)) as phase:
         for first in range(0, len(examples), config.batch_examples):
             indices = range(first, min(first + config.batch_examples, len(examples)))
-            batch = read_batch(examples, cache, [(0, index) for index in indices], prompt_seed=None)
+            picked = [(0, index) for index in indices]
+            batch = read_batch(examples, cache, picked, frames=run.spec.frames, prompt_seed=None)
             answers = run.model.generate(
                 batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens
             )

@@ -5,7 +5,6 @@ import math
 import shlex
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -19,7 +18,7 @@ from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import Codec
 from pipelines import storage
 from pipelines.config import save_config, to_yaml
-from pipelines.errors import JobIncomplete
+from pipelines.errors import JobIncompleteError
 from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
 from pipelines.feature_cache import committed_units
 from pipelines.manifest import count_clips, read_clips
@@ -81,7 +80,7 @@ class ExtractReport:
     seconds: float = 0.0
     retries: int = 0
     actor_deaths: int = 0
-    parts: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, float] = field(default_factory=dict)
 
     def add(self, stats: UnitStats) -> None:
         """Count a committed shard."""
@@ -90,7 +89,8 @@ class ExtractReport:
         self.rejects += stats.shard.rejects
         self.hours += stats.shard.seconds / 3600
         self.nbytes += stats.shard.nbytes
-        self.parts.update(stats.parts)
+        for part, seconds in stats.parts.items():
+            self.parts[part] = self.parts.get(part, 0.0) + seconds
 
     def note(self, seconds: float) -> str:
         """Say in a few words how it goes."""
@@ -103,7 +103,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
 
     Raises:
         ValueError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
-        JobIncomplete: If units failed or too many clips were rejected; what was committed stays.
+        JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
     if count_clips_checked(config.manifest) == 0:
         raise ValueError(f"{config.manifest}: the manifest holds no clips")
@@ -124,7 +124,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         _record_job(config, started, report)
     missing = sorted(set(range(report.planned_units)) - committed_units(config.cache))
     if missing:
-        raise JobIncomplete(f"{config.cache}: {len(missing)} shards are missing: {_listing(missing)}")
+        raise JobIncompleteError(f"{config.cache}: {len(missing)} shards are missing: {_listing(missing)}")
     print(f"{config.cache}: {report.units} shards written; {report.note(report.seconds)}, {report.seconds:.1f} s")
     return report
 
@@ -174,7 +174,7 @@ def _run(
             report.add(result.value)
             phase.update(report.units, note=report.note(time.monotonic() - phase.start))
             if known_rejects + report.rejects > allowed:
-                raise JobIncomplete(_too_many_rejects(config, known_rejects + report.rejects, planned_clips))
+                raise JobIncompleteError(_too_many_rejects(config, known_rejects + report.rejects, planned_clips))
 
         queue = run_units(
             read_units(config.cache, skip=done),
@@ -185,7 +185,7 @@ def _run(
         )
     report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
     if queue.failed:
-        raise JobIncomplete(_failures(config.cache, queue))
+        raise JobIncompleteError(_failures(config.cache, queue))
 
 
 def count_rejects(cache: str, units: frozenset[int] | set[int]) -> int:

@@ -78,7 +78,7 @@ def file_nbytes(uri: str) -> int:
 
 
 def list_names(uri: str, suffix: str = "") -> list[str]:
-    """Return the sorted names of the finished files in a folder (none if it does not exist), temporary ones left out."""
+    """Return the sorted names of a folder's finished files, temporary ones left out; none if it does not exist."""
     filesystem, path = resolve(uri)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     names = (info.base_name for info in infos if info.type == fs.FileType.File)
@@ -86,7 +86,7 @@ def list_names(uri: str, suffix: str = "") -> list[str]:
 
 
 def list_folders(uri: str) -> list[str]:
-    """Return the sorted names of the folders in a folder (none if it does not exist), temporary ones left out."""
+    """Return the sorted names of the folders in a folder; none if it does not exist."""
     filesystem, path = resolve(uri)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     names = (info.base_name for info in infos if info.type == fs.FileType.Directory)

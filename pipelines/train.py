@@ -22,10 +22,10 @@ from cluster.connection import connect
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import load_examples
+from pipelines.batches import FRAME_RATE_HZ, load_examples
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
 from pipelines.config import first_difference, save_config, to_yaml
-from pipelines.errors import JobIncomplete
+from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
 from pipelines.progress import Phase, Progress
@@ -50,7 +50,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
 
     Raises:
         ValueError: If the data, the LLM or the run's folder do not fit the config.
-        JobIncomplete: If the workers failed for good; checkpoints stay.
+        JobIncompleteError: If the workers failed for good; checkpoints stay.
     """
     start = time.monotonic()
     _check_run_folder(config)
@@ -74,7 +74,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
     ):
         _fit(config)
     if complete_steps(config.run)[-1:] != [config.steps]:
-        raise JobIncomplete(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
+        raise JobIncompleteError(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
     last = read_metrics(config.run)[-1]
     seconds = time.monotonic() - start
     print(f"{config.run}: {config.steps} steps in {seconds:.1f} s, loss {last['loss']:.3f}, {len(examples)} examples")
@@ -117,7 +117,8 @@ def _write_run(config: TrainConfig, cache: FeatureCache) -> None:
         llm_width=llm_width(llm),
         **vars(config.qformer),
     )
-    spec = RunSpec(cache.recipe, cache.encoders, config.llm, config.precision, aligner, config.lora)
+    frames = round(config.heard_seconds * FRAME_RATE_HZ)
+    spec = RunSpec(cache.recipe, cache.encoders, config.llm, config.precision, frames, aligner, config.lora)
     spec.write(config.run)
     save_config(config, storage.join(config.run, "config.yaml"))
 
@@ -204,4 +205,4 @@ def _fit(config: TrainConfig) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         reasons = getattr(error, "worker_failures", None) or {0: error}
-        raise JobIncomplete(f"{config.run}: training failed: {next(iter(reasons.values()))}") from error
+        raise JobIncompleteError(f"{config.run}: training failed: {next(iter(reasons.values()))}") from error

@@ -40,7 +40,7 @@ class TrainConfig:
     run: str = MISSING
     """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint."""
     llm: str = MISSING
-    """[path|tiny] Hugging Face folder of a causal language model; tiny: a small seeded random one, made from the texts."""
+    """[path|tiny] Hugging Face folder of a causal language model; tiny: a small seeded random one."""
     init_from: str = ""
     """[URI] Run of the stage before, whose aligner, adapter and tiny LLM this one starts from; empty: from scratch."""
     splits: list[str] = field(default_factory=lambda: ["train"])
@@ -53,6 +53,8 @@ class TrainConfig:
     """[examples] Global batch of a step, over all workers."""
     micro_batch_examples: int = 8
     """[examples] What one worker computes at a time; a global batch is cut into such parts."""
+    heard_seconds: float = 30.0
+    """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on."""
     max_answer_tokens: int = 300
     """[tokens] Longer answers are cut."""
     lora_scaling: float = 1.0
@@ -93,6 +95,8 @@ class TrainConfig:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+        if not 1.0 <= self.heard_seconds <= 30.0:
+            raise ValueError(f"heard_seconds={self.heard_seconds}: must lie between 1 and 30")
 
 
 class MetricsLog:
@@ -149,7 +153,8 @@ class TrainWorker:
             tasks=config.tasks,
             max_missing_fraction=config.max_missing_fraction,
         )
-        self.model = RunSpec.read(config.run).build(config.run, device=str(device), seed=config.seed)
+        self.spec = RunSpec.read(config.run)
+        self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
         self.parameters = self.model.trainable_parameters()
@@ -197,7 +202,10 @@ class TrainWorker:
         )
         parts = list(enumerate(micro_batches(picked, size=config.micro_batch_examples)))
         mine = parts[self.rank :: self.world]
-        return [(number, read_batch(self.examples, self.cache, part, prompt_seed=config.seed)) for number, part in mine]
+        frames, seed = self.spec.frames, config.seed
+        return [
+            (number, read_batch(self.examples, self.cache, part, frames=frames, prompt_seed=seed)) for number, part in mine
+        ]
 
     def _train_step(self, batches: Sequence[tuple[int, Batch]], tally: Tally) -> None:
         counts = torch.zeros(3, device=self.device)

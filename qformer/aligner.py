@@ -13,13 +13,9 @@ from qformer.windows import CLIP_FRAMES, count_windows, frames_of
 
 
 @dataclass(frozen=True)
-class AlignerConfig:
-    speech_width: int
-    """[channels] Width of the speech stream: 1280 for Whisper large-v2."""
-    audio_width: int | None
-    """[channels] Width of the audio stream: 768 for BEATs; None to hear the speech stream alone."""
-    llm_width: int
-    """[channels] Width of the LLM's embeddings: 5120 for Vicuna-13B."""
+class QFormerConfig:
+    """What a user may choose about the aligner; the widths around it are given by the encoders and the LLM."""
+
     num_queries: int = 1
     """[count] Audio tokens made of one window."""
     window_seconds: float = 0.333333
@@ -38,8 +34,7 @@ class AlignerConfig:
     """[probability] Dropout on the Q-Former's hidden values and attention weights while training."""
 
     def __post_init__(self) -> None:
-        sizes = ("speech_width", "llm_width", "num_queries", "num_layers", "hidden_width", "num_heads", "ffn_width")
-        for name in (*sizes, *(("audio_width",) if self.audio_width is not None else ())):
+        for name in ("num_queries", "num_layers", "hidden_width", "num_heads", "ffn_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.hidden_width % self.num_heads:
@@ -57,6 +52,22 @@ class AlignerConfig:
     @property
     def stride_frames(self) -> int:
         return frames_of(self.stride_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignerConfig(QFormerConfig):
+    speech_width: int
+    """[channels] Width of the speech stream: 1280 for Whisper large-v2."""
+    audio_width: int | None
+    """[channels] Width of the audio stream: 768 for BEATs; None to hear the speech stream alone."""
+    llm_width: int
+    """[channels] Width of the LLM's embeddings: 5120 for Vicuna-13B."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("speech_width", "audio_width", "llm_width"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
 
 
 class Aligner(nn.Module):

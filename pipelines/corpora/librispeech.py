@@ -1,4 +1,4 @@
-"""LibriSpeech (OpenSLR 12): `<split>/<speaker>/<chapter>/<utterance>.flac`, one `.trans.txt` a chapter, SPEAKERS.TXT."""
+"""LibriSpeech (OpenSLR 12): `<split>/<speaker>/<chapter>/<utterance>.flac`, a `.trans.txt` a chapter, SPEAKERS.TXT."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -153,7 +153,7 @@ def test_librispeech_split_that_is_not_there_is_named(tmp_path):
     root = write_librispeech(tmp_path / "LibriSpeech")
     with pytest.raises(ValueError, match="no split 'dev'; found test-x, train-x"):
         prepare_librispeech(LibriSpeechConfig(root=str(root), out=str(tmp_path / "m"), splits=["dev"]))
-    with pytest.raises(FileNotFoundError, match="root=.*absent: no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"root=.*absent: no such folder"):
         prepare_librispeech(LibriSpeechConfig(root=str(tmp_path / "absent"), out=str(tmp_path / "m")))
 
 

@@ -47,7 +47,7 @@ def test_relative_path_and_file_uri_are_the_same_file(tmp_path, monkeypatch):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="absent.bin"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.bin"):
         storage.read_bytes(str(tmp_path / "absent.bin"))
     with pytest.raises(ValueError, match="gopher"):
         storage.resolve("gopher://x/y")
