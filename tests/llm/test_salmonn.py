@@ -169,7 +169,12 @@ def _aligner(audio_width: int | None = AUDIO_WIDTH, hidden_width: int = 24) -> A
     torch.manual_seed(0)
     return Aligner(
         AlignerConfig(
-            SPEECH_WIDTH, audio_width, 128, hidden_width=hidden_width, num_heads=4, ffn_width=2 * hidden_width
+            speech_width=SPEECH_WIDTH,
+            audio_width=audio_width,
+            llm_width=128,
+            hidden_width=hidden_width,
+            num_heads=4,
+            ffn_width=2 * hidden_width,
         )
     )
 
