@@ -265,13 +265,15 @@ class _Queue:
         while self.backlog or self.running:
             self._start_actors()
             self._hand_out()
+            if on_progress:
+                on_progress(self.progress())
             arrived, _ = ray.wait(list(self.flights), timeout=TICK_SECONDS)
             for reference in arrived:
                 self._receive(reference)
             if time.monotonic() - self.checked >= TICK_SECONDS:
                 self._check_clocks()
-            if on_progress:
-                on_progress(self.progress())
+        if on_progress:
+            on_progress(self.progress())
         assert self.done + len(self.failed) == self.backlog.taken, "a unit was lost or counted twice"
         return QueueReport(self.done, self.failed, self.retries, self.actor_deaths, time.monotonic() - start)
 

@@ -40,7 +40,7 @@ _OPEN_REASONS: dict[type[OSError], str] = {
 }
 _STREAM_HEAD = re.compile(rb"fLaC\0\0\0\x22|\x01vorbis|OpusHead|(?:Xing|Info)\0\0\0|WAVEfmt ")
 
-Stage = Literal["open", "format", "rate", "length", "decode", "samples"]
+Stage = Literal["open", "format", "rate", "length", "decode", "samples", "features"]
 OpenFile = Callable[[str], BinaryIO]
 
 

@@ -116,7 +116,7 @@ def read_batch(
     """
     rows = examples.rows([index for _, index in picked])
     questions = [
-        row["question"] or question_for(row["task"], example_id=row["example_id"], seed=prompt_seed, epoch=epoch)
+        question_for(row["task"], question=row["question"], example_id=row["example_id"], seed=prompt_seed, epoch=epoch)
         for row, (epoch, _) in zip(rows, picked, strict=True)
     ]
     streams = [cache.read(int(examples.positions[index])) for _, index in picked]

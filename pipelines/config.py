@@ -39,7 +39,9 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT
             merged = OmegaConf.merge(merged, update)
         config = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key}=… is needed: {_documented(config_type).get(error.full_key, '')}") from None
+        raise ValueError(
+            f"{error.full_key}=… is needed: {_documented(config_type).get(str(error.full_key), '')}"
+        ) from None
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise ValueError(f"unknown key {error.full_key}: {_first_line(error)}") from None
     except OmegaConfBaseException as error:

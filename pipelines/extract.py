@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import ray
-from cluster.unit_queue import QueueLimits, QueueReport, UnitResult, pool_size, run_units
 from omegaconf import MISSING
 
 from cluster.connection import RayConfig, connect
+from cluster.unit_queue import QueueLimits, QueueReport, UnitResult, pool_size, run_units
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import Codec
 from pipelines import storage

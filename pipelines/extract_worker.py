@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -69,7 +69,7 @@ class ExtractWorker:
         self.config = config
         self.encoder = load_encoder(config)
         self._decoders = ThreadPoolExecutor(DECODE_THREADS)
-        self._parts: Counter[str] = Counter()
+        self._parts: defaultdict[str, float] = defaultdict(float)
 
     def ready(self) -> None:
         """Answer once the weights are loaded."""
@@ -100,7 +100,8 @@ class ExtractWorker:
     ) -> Iterator[EncodedClip | RejectedClip]:
         good = [wave for wave in waves if isinstance(wave, Tensor)]
         features = iter(self.encoder.encode(good, batch_size=self.config.batch_clips) if good else [])
-        self._parts.update(self.encoder.timings if good else {})
+        for part, seconds in self.encoder.timings.items() if good else ():
+            self._parts[part] += seconds
         for clip, wave in zip(clips, waves, strict=True):
             yield RejectedClip(clip, wave) if isinstance(wave, AudioError) else self._stored(clip, wave, next(features))
 

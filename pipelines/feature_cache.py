@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -189,7 +189,7 @@ class FeatureCache:
         self.index = (
             ds.dataset(path, schema=schema, filesystem=filesystem, format="parquet").to_table().combine_chunks()
         )
-        self._shards: dict[str, IO[bytes]] = {}
+        self._shards: dict[str, BinaryIO] = {}
 
     def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return each clip's row in the index, -1 where the cache does not hold it."""

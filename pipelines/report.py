@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -14,7 +15,7 @@ from torch import Tensor
 from pipelines import storage
 
 INK, ACCENT, SOFT = "#1d2733", "#0f766e", "#94a3b8"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -126,11 +127,12 @@ def draw_scores(scores: Mapping[str, tuple[float, float]], *, caption: str) -> P
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 0.8 + 0.5 * len(scores)), layout="constrained")
         axis = figure.subplots()
-        for place, (score, chance) in enumerate(reversed(scores.values())):
+        names = list(reversed(list(scores)))
+        for place, (score, chance) in enumerate(scores[name] for name in names):
             axis.barh(place, score, color=ACCENT, height=0.6)
             axis.plot([chance, chance], [place - 0.38, place + 0.38], color="#b45309", linewidth=2)
             axis.text(score + 0.01, place, f"{100 * score:.0f} %", va="center")
-        axis.set(xlim=(0, 1.08), yticks=range(len(scores)), yticklabels=list(reversed(scores)))
+        axis.set(xlim=(0, 1.08), yticks=range(len(scores)), yticklabels=names)
         axis.set(xlabel="share of right answers, held-out recordings (orange: chance)")
         return _picture(figure, caption)
 

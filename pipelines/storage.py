@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,7 +93,7 @@ def list_folders(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
 
-def open_file(uri: str) -> IO[bytes]:
+def open_file(uri: str) -> BinaryIO:
     """Open a file for reading with random access.
 
     Raises:
@@ -103,7 +103,7 @@ def open_file(uri: str) -> IO[bytes]:
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
             return Path(path).open("rb")
-        return cast(IO[bytes], filesystem.open_input_file(path))
+        return cast(BinaryIO, filesystem.open_input_file(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
 

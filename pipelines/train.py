@@ -88,7 +88,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     there = yaml.safe_load(storage.read_bytes(uri))
     here: dict[str, Any] = yaml.safe_load(to_yaml(config))
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
-    difference = first_difference(*kept)
+    difference = first_difference(kept[0], kept[1])
     if difference:
         raise ValueError(f"{config.run} holds a run with another config: {difference}; give another run=…")
 

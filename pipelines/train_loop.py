@@ -204,7 +204,8 @@ class TrainWorker:
         mine = parts[self.rank :: self.world]
         frames, seed = self.spec.frames, config.seed
         return [
-            (number, read_batch(self.examples, self.cache, part, frames=frames, prompt_seed=seed)) for number, part in mine
+            (number, read_batch(self.examples, self.cache, part, frames=frames, prompt_seed=seed))
+            for number, part in mine
         ]
 
     def _train_step(self, batches: Sequence[tuple[int, Batch]], tally: Tally) -> None:

@@ -65,9 +65,10 @@ class RayHead:
 
 
 def ray_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with these settings in the place of all of Ray's."""
+    """Return this process's environment, this interpreter first in PATH, with these settings for all of Ray's."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return {**inherited, "RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0", **settings}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**inherited, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_COLOR_PREFIX": "0", **settings}
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def write_annotations(path: Path, entries: Sequence[dict]) -> Path:
 
 
 def write_tone_corpus(folder: Path, *, num_clips: int = 12, damaged: int = 0) -> Path:
-    """Write tones and train.jsonl/test rows about them: every clip says whether it is high or low, the last are damaged."""
+    """Write tones and a table of them: each clip says whether it is high or low, the last are damaged."""
     names = write_tones(folder / "audio", [1.0 + 0.25 * (number % 4) for number in range(num_clips)])
     for name in names[num_clips - damaged :]:
         (folder / "audio" / name).write_bytes((folder / "audio" / name).read_bytes()[:1000])

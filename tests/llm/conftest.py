@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,6 @@ from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
 from llm.tiny import write_tiny_llm
 
 WORDS = ("red", "blue", "green", "white", "black", "yellow", "brown", "pink")
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Models this small are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,6 @@ def test_a_pretrained_story_teller_loads_and_tells() -> None:
 @pytest.mark.weights
 @pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is absent")
 def test_a_sentencepiece_tokenizer_gives_the_official_ids() -> None:
-    pytest.importorskip("sentencepiece", reason="tokenizer.model is read by sentencepiece, which is not installed")
     folder = SHARED / "golden" / "llama_small"
     _, tokenizer = load_llm(folder)
     for case in json.loads((folder / "tokenizer_expected.json").read_text())["texts"]:

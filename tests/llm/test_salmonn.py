@@ -237,7 +237,6 @@ class Official:
 def official() -> Official:
     if not GOLDEN.exists():
         pytest.skip(f"{GOLDEN} is absent")
-    pytest.importorskip("sentencepiece", reason="tokenizer.model is read by sentencepiece, which is not installed")
     folder = GOLDEN / "salmonn_small"
     llm, tokenizer = load_llm(GOLDEN / "llama_small")
     llm = add_lora(llm, LoraSettings())
