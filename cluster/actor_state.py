@@ -17,5 +17,5 @@ def lost_its_node(actor: Any) -> bool:
     record = actors(actor._actor_id.hex())
     if not record:
         return False
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     return record["Address"]["NodeID"] not in alive

@@ -172,7 +172,7 @@ def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: 
     if requested:
         return requested
     wanted = {"CPU": num_cpus_per_actor, "GPU": num_gpus_per_actor}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = actors_that_fit(nodes, wanted)
     if fitting == 0:
         held = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "none"

@@ -1,18 +1,12 @@
-"""One thread of torch and one Ray for the whole test run."""
+"""One Ray for the whole test run, and one head node for the tests of submitted jobs."""
 
 from collections.abc import Iterator
 
 import pytest
 import ray
-import torch
 
 from cluster.connection import RayConfig, connect
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Networks this small gain nothing from more threads, and lose much on a machine that is busy."""
-    torch.set_num_threads(1)
+from tests.ray_head import RayHead, ray_head
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +15,10 @@ def ray_session() -> Iterator[None]:
     connect(RayConfig(address="local", num_cpus=4, object_store_mib=128))
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def job_head() -> Iterator[RayHead]:
+    """Start a head node with a job server and a token of its own; its tests carry `pytest.mark.ray`."""
+    with ray_head(num_cpus=4) as head:
+        yield head

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,10 +24,20 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How `ray job submit` ended: its own exit code and all it printed, the job's output among it."""
+    """How `ray job submit` ended."""
 
     exit_code: int
+    """Of the command itself: 0, or 1 whatever the job's own was."""
     logs: str
+    """All that the command printed, the job's output among it."""
+
+    @property
+    def job_exit_code(self) -> int | None:
+        """The exit code of the job's own program; None where it did not get to run."""
+        named = re.search(r"entrypoint command failed with exit code (\d+)", self.logs)
+        if named:
+            return int(named[1])
+        return 0 if self.exit_code == 0 else None
 
 
 @dataclass(frozen=True)
