@@ -23,19 +23,19 @@ TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
 
 @dataclass(frozen=True)
 class DemoSizes:
-    train_utterances: int = 400
+    train_utterances: int = 512
     """[count] Spoken training phrases, one of them damaged on purpose."""
     test_utterances: int = 64
     """[count] Spoken test phrases; a multiple of 8 is balanced exactly over the words."""
-    train_speakers: int = 16
+    train_speakers: int = 32
     """[count] Speakers of the training phrases, men and women in turn."""
-    test_speakers: int = 5
+    test_speakers: int = 8
     """[count] Speakers of the test phrases, none of whom is heard in training."""
-    train_clips: int = 240
+    train_clips: int = 128
     """[count] Training clips of sound events; a multiple of 8 is balanced exactly over the events."""
-    test_clips: int = 64
+    test_clips: int = 48
     """[count] Test clips of sound events."""
-    joined_examples: int = 16
+    joined_examples: int = 8
     """[count] Training captions about two clips, one after the other."""
 
     def __post_init__(self) -> None:

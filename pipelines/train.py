@@ -4,7 +4,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class TrainReport:
 
     steps: int
     loss: float
-    seconds: float
+    examples: int
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
@@ -52,7 +52,48 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
         ValueError: If the data, the LLM or the run's folder do not fit the config.
         JobIncompleteError: If the workers failed for good; checkpoints stay.
     """
+    return train_in_turn([config], progress)[0]
+
+
+def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = None) -> list[TrainReport]:
+    """Train several runs one after the other in the same workers, whose start costs as much as a short run.
+
+    A run may start from one before it. Workers, threads and Ray are those of the first. Raises as `train`.
+    """
     start = time.monotonic()
+    num_examples = [
+        _open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
+    ]
+    todo = [config for config in configs if not _is_complete(config)]
+    for config in configs:
+        if config not in todo:
+            print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
+    if todo:
+        connect(todo[0].ray)
+        total = sum(config.steps for config in todo)
+        with (progress or Progress()).phase("train", unit="steps", total=total) as phase, _watched(todo, phase):
+            _fit(todo)
+    reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
+    for config, report in zip(configs, reports, strict=True):
+        if config in todo:
+            print(f"{config.run}: {report.steps} steps, loss {report.loss:.3f}, {report.examples} examples")
+    if todo:
+        print(f"trained in {time.monotonic() - start:.1f} s, the workers' start included")
+    return reports
+
+
+def _is_complete(config: TrainConfig) -> bool:
+    return complete_steps(config.run)[-1:] == [config.steps]
+
+
+def _report(config: TrainConfig, num_examples: int) -> TrainReport:
+    if not _is_complete(config):
+        raise JobIncompleteError(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
+    return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], num_examples)
+
+
+def _open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
+    """Check everything that can be checked before a cluster is asked for; return the number of examples."""
     _check_run_folder(config)
     cache = FeatureCache(config.cache)
     examples = load_examples(
@@ -63,22 +104,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
         max_missing_fraction=config.max_missing_fraction,
     )
     _check_prompts(examples.table)
-    if complete_steps(config.run)[-1:] == [config.steps]:
-        print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
-        return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], 0.0)
-    _write_run(config, cache)
-    connect(config.ray)
-    with (
-        (progress or Progress()).phase("train", unit="steps", total=config.steps) as phase,
-        _watched(config.run, phase),
-    ):
-        _fit(config)
-    if complete_steps(config.run)[-1:] != [config.steps]:
-        raise JobIncompleteError(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
-    last = read_metrics(config.run)[-1]
-    seconds = time.monotonic() - start
-    print(f"{config.run}: {config.steps} steps in {seconds:.1f} s, loss {last['loss']:.3f}, {len(examples)} examples")
-    return TrainReport(config.steps, last["loss"], seconds)
+    _write_run(config, cache, pending)
+    return len(examples)
 
 
 def _check_run_folder(config: TrainConfig) -> None:
@@ -100,13 +127,13 @@ def _check_prompts(examples: pa.Table) -> None:
         question_for(task)
 
 
-def _write_run(config: TrainConfig, cache: FeatureCache) -> None:
+def _write_run(config: TrainConfig, cache: FeatureCache, pending: Sequence[str]) -> None:
     """Write the run's LLM (if tiny), description and config; a run that continues finds its own again."""
     if storage.file_exists(storage.join(config.run, "run.json")):
         return
     before = RunSpec.read(config.init_from) if config.init_from else None
     if before:
-        _check_start(config, before, cache)
+        _check_start(config, before, cache, pending)
     if config.llm == "tiny":
         _write_tiny_llm(config, before)
     llm = local_llm(config.run, config.llm)
@@ -123,9 +150,9 @@ def _write_run(config: TrainConfig, cache: FeatureCache) -> None:
     save_config(config, storage.join(config.run, "config.yaml"))
 
 
-def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache) -> None:
+def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:
     cache.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
-    if not complete_steps(config.init_from):
+    if config.init_from not in pending and not complete_steps(config.init_from):
         raise ValueError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
     if before.llm != config.llm:
         raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
@@ -161,18 +188,24 @@ def _texts(manifest: str) -> Iterator[str]:
 
 
 @contextmanager
-def _watched(run: str, phase: Phase) -> Iterator[None]:
-    """Show the newest line of metrics.jsonl as the phase's state while the block runs."""
+def _watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
+    """Show the newest line of the current run's metrics.jsonl as the phase's state while the block runs."""
     ended = threading.Event()
+
+    def show() -> None:
+        newest = [(config, line) for config in configs for line in read_metrics(config.run)[-1:]]
+        if newest:
+            config, line = newest[-1]
+            before = sum(other.steps for other in configs[: configs.index(config)])
+            name = config.run.rstrip("/").rpartition("/")[2]
+            note = f"{name}: loss {line['loss']:.3f}, {line['examples_per_second']:.0f} examples/s"
+            phase.update(
+                before + line["step"], note=f"{note}, {100 * line['data_wait_fraction']:.0f} % waiting for data"
+            )
 
     def watch() -> None:
         while not ended.wait(0.5):
             show()
-
-    def show() -> None:
-        for line in read_metrics(run)[-1:]:
-            note = f"loss {line['loss']:.3f}, {line['examples_per_second']:.0f} examples/s"
-            phase.update(line["step"], note=f"{note}, {100 * line['data_wait_fraction']:.0f} % waiting for data")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -184,25 +217,25 @@ def _watched(run: str, phase: Phase) -> Iterator[None]:
         show()
 
 
-def _fit(config: TrainConfig) -> None:
-    use_gpu = bool(ray.cluster_resources().get("GPU"))
+def _fit(configs: Sequence[TrainConfig]) -> None:
+    first = configs[0]
+    storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"config": config},
+        train_loop_config={"configs": list(configs)},
         scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": config.threads}
+            num_workers=first.workers,
+            use_gpu=bool(ray.cluster_resources().get("GPU")),
+            resources_per_worker={"CPU": first.threads},
         ),
         run_config=RunConfig(
-            # Ray's own records of a launch; ours, in the run's folder, are the ones that count.
             name=f"launch-{uuid.uuid4().hex[:12]}",
-            storage_path=storage.resolve(storage.join(config.run, "ray"))[1]
-            if storage.is_local(config.run)
-            else config.run,
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            storage_path=storage.resolve(storage_path)[1] if storage.is_local(first.run) else storage_path,
+            failure_config=FailureConfig(max_failures=first.max_failures),
         ),
     )
     try:
         trainer.fit()
     except TrainingFailedError as error:
         reasons = getattr(error, "worker_failures", None) or {0: error}
-        raise JobIncompleteError(f"{config.run}: training failed: {next(iter(reasons.values()))}") from error
+        raise JobIncompleteError(f"{first.run}: training failed: {next(iter(reasons.values()))}") from error

@@ -133,10 +133,14 @@ class Tally:
     skipped: int = 0
 
 
-def train_loop(settings: dict[str, TrainConfig]) -> None:
-    """Train on one worker of a Ray Train job."""
+def train_loop(settings: dict[str, list[TrainConfig]]) -> None:
+    """Train runs one after the other on one worker of a Ray Train job, but for those that are complete."""
     context = ray_train.get_context()
-    TrainWorker(settings["config"], context.get_world_rank(), context.get_world_size(), get_device()).run()
+    for config in settings["configs"]:
+        if complete_steps(config.run)[-1:] != [config.steps]:
+            TrainWorker(config, context.get_world_rank(), context.get_world_size(), get_device()).run()
+        if dist.is_initialized():
+            dist.barrier()  # rank 0 has written what the next run starts from
 
 
 class TrainWorker:

@@ -1,12 +1,19 @@
-"""One Ray for the whole test run, and one head node for the tests of submitted jobs."""
+"""One thread of torch and one Ray for the whole test run, and one head node for the tests of submitted jobs."""
 
 from collections.abc import Iterator
 
 import pytest
 import ray
+import torch
 
 from cluster.connection import RayConfig, connect
 from tests.ray_head import RayHead, ray_head
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Networks this small gain nothing from more threads, and lose much on a machine that is busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

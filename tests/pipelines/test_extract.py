@@ -1,0 +1,187 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.unit_queue import QueueLimits
+from pipelines import storage
+from pipelines.cli import main
+from pipelines.errors import JobIncompleteError
+from pipelines.extract import ExtractConfig, extract
+from pipelines.feature_cache import FeatureCache, committed_units
+from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.ray
+
+
+def config_of(manifest, cache, **keys) -> ExtractConfig:
+    limits = QueueLimits(max_tries=2)
+    return ExtractConfig(
+        **{"manifest": str(manifest), "cache": str(cache), "whisper": "tiny", "beats": "tiny"} | keys, limits=limits
+    )
+
+
+def extract_in_small_shards(manifest, cache, **keys):
+    """Shards of about two clips."""
+    return extract(config_of(manifest, cache, shard_megabytes=1, **keys))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory) -> str:
+    return prepare_tones(tmp_path_factory.mktemp("tones"), num_clips=24, damaged=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest, tmp_path_factory, ray_session) -> Path:
+    cache = tmp_path_factory.mktemp("undisturbed")
+    report = extract_in_small_shards(manifest, cache, workers=1)
+    assert (report.clips, report.rejects) == (23, 1) and report.units == report.planned_units >= 10
+    return cache
+
+
+def test_second_run_does_no_work_and_needs_no_cluster(manifest, undisturbed, monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.extract.connect", lambda config: pytest.fail("a cluster was asked for"))
+    before = shard_digests(undisturbed)
+    report = extract_in_small_shards(manifest, undisturbed)
+    assert (report.units, report.clips) == (0, 0)
+    assert "complete, nothing to do" in capsys.readouterr().out
+    assert shard_digests(undisturbed) == before
+
+
+def test_two_workers_write_the_same_bytes_as_one(manifest, undisturbed, tmp_path, ray_session):
+    extract_in_small_shards(manifest, tmp_path, workers=2)
+    assert shard_digests(tmp_path) == shard_digests(undisturbed)
+
+
+def test_every_run_leaves_a_record(undisturbed):
+    records = [json.loads(path.read_text()) for path in (undisturbed / "jobs").glob("*.json")]
+    assert records[0]["report"]["clips"] == 23 and records[0]["report"]["parts"]["whisper"] > 0
+    assert records[0]["environment"]["versions"]["torch"]
+    assert "shard_megabytes: 1" in (undisturbed / "extract.yaml").read_text()
+
+
+def worker_pids(parent: int) -> list[int]:
+    """Processes of encoding actors below a process, by the title that Ray gives them."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
+    parents = {int(pid): int(above) for pid, above, _ in rows}
+
+    def below(pid: int) -> bool:
+        while pid in parents:
+            pid = parents[pid]
+            if pid == parent:
+                return True
+        return False
+
+    return [int(pid) for pid, _, title in rows if title.startswith("ray::ExtractWorker") and below(int(pid))]
+
+
+def wait_for(condition, *, seconds: float = 90.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def test_killed_worker_is_replaced_and_nothing_is_lost(manifest, undisturbed, tmp_path, ray_session):
+    killed = []
+
+    def kill_one_worker() -> None:
+        wait_for(lambda: committed_units(str(tmp_path)))
+        for pid in wait_for(lambda: worker_pids(os.getpid())):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    killer = threading.Thread(target=kill_one_worker)
+    killer.start()
+    report = extract_in_small_shards(manifest, tmp_path, workers=1)
+    killer.join()
+    assert killed and report.actor_deaths >= 1 and report.units == report.planned_units
+    assert shard_digests(tmp_path) == shard_digests(undisturbed)
+
+
+def test_killed_job_continues_and_gives_the_same_bytes(manifest, undisturbed, tmp_path, ray_session):
+    words = [
+        f"manifest={manifest}",
+        f"cache={tmp_path}",
+        "whisper=tiny",
+        "beats=tiny",
+        "shard_megabytes=1",
+        "workers=1",
+    ]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    job = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "extract", *words, "ray.address=local"], cwd=ROOT, env=environment
+    )
+    wait_for(lambda: len(committed_units(str(tmp_path))) >= 2)
+    worker = wait_for(lambda: worker_pids(job.pid))[0]
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())
+    left = committed_units(str(tmp_path))
+    report = extract_in_small_shards(manifest, tmp_path, workers=1)
+    assert report.units == report.planned_units - len(left) > 0
+    assert shard_digests(tmp_path).items() >= shard_digests(undisturbed).items()
+    assert storage.list_names(str(tmp_path / "shards")) == storage.list_names(str(undisturbed / "shards"))
+    assert FeatureCache(str(tmp_path)).index.equals(FeatureCache(str(undisturbed)).index)
+
+
+def test_cache_of_another_recipe_is_refused_with_the_difference(manifest, undisturbed, capsys):
+    words = [f"manifest={manifest}", f"cache={undisturbed}", "whisper=tiny"]
+    assert main(["extract", *words, "beats=tiny", "codec=int8"]) == 2
+    assert "codec is 'float16' there and 'int8' here" in capsys.readouterr().err
+    assert main(["extract", *words, "beats=none"]) == 2
+    error = capsys.readouterr().err
+    assert "streams.audio" in error and error.count("\n") == 1
+
+
+def test_too_many_rejects_end_the_job_with_exit_code_1(tmp_path, ray_session, capsys):
+    manifest = prepare_tones(tmp_path / "tones", num_clips=8, damaged=4)
+    words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "shard_megabytes=1"]
+    assert main(["extract", *words, "max_reject_fraction=0.25"]) == 1
+    assert "of 8 clips were rejected, more than max_reject_fraction=0.25" in capsys.readouterr().err
+    assert main(["extract", *words, "max_reject_fraction=0.5"]) == 0
+
+
+def test_unit_that_cannot_be_written_is_reported_and_the_rest_is_done(manifest, tmp_path, ray_session):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "000001.parquet").mkdir()
+    with pytest.raises(JobIncompleteError, match=r"1 shards failed.*\n.*000001"):
+        extract_in_small_shards(manifest, tmp_path, workers=1)
+    done = committed_units(str(tmp_path))
+    (tmp_path / "index" / "000001.parquet").rmdir()
+    report = extract_in_small_shards(manifest, tmp_path, workers=1)
+    assert report.units == 1 and 1 not in done
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["whisper=absent", "beats=tiny"], "whisper=absent"),
+        (["whisper=tiny", "beats=absent.pt"], "beats=absent.pt"),
+        (["whisper=tiny", "beats=tiny", "manifest=absent"], "absent: no manifest there"),
+        (["whisper=tiny", "beats=tiny", "codec=int4"], "'int4'"),
+        (["whisper=tiny", "beats=tiny", "threads=0"], "threads=0: must be 1 or more"),
+    ],
+)
+def test_wrong_keys_give_one_line_and_exit_code_2(manifest, tmp_path, keys, message, capsys):
+    assert main(["extract", f"manifest={manifest}", f"cache={tmp_path}/c", *keys]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_cache_info_shows_counts_and_reasons(undisturbed, capsys):
+    assert main(["cache", "info", f"cache={undisturbed}"]) == 0
+    shown = capsys.readouterr().out
+    assert "complete" in shown and "23 of 24 planned" in shown and "tone-23.wav" in shown
+    assert main(["cache", "info", "cache=absent"]) == 2
