@@ -116,6 +116,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         print(f"{config.cache}: complete, nothing to do ({report.planned_units} shards)")
         return report
     save_config(config, storage.join(config.cache, "extract.yaml"))
+    for folder in ("shards", "index", "rejects"):
+        storage.remove_stale(storage.join(config.cache, folder), older_than_seconds=config.limits.unit_seconds)
     started = datetime.now(UTC)
     try:
         _run(config, recipe, done, report, progress or Progress())

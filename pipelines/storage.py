@@ -7,6 +7,7 @@ environment and the URI's query, never from objects that travel to workers, to w
 import os
 import posixpath
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,6 +138,16 @@ def staged_file(uri: str) -> Iterator[Path]:
         staged = Path(folder) / posixpath.basename(path)
         yield staged
         fs.copy_files(str(staged), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+def remove_stale(uri: str, *, older_than_seconds: float) -> None:
+    """Remove what writers that were killed left unfinished in a folder; on object stores they leave nothing."""
+    if not is_local(uri):
+        return
+    oldest = time.time() - older_than_seconds
+    for path in Path(resolve(uri)[1]).glob(f"{TEMPORARY_PREFIX}*"):
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

@@ -62,7 +62,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     """
     start = time.monotonic()
     num_examples = [
-        _open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
+        open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
     ]
     todo = [config for config in configs if not _is_complete(config)]
     for config in configs:
@@ -92,7 +92,7 @@ def _report(config: TrainConfig, num_examples: int) -> TrainReport:
     return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], num_examples)
 
 
-def _open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
+def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     """Check everything that can be checked before a cluster is asked for; return the number of examples."""
     _check_run_folder(config)
     cache = FeatureCache(config.cache)

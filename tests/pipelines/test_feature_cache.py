@@ -50,7 +50,8 @@ def fill(cache, manifest, worker, *, shard_nbytes=1_500_000):
 
 
 def shard_digests(cache):
-    files = [*sorted(cache.glob("shards/*")), *sorted(cache.glob("index/*")), *sorted(cache.glob("rejects/*"))]
+    folders = ("shards", "index", "rejects")
+    files = [file for folder in folders for file in sorted(cache.glob(f"{folder}/[!.]*"))]
     return {str(file.relative_to(cache)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 

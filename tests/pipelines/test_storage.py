@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,14 @@ def test_unfinished_files_are_not_listed(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"x")
     assert storage.list_names(str(tmp_path), ".tar") == ["a.tar"]
     assert storage.list_names(str(tmp_path / "absent")) == []
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
+    for name, age in [(".tmp-old-a.tar", 100), (".tmp-new-a.tar", 1), ("a.tar", 100)]:
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    storage.remove_stale(str(tmp_path), older_than_seconds=50)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".tmp-new-a.tar", "a.tar"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd"])
