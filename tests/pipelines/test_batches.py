@@ -47,7 +47,7 @@ def test_any_number_of_workers_shares_out_the_same_global_batch(world):
 def test_rejected_clips_are_left_out_up_to_a_share(corpus):
     examples = load(corpus)
     assert (len(examples), examples.num_missing) == (11, 1)
-    with pytest.raises(ValueError, match="lacks the features of 1 of 12 examples.*max_missing_fraction=0.05"):
+    with pytest.raises(ValueError, match=r"lacks the features of 1 of 12 examples.*max_missing_fraction=0.05"):
         load(corpus, max_missing_fraction=0.05)
 
 
