@@ -54,7 +54,7 @@ class DemoConfig:
     """[path] Folder for corpus, manifest, cache, runs and report."""
     seed: int = 0
     """[number] Decides the corpus, the training and nothing else."""
-    steps: int = 700
+    steps: int = 1000
     """[steps] Of stages 1 and 2 together; stage 3 takes twelve more."""
     sizes: DemoSizes = field(default_factory=DemoSizes)
     ray: RayConfig = field(default_factory=RayConfig)
@@ -170,8 +170,8 @@ def _extract(config: DemoConfig, folders: DemoFolders, progress: Progress) -> Ex
 def _train_config(config: DemoConfig, folders: DemoFolders, stage: str) -> TrainConfig:
     """Return `tiny.yaml` with the stage's tasks and length."""
     keys = {
-        "stage1": ["tasks=[asr,audiocaption]", "splits=[train,train-demo]", f"steps={3 * config.steps // 7}"],
-        "stage2": ["splits=[train,train-demo]", f"steps={config.steps - 3 * config.steps // 7}"],
+        "stage1": ["tasks=[asr,audiocaption]", "splits=[train,train-demo]", f"steps={3 * config.steps // 10}"],
+        "stage2": ["splits=[train,train-demo]", f"steps={config.steps - 3 * config.steps // 10}"],
         "stage3": [
             "splits=[stories]",
             "steps=12",

@@ -32,7 +32,7 @@ from pipelines.progress import Phase, Progress
 from pipelines.train_loop import TrainConfig, read_metrics, train_loop
 from qformer.aligner import AlignerConfig
 
-FREE_KEYS = {"workers", "threads", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures", "ray"}
+FREE_KEYS = {"run", "workers", "threads", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures", "ray"}
 """Keys that may change when a run continues: none of them changes what is computed."""
 
 

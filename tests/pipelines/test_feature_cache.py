@@ -28,12 +28,12 @@ from pipelines.recipe import Recipe, read_recipe, recipe_of, write_recipe
 from tests.toy import write_tone_corpus
 
 
-def make_worker(cache, *, codec="float16", beats="tiny") -> ExtractWorker:
-    encoder = load_clip_encoder(whisper="tiny", beats=beats)
+def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny") -> ExtractWorker:
+    encoder = load_clip_encoder(whisper=whisper, beats=beats)
     recipe = recipe_of(encoder, codec=codec, precision="float32")
-    encoders = {"speech": "tiny", "audio": beats}
+    encoders = {"speech": whisper, "audio": beats}
     write_recipe(str(cache), recipe, encoders=encoders, recorded={})
-    return ExtractWorker(WorkerConfig(str(cache), "tiny", beats, recipe, "cpu", 1, 4))
+    return ExtractWorker(WorkerConfig(str(cache), whisper, beats, recipe, "cpu", 1, 4))
 
 
 def prepare_tones(folder, **keys) -> str:

@@ -1,0 +1,285 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from llm.lora import LoraSettings
+from pipelines.ask import AskConfig, ask
+from pipelines.batches import FRAME_RATE_HZ
+from pipelines.checkpoint import complete_steps, load_run
+from pipelines.cli import main
+from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
+from pipelines.feature_cache import FeatureCache
+from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
+from pipelines.optim import OptimConfig
+from pipelines.train import open_run, train, train_in_turn
+from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
+from qformer.aligner import QFormerConfig
+from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+SMALL = QFormerConfig(hidden_width=32, num_heads=2, ffn_width=64, dropout=0.1)
+FAST = OptimConfig(lr=3e-3, min_lr=1e-4, warmup_lr=1e-3, warmup_steps=2)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> tuple[str, str]:
+    """A manifest of 12 high and low tones, a quarter of them held out, and its cache."""
+    folder = tmp_path_factory.mktemp("corpus")
+    manifest = prepare_tones(folder, num_clips=12)
+    fill(folder / "c", manifest, make_worker(folder / "c"))
+    return manifest, str(folder / "c")
+
+
+def config_of(corpus, run, **keys) -> TrainConfig:
+    settings = {"steps": 6, "batch_examples": 8, "micro_batch_examples": 2, "log_every": 1, "checkpoint_every": 2}
+    settings |= {"heard_seconds": 2.0, "qformer": SMALL, "optim": FAST, "llm": "tiny", "keep_checkpoints": 9}
+    return TrainConfig(manifest=corpus[0], cache=corpus[1], run=str(run), **(settings | keys))
+
+
+def train_here(config: TrainConfig) -> None:
+    """Train in this process, as one worker does."""
+    open_run(config, pending=[])
+    TrainWorker(config, 0, 1, torch.device("cpu")).run()
+
+
+def losses(run) -> list[float]:
+    return [line["loss"] for line in read_metrics(str(run))]
+
+
+@pytest.fixture(scope="module")
+def unbroken(corpus, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "unbroken"
+    train_here(config_of(corpus, run))
+    return run
+
+
+def test_run_folder_holds_what_is_needed_to_continue_and_to_answer(unbroken):
+    assert complete_steps(str(unbroken)) == [2, 4, 6]
+    newest = unbroken / "checkpoints" / "000006"
+    assert sorted(path.name for path in newest.iterdir()) == [
+        "adapter",
+        "aligner.safetensors",
+        "optimizer.pt",
+        "state.json",
+    ]
+    assert {path.name for path in (newest / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert [line["step"] for line in read_metrics(str(unbroken))] == [1, 2, 3, 4, 5, 6]
+    assert "batch_examples: 8" in (unbroken / "config.yaml").read_text()
+    assert json.loads((unbroken / "run.json").read_text())["frames"] == 2 * FRAME_RATE_HZ
+
+
+@pytest.mark.parametrize("kept", [2, 4])
+def test_continued_run_is_the_unbroken_one(corpus, unbroken, tmp_path, kept):
+    shutil.copytree(unbroken, tmp_path / "run")
+    for step in complete_steps(str(unbroken)):
+        if step > kept:
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{step:06d}")
+    train_here(config_of(corpus, tmp_path / "run"))
+    assert losses(tmp_path / "run") == losses(unbroken)
+    for name in ("aligner.safetensors", "adapter/adapter_model.safetensors"):
+        ours, theirs = (load_file(run / "checkpoints" / "000006" / name) for run in (tmp_path / "run", unbroken))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_checkpoint_without_its_marker_is_not_believed(corpus, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "000006" / "state.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "000006" / "aligner.safetensors").write_bytes(b"half")
+    assert complete_steps(str(tmp_path / "run")) == [2, 4]
+    train_here(config_of(corpus, tmp_path / "run"))
+    assert losses(tmp_path / "run") == losses(unbroken)
+
+
+def test_micro_batches_do_not_change_the_update(corpus, tmp_path):
+    still = {"qformer": replace(SMALL, dropout=0.0), "lora": LoraSettings(dropout=0.0)}
+    for size in (1, 3, 8):
+        train_here(config_of(corpus, tmp_path / str(size), micro_batch_examples=size, **still))
+    for size in (1, 3):
+        assert losses(tmp_path / str(size)) == pytest.approx(losses(tmp_path / "8"), rel=1e-5)
+
+
+def test_only_aligner_and_adapter_move(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", steps=2)
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in worker.model.state_dict().items()}
+    worker.run()
+    moved = {name for name, tensor in worker.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved and all(name.startswith("aligner.") or ".lora_" in name for name in moved)
+    assert any(".lora_B" in name for name in moved) and any("ln_audio" in name for name in moved)
+
+
+def test_old_checkpoints_go(corpus, tmp_path):
+    train_here(config_of(corpus, tmp_path / "run", keep_checkpoints=1))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000006"]
+
+
+def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path, monkeypatch):
+    config = config_of(corpus, tmp_path / "run", steps=1)
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    before = {name: parameter.clone() for name, parameter in worker.parameters.items()}
+    with torch.no_grad():
+        worker.model.aligner.projection.bias[0] = float("nan")
+    worker.run()
+    assert read_metrics(config.run)[0]["skipped_steps"] == 1
+    untouched = [name for name in before if name != "aligner.projection.bias"]
+    assert all(torch.equal(worker.parameters[name], before[name]) for name in untouched)
+
+
+@pytest.mark.ray
+def test_two_workers_of_ray_train_give_the_losses_of_one_and_hand_over_to_the_next_stage(
+    corpus, unbroken, tmp_path, ray_session
+):
+    first = config_of(corpus, tmp_path / "one", workers=2)
+    second = config_of(corpus, tmp_path / "two", workers=2, steps=2, init_from=first.run, lora_scaling=0.5)
+    reports = train_in_turn([first, second])
+    assert losses(first.run) == pytest.approx(losses(unbroken), rel=1e-5)
+    assert [report.steps for report in reports] == [6, 2]
+    assert losses(second.run)[0] < losses(first.run)[0]
+    assert (tmp_path / "one/llm/model.safetensors").read_bytes() == (
+        tmp_path / "two/llm/model.safetensors"
+    ).read_bytes()
+    assert train(first).loss == reports[0].loss
+
+
+def test_complete_run_needs_no_cluster(corpus, unbroken, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.train.connect", lambda config: pytest.fail("a cluster was asked for"))
+    report = train(config_of(corpus, unbroken))
+    assert report.steps == 6 and "complete, nothing to do" in capsys.readouterr().out
+
+
+def words_of(config: TrainConfig) -> list[str]:
+    return ["train", f"manifest={config.manifest}", f"cache={config.cache}", f"run={config.run}", f"llm={config.llm}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["llm=absent"], "llm=absent"),
+        (["splits=[dev]"], "splits found: test, train"),
+        (["tasks=[asr]"], "tasks found: audiocaption"),
+        (["manifest=absent"], "no manifest there"),
+        (["cache=absent"], "no feature cache there"),
+        (["init_from=absent"], "no run there"),
+        (["steps=0"], "steps=0: must be 1 or more"),
+        (["qformer.hidden_width=7"], "hidden_width"),
+        (["optim.lr=fast"], "optim.lr"),
+        (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
+    ],
+)
+def test_wrong_keys_give_one_line_and_exit_code_2(corpus, tmp_path, keys, message, capsys):
+    assert main([*words_of(config_of(corpus, tmp_path / "run")), *keys]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_run_folder_of_another_config_is_refused(corpus, unbroken, capsys):
+    config = config_of(corpus, unbroken)
+    with pytest.raises(ValueError, match=r"another config: seed is 0 there and 1 here"):
+        train(replace(config, seed=1))
+    assert main(words_of(config)) == 2
+    assert "holds a run with another config" in capsys.readouterr().err
+
+
+def test_cache_of_another_recipe_is_refused(corpus, unbroken, tmp_path):
+    manifest = corpus[0]
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c", codec="int8"))
+    with pytest.raises(ValueError, match="codec is 'int8' there and 'float16' here"):
+        evaluate(EvaluateConfig(run=str(unbroken), manifest=manifest, cache=str(tmp_path / "c")))
+    config = config_of((manifest, str(tmp_path / "c")), tmp_path / "run", init_from=str(unbroken))
+    with pytest.raises(ValueError, match="another recipe"):
+        open_run(config, pending=[])
+
+
+def test_evaluation_writes_predictions_and_metrics(corpus, unbroken, tmp_path):
+    config = EvaluateConfig(
+        run=str(unbroken), manifest=corpus[0], cache=corpus[1], out=str(tmp_path), num_beams=2, max_new_tokens=5
+    )
+    scores = evaluate(config)
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and {line["reference"] for line in lines} == {"high"}
+    right = sum(normalise(line["answer"]) == line["reference"] for line in lines) / 3
+    assert scores[0].metrics == {"accuracy": right}
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 6
+
+
+def test_asking_hears_what_evaluation_heard(corpus, unbroken, tmp_path, capsys):
+    config = EvaluateConfig(
+        run=str(unbroken), manifest=corpus[0], cache=corpus[1], out=str(tmp_path), num_beams=1, max_new_tokens=5
+    )
+    evaluate(config)
+    line = json.loads((tmp_path / "predictions.jsonl").read_text().splitlines()[0])
+    cache = FeatureCache(corpus[1])
+    position = int(cache.positions([line["clip_id"]])[0])
+    assert cache.index["clip_id"][position].as_py() == line["clip_id"]
+    recording = Path(corpus[0]).parent / "audio" / "tone-3.wav"
+    keys = {"run": str(unbroken), "audio": str(recording), "num_beams": 1, "max_new_tokens": 5}
+    assert ask(AskConfig(question=line["question"], **keys)) == line["answer"]
+    assert line["answer"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["audio=absent.wav"], "audio=absent.wav: no such file"),
+        (["run=absent"], "no run there"),
+        (["whisper=absent"], "whisper=absent"),
+        (["beats=none"], "streams.audio"),
+    ],
+)
+def test_asking_wrongly_gives_one_line_and_exit_code_2(corpus, unbroken, tmp_path, keys, message, capsys):
+    recording = Path(corpus[0]).parent / "audio" / "tone-3.wav"
+    assert main(["ask", f"run={unbroken}", f"audio={recording}", "question=What?", *keys]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+
+
+def test_asking_about_an_unreadable_recording_says_why(unbroken, tmp_path, capsys):
+    (tmp_path / "x.wav").write_text("not audio")
+    assert main(["ask", f"run={unbroken}", f"audio={tmp_path}/x.wav", "question=What?"]) == 2
+    assert "x.wav: " in capsys.readouterr().err
+
+
+def test_scores():
+    assert word_error_rate(["a b c", "d"], ["a x c", "d e"]) == pytest.approx(2 / 4)
+    assert word_accuracy(["a b c", "d"], ["a x c", "d e"]) == pytest.approx(3 / 4)
+    assert exact_match(["A dog.", "rain"], ["a dog", "wind"]) == 0.5
+    predictions = [Prediction("1", "c", "asr", "?", "red boat", "red"), Prediction("2", "c", "aqa", "?", "x", "x")]
+    found = {task.task: task.metrics for task in score_tasks(predictions)}
+    assert found == {"aqa": {"accuracy": 1.0}, "asr": {"wer": 0.5, "word_accuracy": 0.5}}
+
+
+@pytest.mark.weights
+def test_real_whisper_and_real_llama_go_the_same_way(tmp_path):
+    weights = SHARED / "weights"
+    if not weights.exists():
+        pytest.skip("the real recordings and weights of ../shared/data are not here")
+    whisper, llm = str(weights / "whisper-tiny.en-encoder"), str(weights / "tinystories-260k-llama")
+    recordings = [f"{digit}_george_{take}.wav" for digit in (0, 1) for take in (0, 1)]
+    rows = [{"path": name, "text": "zero" if name[0] == "0" else "one", "split": "train"} for name in recordings]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    root = SHARED / "fsdd" / "recordings"
+    prepare_table(TableConfig(table=str(tmp_path / "t.jsonl"), audio_root=str(root), out=str(tmp_path / "m")))
+    fill(tmp_path / "c", str(tmp_path / "m"), make_worker(tmp_path / "c", whisper=whisper, beats="none"))
+    config = config_of(
+        (str(tmp_path / "m"), str(tmp_path / "c")), tmp_path / "run", llm=llm, steps=20, checkpoint_every=20
+    )
+    train_here(config)
+    assert losses(config.run)[-1] < 0.5 * losses(config.run)[0]
+    assert load_run(config.run).spec.llm == llm
+    recording = root / "1_george_0.wav"
+    assert soundfile.info(recording).samplerate == 8_000
+    assert isinstance(
+        ask(AskConfig(run=config.run, audio=str(recording), question="What is said?", max_new_tokens=5)), str
+    )
