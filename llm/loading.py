@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -27,9 +28,7 @@ def load_llm(
     Raises:
         ValueError: If the folder, its weights or its tokenizer is absent or cannot be read.
     """
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no language model here, expected a Hugging Face folder with a config.json")
+    folder = _require_model(path)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(f"{folder}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
     try:
@@ -43,6 +42,26 @@ def load_llm(
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
     model.requires_grad_(False)
     return model.train(False).to(device), tokenizer
+
+
+def llm_width(path: str | Path) -> int:
+    """Return the width of a language model's embeddings, from its config alone.
+
+    Raises:
+        ValueError: If the folder is absent or its config cannot be read.
+    """
+    folder = _require_model(path)
+    try:
+        return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().hidden_size)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{folder}: cannot read the language model's config: {error}") from error
+
+
+def _require_model(path: str | Path) -> Path:
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no language model here, expected a Hugging Face folder with a config.json")
+    return folder
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class ExtractReport:
     retries: int = 0
     actor_deaths: int = 0
     parts: dict[str, float] = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)
 
     def add(self, stats: UnitStats) -> None:
         """Count a committed shard."""
@@ -89,6 +90,7 @@ class ExtractReport:
         self.rejects += stats.shard.rejects
         self.hours += stats.shard.seconds / 3600
         self.nbytes += stats.shard.nbytes
+        self.devices = sorted({*self.devices, stats.device})
         for part, seconds in stats.parts.items():
             self.parts[part] = self.parts.get(part, 0.0) + seconds
 
@@ -143,12 +145,12 @@ def _open_cache(config: ExtractConfig) -> Recipe:
         recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)
         return recipe
     encoders = {"speech": _full_path(config.whisper), "audio": _full_path(config.beats)}
-    write_recipe(config.cache, recipe, encoders=encoders, recorded=environment("cpu", config.threads))
+    write_recipe(config.cache, recipe, encoders=encoders, recorded=environment(config.threads))
     return recipe
 
 
 def _full_path(encoder: str) -> str:
-    return encoder if encoder in ("tiny", "none") else storage.resolve(encoder)[1]
+    return encoder if encoder in ("tiny", "none") else storage.full_path(encoder)
 
 
 def _run(
@@ -160,7 +162,13 @@ def _run(
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
-        config.cache, config.whisper, config.beats, recipe, device, config.threads, config.batch_clips
+        storage.full_path(config.cache),  # actors run in folders of their own
+        _full_path(config.whisper),
+        _full_path(config.beats),
+        recipe,
+        device,
+        config.threads,
+        config.batch_clips,
     )
     actor_type = ray.remote(ExtractWorker).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -223,7 +231,7 @@ def _record_job(config: ExtractConfig, started: datetime, report: ExtractReport)
         "started": started.isoformat(),
         "command": shlex.join(sys.argv),
         "config": to_yaml(config),
-        "environment": environment("cpu", config.threads),
+        "environment": environment(config.threads),
         "report": asdict(report),
     }
     name = started.strftime("%Y%m%dT%H%M%S.%fZ.json")

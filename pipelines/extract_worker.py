@@ -1,6 +1,7 @@
 """One actor of an extraction: it holds the encoders and turns one unit of clips into one shard."""
 
 import hashlib
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ class UnitStats:
 
     shard: ShardInfo
     seconds: float
+    device: str
     parts: dict[str, float] = field(default_factory=dict)
 
 
@@ -69,6 +71,7 @@ class ExtractWorker:
         self.config = config
         self.encoder = load_encoder(config)
         self._decoders = ThreadPoolExecutor(DECODE_THREADS)
+        self._device = torch.cuda.get_device_name() if config.device == "cuda" else platform.machine()
         self._parts: defaultdict[str, float] = defaultdict(float)
 
     def ready(self) -> None:
@@ -81,7 +84,7 @@ class ExtractWorker:
         info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips))
         seconds = time.perf_counter() - start
         parts = dict(self._parts)
-        return UnitStats(info, seconds, {**parts, "write": seconds - sum(parts.values())})
+        return UnitStats(info, seconds, self._device, {**parts, "write": seconds - sum(parts.values())})
 
     def _encoded(self, clips: tuple[Clip, ...]) -> Iterator[EncodedClip | RejectedClip]:
         """Yield every clip in order, encoding one chunk while the next is decoded in threads."""

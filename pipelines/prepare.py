@@ -157,4 +157,4 @@ def require_folder(uri: str, key: str) -> str:
     """
     if not storage.folder_exists(uri):
         raise FileNotFoundError(f"{key}={uri}: no such folder")
-    return uri if "://" in uri else storage.resolve(uri)[1]
+    return storage.full_path(uri)

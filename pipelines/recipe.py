@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -68,16 +67,10 @@ def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
     return Recipe(streams=streams, codec=codec, precision=precision)
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
+def environment(threads: int) -> dict[str, Any]:
     """Return what is recorded beside a recipe but does not decide compatibility."""
     libraries = ("torch", "torchaudio", "transformers", "numpy", "soundfile", "ray", "webdataset", "pyarrow")
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    return {
-        "device": device,
-        "device_name": name,
-        "threads": threads,
-        "versions": {lib: version(lib) for lib in libraries},
-    }
+    return {"threads": threads, "versions": {library: version(library) for library in libraries}}
 
 
 def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], recorded: Mapping[str, Any]) -> None:

@@ -45,6 +45,11 @@ def _filesystem(scheme: str, query: str, uri: str) -> fs.FileSystem:
         raise ValueError(f"{uri}: not a path or URI that can be read ({error})") from None
 
 
+def full_path(uri: str) -> str:
+    """Return a URI as it is and a local path from the root, so that it means the same to every process."""
+    return uri if "://" in uri else resolve(uri)[1]
+
+
 def join(uri: str, *names: str) -> str:
     """Return the URI of a file below a folder's URI; a query stays at the end.
 

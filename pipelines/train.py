@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import ray
 import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from transformers import AutoConfig
 
 from cluster.connection import connect
+from llm.loading import llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
@@ -61,6 +61,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     A run may start from one before it. Workers, threads and Ray are those of the first. Raises as `train`.
     """
     start = time.monotonic()
+    configs = [_with_full_paths(config) for config in configs]  # workers run in folders of their own
     num_examples = [
         open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
     ]
@@ -80,6 +81,12 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     if todo:
         print(f"trained in {time.monotonic() - start:.1f} s, the workers' start included")
     return reports
+
+
+def _with_full_paths(config: TrainConfig) -> TrainConfig:
+    keys = ("manifest", "cache", "run", "init_from", *(() if config.llm == "tiny" else ("llm",)))
+    paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
+    return replace(config, **paths)
 
 
 def _is_complete(config: TrainConfig) -> bool:
@@ -158,18 +165,6 @@ def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pend
         raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
 
 
-def llm_width(path: str) -> int:
-    """Return the width of an LLM's embeddings.
-
-    Raises:
-        ValueError: If the folder holds no model.
-    """
-    try:
-        return int(AutoConfig.from_pretrained(path).hidden_size)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"llm={path}: no Hugging Face model there ({str(error).splitlines()[0]})") from None
-
-
 def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
     """Put the tiny LLM into the run: the one of the stage before, or a new one made from the manifest's texts."""
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +225,7 @@ def _fit(configs: Sequence[TrainConfig]) -> None:
         ),
         run_config=RunConfig(
             name=f"launch-{uuid.uuid4().hex[:12]}",
-            storage_path=storage.resolve(storage_path)[1] if storage.is_local(first.run) else storage_path,
+            storage_path=storage_path,
             failure_config=FailureConfig(max_failures=first.max_failures),
         ),
     )

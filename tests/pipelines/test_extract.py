@@ -63,6 +63,7 @@ def test_two_workers_write_the_same_bytes_as_one(manifest, undisturbed, tmp_path
 def test_every_run_leaves_a_record(undisturbed):
     records = [json.loads(path.read_text()) for path in (undisturbed / "jobs").glob("*.json")]
     assert records[0]["report"]["clips"] == 23 and records[0]["report"]["parts"]["whisper"] > 0
+    assert records[0]["report"]["devices"]
     assert records[0]["environment"]["versions"]["torch"]
     assert "shard_megabytes: 1" in (undisturbed / "extract.yaml").read_text()
 

@@ -1,0 +1,37 @@
+"""The README's own commands, on a folder of recordings and a table, as typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import VERBS, main
+from tests.toy import write_tone_corpus
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = [shlex.split(line) for line in re.findall(r"^salmonn .*$", README, re.MULTILINE)]
+
+
+def test_readme_shows_the_whole_path():
+    assert [words[1] for words in COMMANDS] == ["prepare", "extract", "train", "evaluate", "ask"]
+
+
+def test_readme_and_the_command_line_name_the_same_verbs():
+    assert re.findall(r"^\| `([a-z ]+)` \|", README, re.MULTILINE) == list(VERBS)
+
+
+@pytest.mark.ray
+def test_readme_commands_run_as_written(tmp_path, monkeypatch, capsys, ray_session):
+    monkeypatch.chdir(tmp_path)
+    write_tone_corpus(tmp_path / "sounds", num_clips=8)
+    rows = [f"tone-{n}.wav,{'high' if n % 2 else 'low'},audiocaption,{'test' if n > 5 else 'train'}" for n in range(8)]
+    (tmp_path / "sounds" / "table.csv").write_text("\n".join(["path,text,task,split", *rows]))
+    for wav in (tmp_path / "sounds" / "audio").iterdir():
+        wav.rename(tmp_path / "sounds" / wav.name)
+    for words in COMMANDS:
+        shorter = ["steps=3"] if words[1] == "train" else []
+        typed = [word.replace("dog.wav", "tone-0.wav") for word in words[1:]]
+        assert main([*typed, *shorter]) == 0, capsys.readouterr()
+    assert (tmp_path / "data" / "run" / "evaluation" / "predictions.jsonl").exists()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cache", "manifest", "run"]
