@@ -3,11 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import pyarrow.dataset as ds
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.feature_cache import REJECT_SCHEMA, FeatureCache, committed_units
+from pipelines.feature_cache import FeatureCache, committed_units, read_rejects
 from pipelines.plan import count_planned_clips, count_units, unit_name
 from pipelines.recipe import read_recipe
 
@@ -53,15 +52,7 @@ def _checked_nbytes(cache: str, unit: int) -> int:
 
 
 def _print_rejects(cache: str, units: frozenset[int]) -> None:
-    folder = storage.join(cache, "rejects")
-    names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
-    filesystem, path = storage.resolve(folder)
-    files = [f"{path}/{name}" for name in names]
-    table = (
-        ds.dataset(files, schema=REJECT_SCHEMA, filesystem=filesystem).to_table()
-        if files
-        else REJECT_SCHEMA.empty_table()
-    )
+    table = read_rejects(cache, units)
     print(f"rejects    {table.num_rows}")
     for stage, count in Counter(table["stage"].to_pylist()).most_common():
         first = next(row for row in table.to_pylist() if row["stage"] == stage)

@@ -20,7 +20,7 @@ from pipelines import storage
 from pipelines.config import save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
-from pipelines.feature_cache import committed_units
+from pipelines.feature_cache import committed_units, read_rejects
 from pipelines.manifest import count_clips, read_clips
 from pipelines.plan import count_planned_clips, count_units, extend_plan, read_units, unit_name
 from pipelines.progress import Progress
@@ -175,7 +175,7 @@ def _run(
     )
     planned_clips = count_planned_clips(config.cache)
     allowed = math.ceil(config.max_reject_fraction * planned_clips)
-    known_rejects = count_rejects(config.cache, done)
+    known_rejects = read_rejects(config.cache, done).num_rows
     actors = pool_size(config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
     todo = report.planned_units - len(done)
     with progress.phase("extract", unit="shards", total=todo) as phase:
@@ -196,17 +196,6 @@ def _run(
     report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
     if queue.failed:
         raise JobIncompleteError(_failures(config.cache, queue))
-
-
-def count_rejects(cache: str, units: frozenset[int] | set[int]) -> int:
-    """Return how many clips of these committed units were rejected."""
-    folder = storage.join(cache, "rejects")
-    names = (name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units)
-    total = 0
-    for name in names:
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            total += file.metadata.num_rows
-    return total
 
 
 def _too_many_rejects(config: ExtractConfig, rejects: int, clips: int) -> str:

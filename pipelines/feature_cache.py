@@ -12,13 +12,14 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from webdataset import TarWriter
@@ -169,6 +170,17 @@ def committed_units(cache: str) -> frozenset[int]:
     return frozenset(int(name.removesuffix(".parquet")) for name in names)
 
 
+def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
+    """Return the rejected clips of some committed units, in the columns of `REJECT_SCHEMA`."""
+    folder = storage.join(cache, "rejects")
+    names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
+    tables = [REJECT_SCHEMA.empty_table()]
+    for name in names:
+        with storage.open_parquet(storage.join(folder, name)) as file:
+            tables.append(file.read())
+    return pa.concat_tables(tables)
+
+
 class FeatureCache:
     """A cache opened for reading: clips by their position in the index, in ranged reads.
 
@@ -186,14 +198,12 @@ class FeatureCache:
             raise ValueError(f"{uri}: holds no complete shard yet")
         filesystem, path = storage.resolve(storage.join(uri, "index"))
         schema = index_schema(self.recipe)
-        self.index = (
-            ds.dataset(path, schema=schema, filesystem=filesystem, format="parquet").to_table().combine_chunks()
-        )
+        self.index = pq.read_table(path, schema=schema, filesystem=filesystem).combine_chunks()
         self._shards: dict[str, BinaryIO] = {}
 
     def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return each clip's row in the index, -1 where the cache does not hold it."""
-        found = pa.compute.index_in(pa.array(clip_ids, pa.string()), value_set=self.index["clip_id"])
+        found = pc.index_in(pa.array(clip_ids, pa.string()), value_set=self.index["clip_id"])
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def read(self, position: int) -> dict[str, Tensor]:
