@@ -6,11 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperModule
 
 from encoders.beats import Beats, BeatsConfig, BeatsEncoder
 from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
+from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
 # Random layers do nothing to bring out what matters, so the weights leave the content what it is: positions are small
 # beside it, residual branches too, and a silent mel band gives about zero where it would drown the rest.
@@ -23,7 +22,7 @@ def tiny_whisper(
     *, seed: int = 0, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WhisperEncoder:
     """Return a Whisper encoder of 2 layers, width 128, 80 mel bands; the same bits on every machine."""
-    config = WhisperConfig(
+    sizes = WhisperSizes(
         d_model=128,
         encoder_layers=2,
         encoder_attention_heads=4,
@@ -32,14 +31,14 @@ def tiny_whisper(
         max_source_positions=SPEECH_FRAMES,
     )
     with torch.device("meta"):
-        shapes = WhisperModule(config).state_dict()
+        shapes = WhisperNetwork(sizes).state_dict()
     weights = random_weights(shapes, seed)
     for name in weights:
         if name.endswith(("fc2.weight", "out_proj.weight")):
             weights[name] *= _BRANCH_SCALE
     sums = [math.fsum(filter_.flatten().tolist()) for filter_ in weights["conv1.weight"]]  # fsum rounds once
     weights["conv1.bias"] = -_SILENT_LEVEL * torch.tensor(sums)
-    return WhisperEncoder(config, weights, device=device, dtype=dtype)
+    return WhisperEncoder(sizes, weights, device=device, dtype=dtype)
 
 
 def tiny_beats(

@@ -2,30 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
-from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperModule
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from encoders.digest import key_difference, weights_digest
+from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
 SPEECH_FRAMES = 1500  # 30 s of 20 ms
 _FFT_SAMPLES = 400
 _HOP_SAMPLES = 160
-_SIZES = (
-    "d_model",
-    "encoder_layers",
-    "encoder_attention_heads",
-    "encoder_ffn_dim",
-    "num_mel_bins",
-    "max_source_positions",
-)
+_SWITCHES = {"activation_function": "gelu", "scale_embedding": False}  # of every released Whisper
 
 
 class WhisperEncoder:
@@ -33,7 +26,7 @@ class WhisperEncoder:
 
     def __init__(
         self,
-        config: WhisperConfig,
+        sizes: WhisperSizes,
         state: Mapping[str, Tensor],
         *,
         device: str | torch.device = "cpu",
@@ -42,23 +35,22 @@ class WhisperEncoder:
         """Build the network from `state`, named as in transformers' `WhisperEncoder`.
 
         Raises:
-            ValueError: If names or shapes differ from what `config` describes.
+            ValueError: If names or shapes differ from what `sizes` describes.
         """
-        if config.max_source_positions != SPEECH_FRAMES:
-            raise ValueError(f"max_source_positions is {config.max_source_positions}; 30 s clips need {SPEECH_FRAMES}")
-        config._attn_implementation = "sdpa"
-        self.digest = weights_digest(state, {name: getattr(config, name) for name in _SIZES})
-        self.width: int = config.d_model
+        if sizes.max_source_positions != SPEECH_FRAMES:
+            raise ValueError(f"max_source_positions is {sizes.max_source_positions}; 30 s clips need {SPEECH_FRAMES}")
+        self.digest = weights_digest(state, asdict(sizes))
+        self.width = sizes.d_model
         self.device = torch.device(device)
         self.dtype = dtype
         with torch.device("meta"):  # nothing is initialised that the weights replace anyway
-            module: nn.Module = WhisperModule(config)
+            module = WhisperNetwork(sizes)
         _load_strictly(module, state)
         self.module = module.to(self.device, dtype).eval().requires_grad_(False)
         # The same table as in transformers' feature extractor.
         filters = mel_filter_bank(
             num_frequency_bins=1 + _FFT_SAMPLES // 2,
-            num_mel_filters=config.num_mel_bins,
+            num_mel_filters=sizes.num_mel_bins,
             min_frequency=0.0,
             max_frequency=SAMPLE_RATE_HZ / 2,
             sampling_rate=SAMPLE_RATE_HZ,
@@ -88,8 +80,15 @@ class WhisperEncoder:
         config: dict[str, Any] = json.loads(config_path.read_text())
         if config.get("model_type") != "whisper":
             raise ValueError(f"{config_path}: model_type is {config.get('model_type')!r}, expected 'whisper'")
+        for switch, value in _SWITCHES.items():
+            if config.get(switch, value) != value:
+                raise ValueError(f"{config_path}: {switch} is {config[switch]!r}, every Whisper has {value!r}")
+        missing = [field.name for field in fields(WhisperSizes) if not isinstance(config.get(field.name), int)]
+        if missing:
+            raise ValueError(f"{config_path}: {missing[0]} is {config.get(missing[0])!r}, expected a number")
+        sizes = WhisperSizes(**{field.name: config[field.name] for field in fields(WhisperSizes)})
         try:
-            return cls(WhisperConfig.from_dict(config), _read_encoder_state(folder), device=device, dtype=dtype)
+            return cls(sizes, _read_encoder_state(folder), device=device, dtype=dtype)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
 
@@ -118,7 +117,7 @@ class WhisperEncoder:
     def encode_mel(self, mel_BMT: Tensor) -> Tensor:
         """Return the frames [B, 1500, D] of a log-mel [B, M, 3000], in the encoder's dtype on its device."""
         with torch.autocast(self.device.type, enabled=False):
-            frames: Tensor = self.module(mel_BMT.to(self.device, self.dtype)).last_hidden_state
+            frames: Tensor = self.module(mel_BMT.to(self.device, self.dtype))
         return frames
 
     def encode(self, waves: Sequence[Tensor], *, batch_size: int = 8) -> list[Tensor]:
