@@ -53,10 +53,11 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(sizes.d_model)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
-        hidden_BTD = hidden_BTD + self.self_attn(self.self_attn_layer_norm(hidden_BTD))
-        widened: Tensor = functional.gelu(self.fc1(self.final_layer_norm(hidden_BTD)))
-        hidden_BTD = hidden_BTD + self.fc2(widened)
-        return hidden_BTD
+        attended: Tensor = self.self_attn(self.self_attn_layer_norm(hidden_BTD))
+        hidden_BTD = hidden_BTD + attended
+        widened = functional.gelu(self.fc1(self.final_layer_norm(hidden_BTD)))
+        fed: Tensor = self.fc2(widened)
+        return hidden_BTD + fed
 
 
 class SelfAttention(nn.Module):
