@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("pipelines", "encoders", "qformer", "llm", "cluster")
 MIB = 1024 * 1024
 PROBE_SECONDS = 5.0
-LOG_HANDLER = "salmonn"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,10 @@ class RayConfig:
             raise ValueError(f"object_store_mib={self.object_store_mib}: Ray needs 80 or more")
 
 
-def connect(config: RayConfig | None = None) -> None:
+def connect(config: RayConfig | None = None) -> bool:
     """Make Ray usable in this process; a process that is connected already keeps its cluster.
+
+    Returns whether the cluster was started here, so that it has this machine's room and no more.
 
     A local cluster is never shared: it is always started afresh, ends with this process, and only holders of a token
     made for it can talk to it (Ray's servers listen on every interface), unless RAY_AUTH_MODE says `disabled`.
@@ -54,12 +55,13 @@ def connect(config: RayConfig | None = None) -> None:
     config = config or RayConfig()
     check_packages()
     if ray.is_initialized():
-        return
+        return False
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
         _start_local(config)
-    else:
-        _join(address, config)
+        return True
+    _join(address, config)
+    return False
 
 
 def check_packages() -> None:
@@ -76,19 +78,6 @@ def check_packages() -> None:
                 f"package {name!r} comes from {folder or 'nowhere'} but 'cluster' from {ours}; "
                 "use a fresh environment with this project only"
             )
-
-
-def set_up_logging(who: str = "", *, level: int = logging.INFO) -> None:
-    """Log to stderr, each line naming `who` speaks (`worker 3`, `rank 0`); a second call replaces the first."""
-    handler = logging.StreamHandler()
-    handler.set_name(LOG_HANDLER)
-    prefix = f"[{who}] ".replace("%", "%%") if who else ""
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    for earlier in [h for h in root.handlers if h.get_name() == LOG_HANDLER]:
-        root.removeHandler(earlier)
-    root.addHandler(handler)
-    root.setLevel(level)
 
 
 def _folder_of(package: str) -> Path | None:

@@ -32,9 +32,11 @@ def load_llm(
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(f"{folder}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with _no_progress_bar():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{folder}: cannot load the language model: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -52,7 +54,11 @@ def llm_width(path: str | Path) -> int:
     """
     folder = _require_model(path)
     try:
-        return int(AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().hidden_size)
+        return int(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            .get_text_config()
+            .hidden_size
+        )
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder}: cannot read the language model's config: {error}") from error
 

@@ -13,6 +13,7 @@ from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch
 from pipelines.checkpoint import load_run
+from pipelines.config import require_range
 from pipelines.evaluate import choose_device
 from pipelines.recipe import DTYPES, recipe_of
 
@@ -40,6 +41,10 @@ class AskConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """[name] Where encoders and model run."""
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("num_beams", "max_new_tokens", "threads"), low=1)
+
 
 def ask(config: AskConfig) -> str:
     """Print and return the answer.
@@ -52,9 +57,9 @@ def ask(config: AskConfig) -> str:
     torch.set_num_threads(config.threads)
     if not storage.file_exists(config.audio):
         raise FileNotFoundError(f"audio={config.audio}: no such file")
-    wave = load_clip([Segment(config.audio)], open_file=storage.open_file)
     device = choose_device(config.device)
     run = load_run(config.run, device=device)
+    wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)
     set_lora_scaling(run.model.llm, config.lora_scaling)
     recipe = run.spec.recipe
     encoder = load_clip_encoder(

@@ -4,6 +4,7 @@ Position p of a training run is example `order(epoch)[p % n]` of epoch `p // n`;
 s·B … (s+1)·B-1. Nothing else is needed to know which example comes next, on any number of workers.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,12 @@ class ExampleSet:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @property
+    def digest(self) -> str:
+        """Name these examples in this order; a run that continues on others would not go on where it stopped."""
+        ids = "".join(self.table["example_id"].to_pylist())
+        return hashlib.sha256(ids.encode()).hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return examples as dictionaries with the keys of `COLUMNS`."""

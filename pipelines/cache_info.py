@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
 from omegaconf import MISSING
 
 from pipelines import storage
@@ -37,7 +38,7 @@ def cache_info(config: CacheInfoConfig) -> None:
     print(f"shards     {len(units)} of {planned} planned ({state}), {nbytes / 1e6:.1f} MB")
     if units:
         index = FeatureCache(config.cache).index
-        hours = sum(index["seconds"].to_pylist()) / 3600
+        hours = (pc.sum(index["seconds"]).as_py() or 0.0) / 3600
         print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
     _print_rejects(config.cache, units)
 
@@ -55,5 +56,5 @@ def _print_rejects(cache: str, units: frozenset[int]) -> None:
     table = read_rejects(cache, units)
     print(f"rejects    {table.num_rows}")
     for stage, count in Counter(table["stage"].to_pylist()).most_common():
-        first = next(row for row in table.to_pylist() if row["stage"] == stage)
-        print(f"           {count} × {stage}, the first: {first['error']}")
+        first = table["error"][pc.index(table["stage"], stage).as_py()].as_py()
+        print(f"           {count} × {stage}, the first: {first}")

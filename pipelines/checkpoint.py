@@ -30,13 +30,17 @@ STATE, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "aligner.safetensors", "optim
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is needed to build a run's model and to hear with it: run.json. `frames` of each stream are heard."""
+    """What is needed to build a run's model and to hear with it: run.json.
+
+    `frames` of each stream are heard; the digest names the examples learnt from, in their order.
+    """
 
     recipe: Recipe
     encoders: Mapping[str, str]
     llm: str
     dtype: str
     frames: int
+    examples_digest: str
     aligner: AlignerConfig
     lora: LoraSettings
 
@@ -62,6 +66,7 @@ class RunSpec:
                 content["llm"],
                 content["dtype"],
                 content["frames"],
+                content["examples_digest"],
                 AlignerConfig(**content["aligner"]),
                 LoraSettings(**content["lora"]),
             )
@@ -90,8 +95,9 @@ def local_llm(run: str, llm: str) -> str:
 
 def complete_steps(run: str) -> list[int]:
     """Return the steps of a run's complete checkpoints, in order."""
-    names = storage.list_folders(storage.join(run, "checkpoints"))
-    return [int(name) for name in names if storage.file_exists(storage.join(run, "checkpoints", name, STATE))]
+    folder = storage.join(run, "checkpoints")
+    names = storage.list_folders(folder)
+    return sorted(int(name) for name in names if storage.file_exists(storage.join(folder, name, STATE)))
 
 
 def checkpoint_uri(run: str, step: int) -> str:

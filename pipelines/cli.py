@@ -13,10 +13,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cluster.logs import set_up_logging
 from pipelines.config import describe_keys, load_config
 from pipelines.errors import JobIncompleteError
 
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, ConnectionError)
+USER_ERRORS = (
+    ValueError,
+    ConnectionError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         return _run(words)
-    except JobIncompleteError as error:
-        return _fail(error, debug, code=1)
+    except BrokenPipeError:
+        return 0  # the reader of our output has seen enough
     except USER_ERRORS as error:
         return _fail(error, debug, code=2)
+    except (JobIncompleteError, OSError) as error:
+        return _fail(error, debug, code=1)
     except KeyboardInterrupt:
         print("salmonn: interrupted; the same command continues where this one stopped", file=sys.stderr)
         return 130
@@ -77,7 +88,7 @@ def _run(words: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         _print_keys(name, config_type)
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    set_up_logging(level=logging.WARNING)
     function(load_config(config_type, arguments))
     return 0
 
@@ -107,7 +118,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def _print_verbs() -> None:
-    print("usage: salmonn VERB [CONFIG.yaml] [key=value …]      salmonn VERB --help lists the verb's keys\n")
+    print("usage: salmonn VERB [CONFIG.yaml] [key=value …]      salmonn VERB --help lists the verb's keys")
+    print("       --debug shows where an error comes from\n")
     for name, verb in VERBS.items():
         print(f"  {name:<20} {verb.help}")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -34,6 +35,8 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT
     merged: Any = schema
     try:
         for argument in arguments:
+            if argument.startswith("-"):
+                raise ValueError(f"{argument}: keys are written without dashes, key=value")
             key, equals, value = argument.partition("=")
             update = _override(config_type, key, value) if equals else _read_yaml(argument)
             merged = OmegaConf.merge(merged, update)
@@ -44,6 +47,8 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT
         ) from None
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise ValueError(f"unknown key {error.full_key}: {_first_line(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{argument}: not YAML ({' '.join(str(error).split())})") from None
     except OmegaConfBaseException as error:
         raise ValueError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
     return typing.cast(ConfigT, config)
@@ -55,17 +60,21 @@ def _first_line(error: Exception) -> str:
 
 def _override(config_type: type, key: str, value: str) -> Any:
     """Parse `key=value`; a text field takes the value as it stands, so that a question may hold any character."""
-    if _plain_text(config_type, key.split(".")):
+    hint = _hint(config_type, key.split("."))
+    if hint == list[str] and not value.startswith("["):
+        value = f"[{value}]"
+    if hint is str:
         update = OmegaConf.create({})
         OmegaConf.update(update, key, value.replace("${", "\\${"))
         return update
     return OmegaConf.from_dotlist([f"{key}={value}"])
 
 
-def _plain_text(config_type: type, path: list[str]) -> bool:
-    for name in path[:-1]:
-        config_type = typing.get_type_hints(config_type).get(name, object) if is_dataclass(config_type) else object
-    return is_dataclass(config_type) and typing.get_type_hints(config_type).get(path[-1]) is str
+def _hint(config_type: Any, path: list[str]) -> Any:
+    """Return the declared type of a nested key, None if there is no such key."""
+    for name in path:
+        config_type = typing.get_type_hints(config_type).get(name) if is_dataclass(config_type) else None
+    return config_type
 
 
 def _read_yaml(argument: str) -> DictConfig:
@@ -87,6 +96,18 @@ def to_yaml(config: Any) -> str:
 def save_config(config: Any, uri: str) -> None:
     """Write the resolved config beside an output."""
     storage.write_bytes(uri, to_yaml(config).encode())
+
+
+def require_range(config: Any, keys: Sequence[str], *, low: float, high: float = float("inf")) -> None:
+    """Check that numbers of a config lie between `low` and `high`, both included.
+
+    Raises:
+        ValueError: Naming the first key that does not.
+    """
+    for key in keys:
+        if not low <= getattr(config, key) <= high:
+            bound = f"{low:g} or more" if high == float("inf") else f"between {low:g} and {high:g}"
+            raise ValueError(f"{key}={getattr(config, key)}: must be {bound}")
 
 
 def first_difference(ours: Any, theirs: Any, prefix: str = "") -> str | None:

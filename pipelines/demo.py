@@ -22,11 +22,11 @@ from cluster.connection import RayConfig
 from encoders.audio import SAMPLE_RATE_HZ, load_clip
 from pipelines import storage
 from pipelines.ask import AskConfig, ask
-from pipelines.config import load_config
+from pipelines.config import load_config, require_range
 from pipelines.corpora.annotations import AnnotationsConfig, prepare_annotations
 from pipelines.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
 from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
-from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate
+from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
 from pipelines.extract import ExtractConfig, ExtractReport, extract
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import Clip, count_clips, read_clips, read_examples
@@ -60,6 +60,13 @@ class DemoConfig:
     sizes: DemoSizes = field(default_factory=DemoSizes)
     ray: RayConfig = field(default_factory=RayConfig)
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("seed",), low=0)
+        require_range(self, ("steps",), low=10)
+        if "://" in self.out:
+            raise ValueError(f"out={self.out}: the demo needs a local folder")
+
 
 @dataclass(frozen=True)
 class DemoFolders:
@@ -69,7 +76,7 @@ class DemoFolders:
 
     @property
     def corpus(self) -> Path:
-        return Path(self.out) / "corpus"
+        return Path(storage.full_path(self.out)) / "corpus"
 
     @property
     def manifest(self) -> str:
@@ -229,7 +236,8 @@ def _questions(corpus: DemoCorpus, folders: DemoFolders) -> Iterator[tuple[str, 
 
 
 def _predictions(folders: DemoFolders, stage: str) -> list[dict[str, str]]:
-    lines = storage.read_bytes(storage.join(folders.run(stage), "evaluation", "predictions.jsonl")).decode()
+    folder = evaluation_folder(folders.run(stage), TEST_SPLITS)
+    lines = storage.read_bytes(storage.join(folder, "predictions.jsonl")).decode()
     return [json.loads(line) for line in lines.splitlines()]
 
 

@@ -107,8 +107,7 @@ def write_demo_corpus(
         on_progress: Called after each recording with how many are done and how many there will be.
 
     Raises:
-        ValueError: If `out_dir` holds anything else.
-        RuntimeError: If the speech synthesiser cannot be loaded.
+        ValueError: If `out_dir` holds anything else, or the speech synthesiser cannot be loaded.
     """
     sizes = sizes or DemoSizes()
     _claim_dir(out_dir, seed=seed, sizes=sizes)

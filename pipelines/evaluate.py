@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,8 +14,8 @@ from rich.table import Table
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import load_examples, read_batch
-from pipelines.checkpoint import load_run
-from pipelines.config import save_config
+from pipelines.checkpoint import RunSpec, load_run
+from pipelines.config import require_range, save_config
 from pipelines.feature_cache import FeatureCache
 from pipelines.metrics import score
 from pipelines.progress import Progress
@@ -33,7 +34,7 @@ class EvaluateConfig:
     tasks: list[str] = field(default_factory=list)
     """[names] Tasks to answer; empty: all."""
     out: str = ""
-    """[URI] Folder for metrics and predictions; empty: evaluation/ in the run."""
+    """[URI] Folder for metrics and predictions; empty: evaluation/<splits> in the run."""
     batch_examples: int = 16
     """[examples] Decoded together."""
     num_beams: int = 4
@@ -51,9 +52,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in ("batch_examples", "num_beams", "max_new_tokens", "threads"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+        require_range(self, ("batch_examples", "num_beams", "max_new_tokens", "threads"), low=1)
+        require_range(self, ("max_missing_fraction",), low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,13 @@ class TaskScore:
 
 
 def choose_device(device: str) -> str:
-    """Return the device that `auto` stands for on this machine."""
+    """Return the device to use, the one that `auto` stands for on this machine.
+
+    Raises:
+        ValueError: If a GPU is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: this machine has no GPU that PyTorch can use")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -90,10 +96,8 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     """
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)
-    run = load_run(config.run, device=device)
-    set_lora_scaling(run.model.llm, config.lora_scaling)
     cache = FeatureCache(config.cache)
-    run.spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+    RunSpec.read(config.run).recipe.require_same(cache.recipe, here=config.run, there=config.cache)
     examples = load_examples(
         config.manifest,
         cache,
@@ -101,6 +105,8 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
         tasks=config.tasks,
         max_missing_fraction=config.max_missing_fraction,
     )
+    run = load_run(config.run, device=device)
+    set_lora_scaling(run.model.llm, config.lora_scaling)
     predictions: list[Prediction] = []
     with (progress or Progress()).phase("evaluate", unit="examples", total=len(examples)) as phase:
         for first in range(0, len(examples), config.batch_examples):
@@ -120,6 +126,11 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     return scores
 
 
+def evaluation_folder(run: str, splits: Sequence[str]) -> str:
+    """Return where a run's answers to some splits are written by default."""
+    return storage.join(run, "evaluation", "+".join(splits) or "all")
+
+
 def score_tasks(predictions: list[Prediction]) -> list[TaskScore]:
     """Score each task's predictions, tasks in alphabetical order."""
     by_task: dict[str, list[Prediction]] = defaultdict(list)
@@ -134,7 +145,7 @@ def score_tasks(predictions: list[Prediction]) -> list[TaskScore]:
 def _write(
     config: EvaluateConfig, predictions: list[Prediction], scores: list[TaskScore], *, step: int, num_missing: int
 ) -> None:
-    out = config.out or storage.join(config.run, "evaluation")
+    out = config.out or evaluation_folder(config.run, config.splits)
     lines = "".join(json.dumps(vars(prediction), ensure_ascii=False) + "\n" for prediction in predictions)
     storage.write_bytes(storage.join(out, "predictions.jsonl"), lines.encode())
     metrics = {"step": step, "missing_examples": num_missing, "tasks": [vars(task) for task in scores]}

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,15 +13,23 @@ import ray
 from omegaconf import MISSING
 
 from cluster.connection import RayConfig, connect
-from cluster.unit_queue import QueueLimits, QueueReport, UnitResult, pool_size, run_units
+from cluster.unit_queue import (
+    ActorStartError,
+    QueueLimits,
+    QueueProgress,
+    QueueReport,
+    UnitResult,
+    pool_size,
+    run_units,
+)
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import Codec
 from pipelines import storage
-from pipelines.config import save_config, to_yaml
+from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
 from pipelines.feature_cache import committed_units, read_rejects
-from pipelines.manifest import count_clips, read_clips
+from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import count_planned_clips, count_units, extend_plan, read_units, unit_name
 from pipelines.progress import Progress
 from pipelines.recipe import DTYPES, RECIPE, Recipe, environment, read_recipe, recipe_of, write_recipe
@@ -54,17 +62,17 @@ class ExtractConfig:
     batch_clips: int = 8
     """[clips] Clips per encoder batch."""
     max_reject_fraction: float = 0.05
-    """[fraction] Share of all planned clips that may be rejected; the job stops as soon as there are more."""
+    """[fraction] Share of all planned clips that may be rejected, rounded up to clips; with more the job stops."""
+    retry_rejects: bool = False
+    """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
     limits: QueueLimits = field(default_factory=QueueLimits)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in ("shard_megabytes", "threads", "batch_clips"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
-        if not 0.0 <= self.max_reject_fraction <= 1.0:
-            raise ValueError(f"max_reject_fraction={self.max_reject_fraction}: must lie between 0 and 1")
+        require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
+        require_range(self, ("workers",), low=0)
+        require_range(self, ("max_reject_fraction",), low=0, high=1)
 
 
 @dataclass
@@ -107,13 +115,17 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         ValueError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
         JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
-    if count_clips_checked(config.manifest) == 0:
+    config = _with_full_paths(config)  # actors run in folders of their own
+    if next(read_clips(config.manifest), None) is None:
         raise ValueError(f"{config.manifest}: the manifest holds no clips")
     recipe = _open_cache(config)
     shard_nbytes = config.shard_megabytes * MEGABYTE
     extend_plan(config.cache, read_clips(config.manifest), recipe=recipe, shard_nbytes=shard_nbytes)
     done = committed_units(config.cache)
+    if config.retry_rejects:
+        done = _uncommit_rejects(config.cache, done)
     report = ExtractReport(planned_units=count_units(config.cache))
+    _check_rejects(config, read_rejects(config.cache, done).num_rows)
     if len(done) == report.planned_units:
         print(f"{config.cache}: complete, nothing to do ({report.planned_units} shards)")
         return report
@@ -133,9 +145,23 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     return report
 
 
-def count_clips_checked(manifest: str) -> int:
-    next(read_clips(manifest), None)  # its errors name what a manifest is
-    return count_clips(manifest)
+def _with_full_paths(config: ExtractConfig) -> ExtractConfig:
+    return replace(
+        config,
+        manifest=storage.full_path(config.manifest),
+        cache=storage.full_path(config.cache),
+        whisper=_full_path(config.whisper),
+        beats=_full_path(config.beats),
+    )
+
+
+def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
+    """Take back the units that hold rejected clips, by their index; return those that stay."""
+    names = storage.list_names(storage.join(cache, "rejects"), ".parquet")
+    again = units & {int(name.removesuffix(".parquet")) for name in names}
+    for unit in again:
+        storage.delete_file(storage.join(cache, "index", f"{unit_name(unit)}.parquet"))
+    return units - again
 
 
 def _open_cache(config: ExtractConfig) -> Recipe:
@@ -144,8 +170,9 @@ def _open_cache(config: ExtractConfig) -> Recipe:
     if storage.file_exists(storage.join(config.cache, RECIPE)):
         recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)
         return recipe
-    encoders = {"speech": _full_path(config.whisper), "audio": _full_path(config.beats)}
-    write_recipe(config.cache, recipe, encoders=encoders, recorded=environment(config.threads))
+    encoders = {"speech": config.whisper, "audio": config.beats}
+    recorded = {**environment(config.threads), "batch_clips": config.batch_clips}
+    write_recipe(config.cache, recipe, encoders=encoders, recorded=recorded)
     return recipe
 
 
@@ -156,53 +183,56 @@ def _full_path(encoder: str) -> str:
 def _run(
     config: ExtractConfig, recipe: Recipe, done: frozenset[int], report: ExtractReport, progress: Progress
 ) -> None:
-    connect(config.ray)
+    own_cluster = connect(config.ray)
     device = config.device
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
-        storage.full_path(config.cache),  # actors run in folders of their own
-        _full_path(config.whisper),
-        _full_path(config.beats),
-        recipe,
-        device,
-        config.threads,
-        config.batch_clips,
+        config.cache, config.whisper, config.beats, recipe, device, config.threads, config.batch_clips
     )
     actor_type = ray.remote(ExtractWorker).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
     )
-    planned_clips = count_planned_clips(config.cache)
-    allowed = math.ceil(config.max_reject_fraction * planned_clips)
     known_rejects = read_rejects(config.cache, done).num_rows
-    actors = pool_size(config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
+    room = pool_size(0 if own_cluster else config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
+    actors = min(config.workers or room, room) if own_cluster else room
     todo = report.planned_units - len(done)
     with progress.phase("extract", unit="shards", total=todo) as phase:
 
         def on_result(result: UnitResult) -> None:
             report.add(result.value)
             phase.update(report.units, note=report.note(time.monotonic() - phase.start))
-            if known_rejects + report.rejects > allowed:
-                raise JobIncompleteError(_too_many_rejects(config, known_rejects + report.rejects, planned_clips))
+            if result.value.shard.rejects:
+                _check_rejects(config, known_rejects + report.rejects)
 
-        queue = run_units(
-            read_units(config.cache, skip=done),
-            start_actor=lambda: actor_type.remote(worker),
-            num_actors=min(actors, todo),
-            limits=config.limits,
-            on_result=on_result,
-        )
+        def on_progress(queue: QueueProgress) -> None:
+            if queue.starting_actors and not report.units:
+                phase.update(0, note=f"{queue.starting_actors} workers starting")
+
+        try:
+            queue = run_units(
+                read_units(config.cache, skip=done, roots=corpus_roots(config.manifest)),
+                start_actor=lambda: actor_type.remote(worker),
+                num_actors=min(actors, todo),
+                limits=config.limits,
+                on_result=on_result,
+                on_progress=on_progress,
+            )
+        except ActorStartError as error:
+            raise JobIncompleteError(f"{config.cache}: {error}") from error
     report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
     if queue.failed:
         raise JobIncompleteError(_failures(config.cache, queue))
 
 
-def _too_many_rejects(config: ExtractConfig, rejects: int, clips: int) -> str:
-    return (
-        f"{config.cache}: {rejects} of {clips} clips were rejected, more than max_reject_fraction="
-        f"{config.max_reject_fraction} allows; reasons are in {storage.join(config.cache, 'rejects')}"
-    )
+def _check_rejects(config: ExtractConfig, rejects: int) -> None:
+    planned = count_planned_clips(config.cache)
+    if rejects > math.ceil(config.max_reject_fraction * planned):
+        raise JobIncompleteError(
+            f"{config.cache}: {rejects} of {planned} clips were rejected, more than max_reject_fraction="
+            f"{config.max_reject_fraction} allows; salmonn cache info says why, retry_rejects=true tries them again"
+        )
 
 
 def _failures(cache: str, queue: QueueReport) -> str:

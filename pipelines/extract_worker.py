@@ -21,7 +21,7 @@ from pipelines.plan import ExtractUnit
 from pipelines.recipe import DTYPES, Recipe, recipe_of
 
 CHUNK_CLIPS = 32
-"""Clips decoded and encoded together; fixed, so that a unit's batches never depend on anything else."""
+"""Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""
 DECODE_THREADS = 2
 
 
@@ -89,14 +89,20 @@ class ExtractWorker:
     def _encoded(self, clips: tuple[Clip, ...]) -> Iterator[EncodedClip | RejectedClip]:
         """Yield every clip in order, encoding one chunk while the next is decoded in threads."""
         chunks = [clips[first : first + CHUNK_CLIPS] for first in range(0, len(clips), CHUNK_CLIPS)]
-        ahead = [self._decoders.submit(_decode, clip) for clip in chunks[0]]
+        ahead = [self._decoders.submit(self._decode, clip) for clip in chunks[0]]
         for position, chunk in enumerate(chunks):
             start = time.perf_counter()
             waves = [future.result() for future in ahead]
             self._parts["wait for decode"] += time.perf_counter() - start
             following = chunks[position + 1] if position + 1 < len(chunks) else ()
-            ahead = [self._decoders.submit(_decode, clip) for clip in following]
+            ahead = [self._decoders.submit(self._decode, clip) for clip in following]
             yield from self._encode_chunk(chunk, waves)
+
+    def _decode(self, clip: Clip) -> Tensor | AudioError:
+        try:
+            return load_clip(clip.located(), channel=self.config.recipe.channel, open_file=storage.open_file)
+        except AudioError as error:
+            return error
 
     def _encode_chunk(
         self, clips: tuple[Clip, ...], waves: list[Tensor | AudioError]
@@ -115,10 +121,3 @@ class ExtractWorker:
             return RejectedClip(clip, AudioError(clip.recordings[0], "features", str(error)))
         digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
         return EncodedClip(clip, streams, wave.numel() / SAMPLE_RATE_HZ, digest)
-
-
-def _decode(clip: Clip) -> Tensor | AudioError:
-    try:
-        return load_clip(clip.located(), open_file=storage.open_file)
-    except AudioError as error:
-        return error

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ from pipelines.plan import unit_name
 from pipelines.recipe import Recipe, read_recipe
 
 TAR_BLOCK = 512
+OPEN_SHARDS = 64
 REJECT_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
 )
@@ -106,8 +108,11 @@ def write_shard(cache: str, unit: int, recipe: Recipe, clips: Iterable[EncodedCl
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     name = f"{unit_name(unit)}.parquet"
+    reject_uri = storage.join(cache, "rejects", name)
     if rejects:
-        storage.write_table(storage.join(cache, "rejects", name), pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
+        storage.write_table(reject_uri, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
+    elif storage.file_exists(reject_uri):
+        storage.delete_file(reject_uri)  # of an attempt that did not reach its index
     index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
     about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
     storage.write_table(storage.join(cache, "index", name), index.replace_schema_metadata(about))
@@ -199,7 +204,7 @@ class FeatureCache:
         filesystem, path = storage.resolve(storage.join(uri, "index"))
         schema = index_schema(self.recipe)
         self.index = pq.read_table(path, schema=schema, filesystem=filesystem).combine_chunks()
-        self._shards: dict[str, BinaryIO] = {}
+        self._shards: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return each clip's row in the index, -1 where the cache does not hold it."""
@@ -234,6 +239,9 @@ class FeatureCache:
     def _read_range(self, shard: str, offset: int, nbytes: int) -> bytes:
         if shard not in self._shards:
             self._shards[shard] = storage.open_file(storage.join(self.uri, "shards", shard))
+        self._shards.move_to_end(shard)
+        if len(self._shards) > OPEN_SHARDS:
+            self._shards.popitem(last=False)[1].close()
         file = self._shards[shard]
         file.seek(offset)
         return file.read(nbytes)

@@ -1,13 +1,13 @@
 """The manifest: what is heard (clips.parquet) and what is asked and answered (examples.parquet).
 
 A clip is keyed by a digest of its corpus and segments, so that n examples about the same audio share one clip, and the
-same clip has the same id on every machine. Ten million clips cost the writer about 1 GB for the digests it has seen;
-everything else streams.
+same clip has the same id on every machine. Ten million clips with an example each cost the writer about 2 GB for the
+digests it has seen; everything else streams. Two writers must not add to one manifest at the same time.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -103,7 +103,7 @@ def _digest(content: object) -> str:
 
 
 class ManifestWriter:
-    """Writes both tables in the order given, each clip and each example once; nothing appears before `close`.
+    """Writes both tables in the order given, each clip and each example once; nothing appears before the block ends.
 
     Args:
         uri: The manifest's folder.
@@ -227,8 +227,11 @@ def count_clips(uri: str) -> int:
         return int(file.metadata.num_rows)
 
 
-def select_examples(examples: Iterable[Example], *, splits: Sequence[str], tasks: Sequence[str]) -> Iterator[Example]:
-    """Yield the examples of some splits and tasks; an empty list stands for all."""
-    for example in examples:
-        if (not splits or example.split in splits) and (not tasks or example.task in tasks):
-            yield example
+def corpus_roots(uri: str) -> dict[str, str]:
+    """Return corpus -> root for the corpora that lie in one place."""
+    roots: dict[str, set[str]] = {}
+    with storage.open_parquet(storage.join(uri, CLIPS)) as file:
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=["corpus", "root"]):
+            for pair in pa.Table.from_batches([batch]).group_by(["corpus", "root"]).aggregate([]).to_pylist():
+                roots.setdefault(pair["corpus"], set()).add(pair["root"])
+    return {corpus: next(iter(places)) for corpus, places in roots.items() if len(places) == 1}

@@ -2,11 +2,11 @@
 
 The plan is kept so that a run after a kill meets the same units, and a manifest that has grown leaves them as they are:
 its new clips get new units, numbered onward. Rows lie in unit order, so reading it streams; planning ten million clips
-takes about 1 GB for the ids planned before.
+takes about 1 GB for the ids planned before (49 bytes and a set's slot each).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
 from encoders.codecs import Codec
+from encoders.whisper import SPEECH_FRAMES
 from pipelines import storage
 from pipelines.manifest import CLIP_SCHEMA, ROWS_PER_GROUP, Clip, clip_from_row
 from pipelines.recipe import Recipe
@@ -21,7 +22,6 @@ from pipelines.recipe import Recipe
 UNITS = "units"
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
 VALUE_NBYTES: dict[Codec, int] = {"float16": 2, "int8": 1}
-WHISPER_FRAMES = 1_500
 TAR_NBYTES_PER_CLIP = 4_096
 
 
@@ -50,7 +50,7 @@ def audio_frames(seconds: float) -> int:
 
 def clip_nbytes(clip: Clip, recipe: Recipe) -> int:
     """Predict a clip's bytes in its shard; a clip of unknown length counts as the longest."""
-    frames = {"speech": WHISPER_FRAMES, "audio": audio_frames(clip.seconds or CLIP_SECONDS)}
+    frames = {"speech": SPEECH_FRAMES, "audio": audio_frames(clip.seconds or CLIP_SECONDS)}
     values = sum(frames[name] * stream.width for name, stream in recipe.streams.items())
     return values * VALUE_NBYTES[recipe.codec] + TAR_NBYTES_PER_CLIP
 
@@ -69,10 +69,14 @@ def assign_units(
 
 
 def extend_plan(cache: str, clips: Iterable[Clip], *, recipe: Recipe, shard_nbytes: int) -> int:
-    """Add units for the clips that are in none yet; return how many clips those were."""
-    planned = {clip for file in _plan_files(cache) for clip in _column(file, "clip_id")}
+    """Add units for the clips that are in none yet; return how many clips those were.
+
+    Raises:
+        ValueError: If another job has just done the same.
+    """
+    planned = {bytes.fromhex(str(clip)) for file in _plan_files(cache) for clip in _column(file, "clip_id")}
     first = count_units(cache)
-    new = (clip for clip in clips if clip.clip_id not in planned)
+    new = (clip for clip in clips if bytes.fromhex(clip.clip_id) not in planned)
     assigned = assign_units(new, nbytes=lambda clip: clip_nbytes(clip, recipe), shard_nbytes=shard_nbytes, first=first)
     head = next(assigned, None)
     return _write_plan(storage.join(cache, UNITS, f"{unit_name(first)}.parquet"), head, assigned) if head else 0
@@ -81,14 +85,19 @@ def extend_plan(cache: str, clips: Iterable[Clip], *, recipe: Recipe, shard_nbyt
 def _write_plan(uri: str, head: tuple[int, Clip], assigned: Iterator[tuple[int, Clip]]) -> int:
     rows = [_plan_row(*head)]
     count = 0
-    with storage.staged_file(uri) as path, pq.ParquetWriter(path, PLAN_SCHEMA, compression="zstd") as writer:
-        for unit, clip in assigned:
-            if len(rows) == ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
-                count += len(rows)
-                rows.clear()
-            rows.append(_plan_row(unit, clip))
-        writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
+    try:
+        with storage.staged_file(uri, exclusive=True) as path, pq.ParquetWriter(path, PLAN_SCHEMA) as writer:
+            for unit, clip in assigned:
+                if len(rows) == ROWS_PER_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
+                    count += len(rows)
+                    rows.clear()
+                rows.append(_plan_row(unit, clip))
+            writer.write_table(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA))
+    except FileExistsError:
+        raise ValueError(
+            f"{uri}: another job has just planned units of this cache; let it end, then try again"
+        ) from None
     return count + len(rows)
 
 
@@ -97,7 +106,10 @@ def _plan_row(unit: int, clip: Clip) -> dict[str, object]:
 
 
 def _plan_files(cache: str) -> list[str]:
-    return [storage.join(cache, UNITS, name) for name in storage.list_names(storage.join(cache, UNITS), ".parquet")]
+    names = storage.list_names(storage.join(cache, UNITS), ".parquet")
+    return [
+        storage.join(cache, UNITS, name) for name in sorted(names, key=lambda name: int(name.removesuffix(".parquet")))
+    ]
 
 
 def _column(uri: str, name: str) -> Iterator[object]:
@@ -121,12 +133,19 @@ def count_planned_clips(cache: str) -> int:
     return sum(counts)
 
 
-def read_units(cache: str, *, skip: frozenset[int] = frozenset()) -> Iterator[ExtractUnit]:
-    """Yield the planned units in order but for those to skip, one in memory at a time."""
+def read_units(
+    cache: str, *, skip: Collection[int] = frozenset(), roots: Mapping[str, str] | None = None
+) -> Iterator[ExtractUnit]:
+    """Yield the planned units in order but for those to skip, one in memory at a time.
+
+    `roots` says where a corpus lies today, if its recordings have moved since the plan was made.
+    """
+    roots = roots or {}
     rows = (row for uri in _plan_files(cache) for row in _plan_rows(uri))
     for unit, group in groupby(rows, key=lambda row: int(row["unit"])):
         if unit not in skip:
-            yield ExtractUnit(unit, tuple(clip_from_row(row) for row in group))
+            clips = (clip_from_row(row) for row in group)
+            yield ExtractUnit(unit, tuple(replace(clip, root=roots.get(clip.corpus, clip.root)) for clip in clips))
 
 
 def _plan_rows(uri: str) -> Iterator[dict[str, int]]:

@@ -1,5 +1,6 @@
 """What every `salmonn prepare` verb shares: a reader's examples in, both manifest tables out."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,17 +66,19 @@ def write_manifest(
     Raises:
         ValueError: If there is no example, or if no file of the first batch can be opened (a wrong folder).
     """
+    if not re.fullmatch(r"[\w.-]+", corpus):
+        raise ValueError(f"corpus={corpus}: letters, digits, '_', '-' and '.' only")
     unreadable, seconds = 0, 0.0
     with (
         ManifestWriter(config.out, append=config.append) as writer,
         ThreadPoolExecutor(PROBE_THREADS) as pool,
         (progress or Progress()).phase(f"prepare {corpus}", unit="examples") as phase,
     ):
-        before = writer.num_clips, writer.num_examples
+        there = writer.num_clips, writer.num_examples
         for batch in _batches(iter(examples), PROBE_BATCH):
             new = _new_clips(batch, corpus, writer)
             lengths = list(pool.map(lambda segments: _probe(root, segments), new.values()))
-            _refuse_wrong_root(root, lengths, first=writer.num_clips == before[0])
+            _refuse_wrong_root(root, lengths, first=writer.num_clips == there[0])
             split_of = {clip_id(corpus, example.segments): example.split for example in reversed(batch)}
             for (identity, segments), length in zip(new.items(), lengths, strict=True):
                 known = None if isinstance(length, Exception) else length
@@ -88,13 +91,14 @@ def write_manifest(
         if writer.num_examples == 0:
             raise ValueError(f"corpus {corpus}, recordings below {root}: no examples were found")
         report = PrepareReport(
-            writer.num_clips - before[0],
-            writer.num_examples - before[1],
+            writer.num_clips - there[0],
+            writer.num_examples - there[1],
             writer.num_duplicates,
             unreadable,
             seconds / 3600,
         )
-    save_config(config, storage.join(config.out, f"prepare.{corpus}.yaml"))
+    before = len(storage.list_names(config.out, ".yaml"))
+    save_config(config, storage.join(config.out, f"prepare-{before + 1:03d}-{corpus}.yaml"))
     _print_report(config.out, corpus, report)
     return report
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -35,7 +35,7 @@ class Recipe:
     codec: Codec
     precision: str
     attention: str = "sdpa"
-    channel: str = "first"
+    channel: Literal["first", "mean"] = "first"
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
 
@@ -81,7 +81,11 @@ def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], rec
         "encoders": dict(encoders),
         "recorded": dict(recorded),
     }
-    storage.write_bytes(storage.join(cache, RECIPE), json.dumps(content, indent=2, sort_keys=True).encode())
+    uri = storage.join(cache, RECIPE)
+    try:
+        storage.write_bytes(uri, json.dumps(content, indent=2, sort_keys=True).encode(), exclusive=True)
+    except FileExistsError:
+        raise ValueError(f"{uri}: another job has just begun this cache; let it end, then try again") from None
 
 
 def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:

@@ -115,7 +115,7 @@ def open_synthesiser(voices: Sequence[Voice]) -> Iterator[SpeechSynthesiser]:
     """Yield espeak-ng set up to speak with `voices`. Its state is the process's: one at a time, in one thread.
 
     Raises:
-        RuntimeError: If the package `espeakng-loader` is missing or its library does not load.
+        ValueError: If the package `espeakng-loader` is missing or its library does not load.
     """
     library, data_dir = _load_espeak()
     with tempfile.TemporaryDirectory(prefix="espeak-") as home:
@@ -129,7 +129,7 @@ def open_synthesiser(voices: Sequence[Voice]) -> Iterator[SpeechSynthesiser]:
             (variants_dir / voice.variant).write_text(voice.definition, encoding="utf-8")
         rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, home.encode(), 0)
         if rate_hz <= 0:
-            raise RuntimeError(f"espeak-ng did not start with the data of espeakng-loader at {data_dir}")
+            raise ValueError(f"espeak-ng did not start with the data of espeakng-loader at {data_dir}")
         try:
             yield SpeechSynthesiser(library, rate_hz, voices)
         finally:
@@ -161,6 +161,6 @@ def _load_espeak() -> tuple[ctypes.CDLL, Path]:
 
         return ctypes.CDLL(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     except (ImportError, OSError) as error:
-        raise RuntimeError(
+        raise ValueError(
             f"speech synthesis needs the package espeakng-loader (pip install espeakng-loader): {error}"
         ) from error

@@ -23,22 +23,28 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """Return the filesystem of a URI and the path in it; a local path becomes absolute.
+    """Return the filesystem of a URI and the path in it, taken literally; a local path counts from the root.
 
     Raises:
-        ValueError: If the scheme is unknown or the URI malformed.
+        ValueError: If the path is empty, the scheme unknown or the URI malformed.
     """
     if not uri:
         raise ValueError("an empty path was given")
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111 - `~nobody` is a name
     base, _, query = uri.partition("?")
     scheme, _, path = base.partition("://")
-    return _filesystem(scheme, query, uri), "/" + path.lstrip("/") if scheme == "file" else path.rstrip("/")
+    if scheme == "file":
+        return fs.LocalFileSystem(), "/" + path.strip("/")
+    bucket = path.partition("/")[0]
+    if "@" in bucket:
+        raise ValueError(f"{scheme}://…@…: keys belong in the environment, not in a URI")
+    return _filesystem(scheme, bucket, query), path.rstrip("/")
 
 
 @lru_cache
-def _filesystem(scheme: str, query: str, uri: str) -> fs.FileSystem:
+def _filesystem(scheme: str, bucket: str, query: str) -> fs.FileSystem:
+    uri = f"{scheme}://{bucket}" + (f"?{query}" if query else "")
     try:
         return fs.FileSystem.from_uri(uri)[0]
     except (pa.ArrowException, OSError) as error:
@@ -46,21 +52,37 @@ def _filesystem(scheme: str, query: str, uri: str) -> fs.FileSystem:
 
 
 def full_path(uri: str) -> str:
-    """Return a URI as it is and a local path from the root, so that it means the same to every process."""
-    return uri if "://" in uri else resolve(uri)[1]
+    """Return a URI without a slash at its end, and a local path from the root, so that it means the same everywhere."""
+    if "://" not in uri:
+        return resolve(uri)[1]
+    base, mark, query = uri.partition("?")
+    return base.rstrip("/") + mark + query
 
 
 def join(uri: str, *names: str) -> str:
     """Return the URI of a file below a folder's URI; a query stays at the end.
 
     Raises:
-        ValueError: If a name would lead out of the folder.
+        ValueError: If the folder is empty or a name would lead out of it.
     """
-    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    if not uri:
+        raise ValueError("an empty path was given")
+    base, mark, query = _split_query(uri)
     inner = posixpath.normpath(posixpath.join(*names))
-    if inner.startswith(("/", "..")):
+    if inner.startswith(("/", "../")) or inner == "..":
         raise ValueError(f"{posixpath.join(*names)}: leads out of {uri}")
     return base.rstrip("/") + "/" + inner + mark + query
+
+
+def parent(uri: str) -> str:
+    """Return the URI of the folder that a file lies in."""
+    base, mark, query = _split_query(uri)
+    folder, slash, _ = base.rpartition("/")
+    return (folder or slash or ".") + mark + query
+
+
+def _split_query(uri: str) -> tuple[str, str, str]:
+    return uri.partition("?") if "://" in uri else (uri, "", "")
 
 
 def is_local(uri: str) -> bool:
@@ -120,9 +142,10 @@ def read_bytes(uri: str) -> bytes:
 
 
 @contextmanager
-def staged_file(uri: str) -> Iterator[Path]:
+def staged_file(uri: str, *, exclusive: bool = False) -> Iterator[Path]:
     """Yield a local path to write; on success the finished file appears at `uri` whole, on an exception nothing does.
 
+    With `exclusive` a file that is there already is a FileExistsError; object stores tell only before the upload.
     Locally the temporary file lies beside its target and is fsynced and renamed. On an object store the finished bytes
     are uploaded in one go: a client that is writing publishes a truncated object when an exception passes through it.
     """
@@ -134,7 +157,10 @@ def staged_file(uri: str) -> Iterator[Path]:
         try:
             yield staged
             _fsync(staged)
-            staged.replace(target)
+            if exclusive:
+                target.hardlink_to(staged)
+            else:
+                staged.replace(target)
             _fsync(target.parent)
         finally:
             staged.unlink(missing_ok=True)
@@ -142,6 +168,8 @@ def staged_file(uri: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / posixpath.basename(path)
         yield staged
+        if exclusive and file_exists(uri):
+            raise FileExistsError(f"{uri}: is there already")
         fs.copy_files(str(staged), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
@@ -163,9 +191,14 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def delete_file(uri: str) -> None:
+    filesystem, path = resolve(uri)
+    filesystem.delete_file(path)
+
+
+def write_bytes(uri: str, data: bytes, *, exclusive: bool = False) -> None:
     """Write a whole file: readers see the old one or the new one, never a part."""
-    with staged_file(uri) as path:
+    with staged_file(uri, exclusive=exclusive) as path:
         path.write_bytes(data)
 
 

@@ -5,8 +5,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from cluster.connection import connect
+from cluster.unit_queue import pool_size
 from llm.loading import llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
@@ -32,8 +33,19 @@ from pipelines.progress import Phase, Progress
 from pipelines.train_loop import TrainConfig, read_metrics, train_loop
 from qformer.aligner import AlignerConfig
 
-FREE_KEYS = {"run", "workers", "threads", "checkpoint_every", "keep_checkpoints", "log_every", "max_failures", "ray"}
-"""Keys that may change when a run continues: none of them changes what is computed."""
+FREE_KEYS = {
+    "manifest",
+    "cache",
+    "run",
+    "workers",
+    "threads",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "max_failures",
+    "ray",
+}
+"""Keys that may change when a run continues: none changes what is computed (recipe and examples are compared)."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +82,10 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
         if config not in todo:
             print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
     if todo:
-        connect(todo[0].ray)
+        own_cluster = connect(todo[0].ray)
         total = sum(config.steps for config in todo)
         with (progress or Progress()).phase("train", unit="steps", total=total) as phase, _watched(todo, phase):
-            _fit(todo)
+            _fit(todo, own_cluster=own_cluster)
     reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
     for config, report in zip(configs, reports, strict=True):
         if config in todo:
@@ -111,7 +123,7 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
         max_missing_fraction=config.max_missing_fraction,
     )
     _check_prompts(examples.table)
-    _write_run(config, cache, pending)
+    _write_run(config, cache, examples.digest, pending)
     return len(examples)
 
 
@@ -119,7 +131,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     uri = storage.join(config.run, "config.yaml")
     if not storage.file_exists(uri):
         return
-    there = yaml.safe_load(storage.read_bytes(uri))
+    there = yaml.safe_load(storage.read_bytes(uri)) or {}
     here: dict[str, Any] = yaml.safe_load(to_yaml(config))
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
     difference = first_difference(kept[0], kept[1])
@@ -134,9 +146,15 @@ def _check_prompts(examples: pa.Table) -> None:
         question_for(task)
 
 
-def _write_run(config: TrainConfig, cache: FeatureCache, pending: Sequence[str]) -> None:
-    """Write the run's LLM (if tiny), description and config; a run that continues finds its own again."""
+def _write_run(config: TrainConfig, cache: FeatureCache, examples_digest: str, pending: Sequence[str]) -> None:
+    """Write the run's config, LLM (if tiny) and, last, its description; a run that continues finds its own again."""
     if storage.file_exists(storage.join(config.run, "run.json")):
+        spec = RunSpec.read(config.run)
+        spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+        if spec.examples_digest != examples_digest:
+            raise ValueError(
+                f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now"
+            )
         return
     before = RunSpec.read(config.init_from) if config.init_from else None
     if before:
@@ -152,9 +170,12 @@ def _write_run(config: TrainConfig, cache: FeatureCache, pending: Sequence[str])
         **vars(config.qformer),
     )
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
-    spec = RunSpec(cache.recipe, cache.encoders, config.llm, config.precision, frames, aligner, config.lora)
-    spec.write(config.run)
+    lora, dtype = config.lora, config.precision
+    spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, examples_digest, aligner, lora)
+    if before:
+        _check_sizes(config, spec, before)
     save_config(config, storage.join(config.run, "config.yaml"))
+    spec.write(config.run)
 
 
 def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:
@@ -163,6 +184,17 @@ def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pend
         raise ValueError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
     if before.llm != config.llm:
         raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
+
+
+def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
+    """Refuse another aligner or LoRA than those of the run to start from; dropout may differ."""
+    sizes = [
+        {"qformer": {**asdict(run.aligner), "dropout": 0}, "lora": {**asdict(run.lora), "dropout": 0}}
+        for run in (spec, before)
+    ]
+    difference = first_difference(sizes[0], sizes[1])
+    if difference:
+        raise ValueError(f"init_from={config.init_from} has another shape: {difference}")
 
 
 def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
@@ -200,7 +232,8 @@ def _watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(0.5):
-            show()
+            with suppress(OSError):  # a slow store must not end the display, less so the job
+                show()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -209,18 +242,23 @@ def _watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        show()
+        with suppress(OSError):
+            show()
 
 
-def _fit(configs: Sequence[TrainConfig]) -> None:
+def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
     first = configs[0]
+    use_gpu = bool(ray.cluster_resources().get("GPU"))
+    room = pool_size(0, num_cpus_per_actor=first.threads, num_gpus_per_actor=int(use_gpu))
+    if own_cluster and first.workers > room:  # another cluster may grow; this one would wait for ever
+        raise ValueError(f"workers={first.workers} with threads={first.threads} each: this machine has room for {room}")
     storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"configs": list(configs)},
         scaling_config=ScalingConfig(
             num_workers=first.workers,
-            use_gpu=bool(ray.cluster_resources().get("GPU")),
+            use_gpu=use_gpu,
             resources_per_worker={"CPU": first.threads},
         ),
         run_config=RunConfig(

@@ -24,6 +24,7 @@ from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.batches import ExampleSet, global_batch, load_examples, micro_batches, read_batch
 from pipelines.checkpoint import RunSpec, complete_steps, load_optimizer, load_weights, save_checkpoint
+from pipelines.config import require_range
 from pipelines.feature_cache import FeatureCache
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import QFormerConfig
@@ -84,19 +85,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in (
-            "steps",
-            "batch_examples",
-            "micro_batch_examples",
-            "workers",
-            "threads",
-            "checkpoint_every",
-            "log_every",
-        ):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
-        if not 1.0 <= self.heard_seconds <= 30.0:
-            raise ValueError(f"heard_seconds={self.heard_seconds}: must lie between 1 and 30")
+        counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
+        require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every"), low=1)
+        require_range(self, ("max_failures",), low=0)
+        require_range(self, ("seed",), low=0, high=2**31)
+        require_range(self, ("max_missing_fraction",), low=0, high=1)
+        require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
 
 
 class MetricsLog:

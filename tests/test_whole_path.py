@@ -33,5 +33,5 @@ def test_readme_commands_run_as_written(tmp_path, monkeypatch, capsys, ray_sessi
         shorter = ["steps=3"] if words[1] == "train" else []
         typed = [word.replace("dog.wav", "tone-0.wav") for word in words[1:]]
         assert main([*typed, *shorter]) == 0, capsys.readouterr()
-    assert (tmp_path / "data" / "run" / "evaluation" / "predictions.jsonl").exists()
+    assert (tmp_path / "data" / "run" / "evaluation" / "test" / "predictions.jsonl").exists()
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["cache", "manifest", "run"]

@@ -50,11 +50,13 @@ def read_annotations(config: AnnotationsConfig) -> Iterator[CorpusExample]:
         for key in ("path", "text", "task"):
             if not isinstance(entry.get(key), str):
                 raise ValueError(f"{where}: {key!r} must be a text; found the keys {', '.join(map(repr, entry))}")
+        if not isinstance(entry.get("Q", ""), str):
+            raise ValueError(f"{where}: 'Q' must be a text")
         expanded = entry.get("expand_wav") or []
         if not isinstance(expanded, list):
             raise ValueError(f"{where}: 'expand_wav' must be a list of paths")
         segments = tuple(Segment(_below(str(path), config, where)) for path in [entry["path"], *expanded])
-        yield CorpusExample(segments, config.split, entry["task"], entry["text"], entry.get("Q"))
+        yield CorpusExample(segments, config.split, entry["task"], entry["text"], entry.get("Q") or None)
 
 
 def _entries(uri: str) -> list[Any]:

@@ -43,7 +43,7 @@ def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample]:
     """Yield the examples of every utterance, sorted by split, speaker, chapter and utterance.
 
     Raises:
-        ValueError: If a split is not there, or no transcript, or (for gender) a speaker is not in SPEAKERS.TXT.
+        ValueError: If a split is not there, or (for gender) a speaker is not in SPEAKERS.TXT.
     """
     found = storage.list_folders(config.root)
     for split in config.splits or found:

@@ -35,7 +35,7 @@ class TableConfig(PrepareConfig):
 
 def prepare_table(config: TableConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of a table; columns `question`, `start_seconds` and `duration_seconds` are read if present."""
-    root = config.audio_root or config.table.rpartition("/")[0] or "."
+    root = config.audio_root or storage.parent(config.table)
     root = require_folder(root, "audio_root")
     return write_manifest(read_table(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
@@ -46,34 +46,43 @@ def read_table(config: TableConfig) -> Iterator[CorpusExample]:
     Raises:
         ValueError: Naming the file, the row and the column that is missing or empty.
     """
-    for place, row in _rows(config.table):
+    for number, row in _rows(config.table):
+        place = f"{config.table}:{number}"
         for column in (config.path_column, config.text_column):
             if column not in row:
-                raise ValueError(f"{config.table}:{place}: no column {column!r}; found {', '.join(map(repr, row))}")
-        path, text = row[config.path_column], row[config.text_column]
-        if not path or ".." in str(path).split("/") or str(path).startswith("/"):
-            raise ValueError(f"{config.table}:{place}: {config.path_column} {path!r} must be a path below audio_root")
-        start = _seconds(row, "start_seconds", config.table, place) or 0.0
-        segment = Segment(str(path), start, _seconds(row, "duration_seconds", config.table, place))
+                raise ValueError(f"{place}: no column {column!r}; found {', '.join(map(repr, row))}")
+        path = _text(row, config.path_column, place)
+        if not path or ".." in path.split("/") or path.startswith("/"):
+            raise ValueError(f"{place}: {config.path_column} {path!r} must be a path below audio_root")
+        if row[config.text_column] is None:
+            raise ValueError(f"{place}: {config.text_column} is missing")
+        start = _seconds(row, "start_seconds", place) or 0.0
         yield CorpusExample(
-            (segment,),
-            row.get("split") or config.split,
-            row.get("task") or config.task,
-            "" if text is None else str(text),
-            row.get("question") or None,
+            (Segment(path, start, _seconds(row, "duration_seconds", place)),),
+            _text(row, "split", place) or config.split,
+            _text(row, "task", place) or config.task,
+            _text(row, config.text_column, place),
+            _text(row, "question", place) or None,
         )
 
 
-def _seconds(row: Mapping[str, Any], column: str, table: str, place: int) -> float | None:
+def _text(row: Mapping[str, Any], column: str, place: str) -> str:
+    value = row.get(column)
+    if isinstance(value, list | dict):
+        raise ValueError(f"{place}: {column} {value!r} must be a text")
+    return "" if value is None else str(value)
+
+
+def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
     value = row.get(column)
     if value is None or value == "":
         return None
     try:
         seconds = float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         seconds = -1.0
     if not 0.0 <= seconds < float("inf"):
-        raise ValueError(f"{table}:{place}: {column} {value!r} must be a number of seconds, 0 or more")
+        raise ValueError(f"{place}: {column} {value!r} must be a number of seconds, 0 or more")
     return seconds
 
 

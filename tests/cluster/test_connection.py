@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connection import LOG_HANDLER, RayConfig, check_packages, connect, set_up_logging
+from cluster.connection import RayConfig, check_packages, connect
+from cluster.logs import LOG_HANDLER, set_up_logging
 
 ROOT = Path(__file__).parents[2]
 

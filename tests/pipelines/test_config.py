@@ -53,11 +53,25 @@ def test_texts_are_taken_as_they_stand(text):
         ("codec=c", "codec.*'a', 'b'"),
         ("inner=3", "inner|Merge|config"),
         ("missing.yaml", "missing.yaml.*neither"),
+        ("--count=3", "without dashes"),
+        ("parts=[1", "not YAML|parts"),
     ],
 )
 def test_wrong_arguments_are_named(argument, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_config(Outer, ["name=x", argument])
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"count: 1\ncount: 2\n", b"\xff\xfe", b"- 1\n"])
+def test_faulty_yaml_is_named(tmp_path, content):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.yaml"):
+        load_config(Outer, [str(tmp_path / "c.yaml"), "name=x"])
+
+
+def test_a_list_of_one_needs_no_brackets():
+    assert load_config(Outer, ["name=x", "parts=a"]).parts == ["a"]
+    assert load_config(Outer, ["name=x", "parts=a,b"]).parts == ["a", "b"]
 
 
 def test_missing_key_says_what_it_means():

@@ -305,7 +305,7 @@ def test_voice_that_was_not_given_or_has_no_such_accent_is_refused() -> None:
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(RuntimeError, match="espeakng-loader"), open_synthesiser([MAN]):
+    with pytest.raises(ValueError, match="espeakng-loader"), open_synthesiser([MAN]):
         pass
 
 

@@ -16,6 +16,7 @@ from pipelines.errors import JobIncompleteError
 from pipelines.extract import ExtractConfig, extract
 from pipelines.feature_cache import FeatureCache, committed_units
 from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
+from tests.toy import write_tones
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -151,7 +152,12 @@ def test_too_many_rejects_end_the_job_with_exit_code_1(tmp_path, ray_session, ca
     words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "shard_megabytes=1"]
     assert main(["extract", *words, "max_reject_fraction=0.25"]) == 1
     assert "of 8 clips were rejected, more than max_reject_fraction=0.25" in capsys.readouterr().err
+    assert main(["extract", *words, "max_reject_fraction=0.25"]) == 1  # still too many, whatever was committed
     assert main(["extract", *words, "max_reject_fraction=0.5"]) == 0
+    write_tones(tmp_path / "tones" / "audio", [1.0 + 0.25 * (number % 4) for number in range(8)])
+    assert main(["extract", *words, "retry_rejects=true"]) == 0
+    assert FeatureCache(f"{tmp_path}/c").index.num_rows == 8
+    assert main(["extract", *words, "max_reject_fraction=0"]) == 0
 
 
 def test_unit_that_cannot_be_written_is_reported_and_the_rest_is_done(manifest, tmp_path, ray_session):

@@ -13,8 +13,8 @@ from encoders.clip_encoder import load_clip_encoder
 from pipelines import storage
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract_worker import ExtractWorker, WorkerConfig
-from pipelines.feature_cache import FeatureCache, committed_units, write_shard
-from pipelines.manifest import read_clips
+from pipelines.feature_cache import FeatureCache, committed_units, read_rejects, write_shard
+from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import (
     assign_units,
     audio_frames,
@@ -216,6 +216,45 @@ def test_grown_manifest_gets_new_units_and_leaves_the_old(tmp_path):
     assert [clip for unit in units for clip in unit.clips] == clips
     assert [unit.unit for unit in units] == list(range(count_units(cache)))
     assert count_planned_clips(cache) == 8
+
+
+def test_second_job_that_plans_the_same_cache_is_refused(tmp_path, monkeypatch):
+    manifest = prepare_tones(tmp_path, num_clips=4)
+    worker = make_worker(tmp_path / "c")
+    clips, cache, recipe = list(read_clips(manifest)), str(tmp_path / "c"), worker.config.recipe
+    extend_plan(cache, clips[:2], recipe=recipe, shard_nbytes=1_500_000)
+    monkeypatch.setattr("pipelines.plan._plan_files", lambda cache: [])  # as it looked when the other began
+    with pytest.raises(ValueError, match="another job has just planned"):
+        extend_plan(cache, clips, recipe=recipe, shard_nbytes=1_500_000)
+    with pytest.raises(ValueError, match="another job has just begun"):
+        write_recipe(cache, recipe, encoders={}, recorded={})
+
+
+def test_recordings_that_moved_are_found_where_the_manifest_says_now(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    worker = make_worker(tmp_path / "c")
+    extend_plan(str(tmp_path / "c"), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=1_500_000)
+    assert corpus_roots(manifest) == {"table": str(tmp_path / "audio")}
+    (unit,) = read_units(str(tmp_path / "c"), roots={"table": "/elsewhere"})
+    assert {clip.root for clip in unit.clips} == {"/elsewhere"}
+
+
+def test_rejects_of_an_attempt_that_failed_do_not_stay(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    (tmp_path / "c" / "rejects").mkdir(parents=True)
+    (tmp_path / "c" / "rejects" / "000000.parquet").write_bytes(b"left over")
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    assert read_rejects(str(tmp_path / "c"), {0}).num_rows == 0
+
+
+def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.feature_cache.OPEN_SHARDS", 2)
+    manifest = prepare_tones(tmp_path, num_clips=8)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"), shard_nbytes=600_000)
+    cache = FeatureCache(str(tmp_path / "c"))
+    for position in [*range(8), *range(8)]:
+        cache.read(position)
+        assert len(cache._shards) <= 2
 
 
 def test_predicted_bytes_are_close_to_the_shard(tmp_path):

@@ -201,6 +201,9 @@ def test_table_segments_cut_recordings(tmp_path):
         ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path'; found 'file', 'text'"),
         ("t.csv", "path,text\n", "no examples"),
         ("t.csv", "path,text\n../a.wav,x\n", "below audio_root"),
+        ("t.jsonl", '{"path": "a.wav", "text": null}\n', "t.jsonl:1: text is missing"),
+        ("t.jsonl", '{"path": "a.wav", "text": "x", "question": ["q"]}\n', "question ['q'] must be a text"),
+        ("t.jsonl", '{"path": "a.wav", "text": "x", "start_seconds": [1]}\n', "start_seconds [1] must be"),
         ("t.csv", "path,text,start_seconds\na.wav,x,-1\n", "start_seconds '-1' must be"),
         ("t.jsonl", '{"path": 1\n', "t.jsonl:1: not JSON"),
         ("t.txt", "", "must end in .csv, .jsonl or .parquet"),
@@ -213,6 +216,23 @@ def test_faulty_tables_give_one_line_and_exit_code_2(tmp_path, name, content, me
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
     assert not (tmp_path / "m" / "clips.parquet").exists()
+
+
+def test_corpus_names_are_plain(tmp_path, capsys):
+    write_tones(tmp_path, [1.0])
+    (tmp_path / "t.csv").write_text("path,text\ntone-0.wav,x\n")
+    words = ["prepare", "table", f"table={tmp_path}/t.csv", f"out={tmp_path}/m"]
+    assert main([*words, "corpus=../../x"]) == 2
+    assert "corpus=../../x" in capsys.readouterr().err
+    assert main(words) == 0
+    assert (tmp_path / "m" / "prepare-001-table.yaml").exists()
+
+
+def test_output_that_is_a_file_is_named(tmp_path, capsys):
+    write_tones(tmp_path, [1.0])
+    (tmp_path / "t.csv").write_text("path,text\ntone-0.wav,x\n")
+    assert main(["prepare", "table", f"table={tmp_path}/t.csv", f"out={tmp_path}/t.csv"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_missing_table_and_missing_manifest_are_named(tmp_path, capsys):

@@ -39,10 +39,47 @@ def test_what_killed_writers_left_is_removed_once_it_is_old(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [".tmp-new-a.tar", "a.tar"]
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd"])
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", ".."])
 def test_no_name_leads_out_of_its_folder(name):
     with pytest.raises(ValueError, match="leads out of"):
         storage.join("/data", name)
+
+
+def test_names_that_only_look_like_leading_out_are_names():
+    assert storage.join("/data", "...dots.wav") == "/data/...dots.wav"
+
+
+@pytest.mark.parametrize("use", [storage.resolve, lambda uri: storage.join(uri, "clips.parquet")])
+def test_an_empty_path_is_not_the_root_of_the_disk(use):
+    with pytest.raises(ValueError, match="empty path"):
+        use("")
+
+
+def test_names_in_uris_are_taken_literally(tmp_path):
+    name = "sub dir/häßlich %20#ü.bin"
+    storage.write_bytes(storage.join(f"file://{tmp_path}", name), b"1")
+    assert (tmp_path / name).read_bytes() == b"1"
+
+
+def test_keys_do_not_belong_in_a_uri():
+    with pytest.raises(ValueError, match="keys belong in the environment"):
+        storage.resolve("s3://key:secret@bucket/x")
+
+
+def test_exclusive_write_refuses_what_is_there(tmp_path):
+    storage.write_bytes(str(tmp_path / "x"), b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        storage.write_bytes(str(tmp_path / "x"), b"second", exclusive=True)
+    assert storage.read_bytes(str(tmp_path / "x")) == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_paths_that_mean_the_same_are_written_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.full_path("a/../b/") == storage.full_path("b") == str(tmp_path / "b")
+    assert storage.full_path("s3://bucket/b/?region=x") == "s3://bucket/b?region=x"
+    assert storage.parent("s3://bucket/b/t.csv?region=x") == "s3://bucket/b?region=x"
+    assert (storage.parent("t.csv"), storage.parent("/t.csv")) == (".", "/")
 
 
 def test_query_stays_at_the_end():

@@ -166,7 +166,7 @@ def words_of(config: TrainConfig) -> list[str]:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["llm=absent"], "llm=absent"),
+        (["llm=absent"], "absent: no language model here"),
         (["splits=[dev]"], "splits found: test, train"),
         (["tasks=[asr]"], "tasks found: audiocaption"),
         (["manifest=absent"], "no manifest there"),
@@ -176,6 +176,8 @@ def words_of(config: TrainConfig) -> list[str]:
         (["qformer.hidden_width=7"], "hidden_width"),
         (["optim.lr=fast"], "optim.lr"),
         (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
+        (["keep_checkpoints=0"], "keep_checkpoints=0: must be 1 or more"),
+        (["heard_seconds=40"], "heard_seconds=40.0: must be between 1 and 30"),
     ],
 )
 def test_wrong_keys_give_one_line_and_exit_code_2(corpus, tmp_path, keys, message, capsys):
@@ -190,6 +192,23 @@ def test_run_folder_of_another_config_is_refused(corpus, unbroken, capsys):
         train(replace(config, seed=1))
     assert main(words_of(config)) == 2
     assert "holds a run with another config" in capsys.readouterr().err
+
+
+def test_run_does_not_go_on_with_other_examples_or_features(corpus, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    manifest = prepare_tones(tmp_path / "more", num_clips=16)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    with pytest.raises(ValueError, match="learnt from other examples"):
+        open_run(config_of((manifest, str(tmp_path / "c")), tmp_path / "run"), pending=[])
+    fill(tmp_path / "d", corpus[0], make_worker(tmp_path / "d", codec="int8"))
+    with pytest.raises(ValueError, match="codec is"):
+        open_run(config_of((corpus[0], str(tmp_path / "d")), tmp_path / "run"), pending=[])
+
+
+def test_stage_of_another_shape_is_refused(corpus, unbroken, tmp_path):
+    config = config_of(corpus, tmp_path / "run", init_from=str(unbroken), qformer=replace(SMALL, hidden_width=64))
+    with pytest.raises(ValueError, match=r"qformer\.hidden_width is 32 there and 64 here"):
+        open_run(config, pending=[])
 
 
 def test_cache_of_another_recipe_is_refused(corpus, unbroken, tmp_path):
@@ -236,6 +255,9 @@ def test_asking_hears_what_evaluation_heard(corpus, unbroken, tmp_path, capsys):
         (["run=absent"], "no run there"),
         (["whisper=absent"], "whisper=absent"),
         (["beats=none"], "streams.audio"),
+        (["beats=README.md"], "README.md: not a readable checkpoint"),
+        (["threads=0"], "threads=0: must be 1 or more"),
+        *([] if torch.cuda.is_available() else [(["device=cuda"], "no GPU")]),
     ],
 )
 def test_asking_wrongly_gives_one_line_and_exit_code_2(corpus, unbroken, tmp_path, keys, message, capsys):
