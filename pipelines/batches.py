@@ -72,7 +72,7 @@ def load_examples(
         first = table["clip_id"][int(np.argmax(positions < 0))].as_py()
         raise ValueError(
             f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
-            f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract on {manifest} adds them"
+            f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract adds what was not rejected"
         )
     return ExampleSet(table.filter(pa.array(positions >= 0)), positions[positions >= 0], missing)
 

@@ -114,7 +114,7 @@ def _fail(error: BaseException, debug: bool, *, code: int) -> int:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or repr(error)
 
 
 def _print_verbs() -> None:

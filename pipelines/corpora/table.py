@@ -112,14 +112,18 @@ def _csv_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _json_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    with storage.open_file(uri) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{uri}:{number}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{uri}:{number}: not a JSON object")
-            yield number, row
+    number = 0
+    with storage.open_file(uri) as binary, io.TextIOWrapper(binary, encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_object(line)
+        except ValueError as error:  # of JSON and of UTF-8
+            raise ValueError(f"{uri}:{number}: not a JSON object in UTF-8 ({error})") from None
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"found {type(row).__name__}")
+    return row

@@ -149,7 +149,7 @@ def test_cache_of_another_recipe_is_refused_with_the_difference(manifest, undist
 
 def test_too_many_rejects_end_the_job_with_exit_code_1(tmp_path, ray_session, capsys):
     manifest = prepare_tones(tmp_path / "tones", num_clips=8, damaged=4)
-    words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "shard_megabytes=1"]
+    words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "workers=1"]
     assert main(["extract", *words, "max_reject_fraction=0.25"]) == 1
     assert "of 8 clips were rejected, more than max_reject_fraction=0.25" in capsys.readouterr().err
     assert main(["extract", *words, "max_reject_fraction=0.25"]) == 1  # still too many, whatever was committed

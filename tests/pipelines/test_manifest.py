@@ -205,7 +205,7 @@ def test_table_segments_cut_recordings(tmp_path):
         ("t.jsonl", '{"path": "a.wav", "text": "x", "question": ["q"]}\n', "question ['q'] must be a text"),
         ("t.jsonl", '{"path": "a.wav", "text": "x", "start_seconds": [1]}\n', "start_seconds [1] must be"),
         ("t.csv", "path,text,start_seconds\na.wav,x,-1\n", "start_seconds '-1' must be"),
-        ("t.jsonl", '{"path": 1\n', "t.jsonl:1: not JSON"),
+        ("t.jsonl", '{"path": 1\n', "t.jsonl:1: not a JSON object"),
         ("t.txt", "", "must end in .csv, .jsonl or .parquet"),
         ("t.parquet", "nonsense", "not a Parquet file"),
     ],
