@@ -23,7 +23,7 @@ demo: $(READY)  ## From spoken phrases and sounds to a trained, evaluated, answe
 	$(BIN)/salmonn demo
 
 test: $(READY)  ## Run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 check: $(READY)  ## Formatting, lint and strict types
 	$(BIN)/ruff format --check .

@@ -10,6 +10,13 @@ from cluster.connection import RayConfig, connect
 from tests.ray_head import RayHead, ray_head
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a cluster in one process when several run side by side."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Networks this small gain nothing from more threads, and lose much on a machine that is busy."""

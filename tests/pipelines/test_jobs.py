@@ -29,6 +29,6 @@ def test_extract_and_train_run_as_jobs_and_their_exit_codes_are_the_verbs(job_he
     trained = submit(job_head, "train", *data, run, "llm=tiny", "heard_seconds=2", *TINY_RUN)
     assert trained.job_exit_code == 0, trained.logs
     assert complete_steps(str(tmp_path / "run")) == [2]
-    refused = submit(job_head, "extract", *data, "whisper=tiny", "beats=none")
+    refused = submit(job_head, "extract", *data, "wisper=tiny")
     assert refused.job_exit_code == 2, refused.logs
-    assert "was made with another recipe" in refused.logs
+    assert "unknown key wisper" in refused.logs
