@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from pipelines import storage
 from pipelines.feature_cache import FeatureCache, committed_units, read_rejects
 from pipelines.plan import count_planned_clips, count_units, unit_name
-from pipelines.recipe import read_recipe
+from pipelines.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def cache_info(config: CacheInfoConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        ValueError: If a shard is not as long as its index says.
+        ValueError: If a shard is not as long as its index says, or of another recipe.
     """
     recipe, encoders = read_recipe(config.cache)
     units, planned = committed_units(config.cache), count_units(config.cache)
@@ -32,7 +32,7 @@ def cache_info(config: CacheInfoConfig) -> None:
     print(f"recipe     {recipe.digest[:16]}  {recipe.codec}, {recipe.precision}, {version}")
     for name, stream in recipe.streams.items():
         print(f"{name:<10} {stream.width} wide, 50 Hz, weights {stream.digest[:16]} ({encoders[name]})")
-    nbytes = sum(_checked_nbytes(config.cache, unit) for unit in sorted(units))
+    nbytes = sum(_checked_nbytes(config.cache, unit, recipe) for unit in sorted(units))
     missing = planned - len(units)
     state = "complete" if not missing else f"{missing} missing: salmonn extract with the same keys continues"
     print(f"shards     {len(units)} of {planned} planned ({state}), {nbytes / 1e6:.1f} MB")
@@ -43,9 +43,12 @@ def cache_info(config: CacheInfoConfig) -> None:
     _print_rejects(config.cache, units)
 
 
-def _checked_nbytes(cache: str, unit: int) -> int:
+def _checked_nbytes(cache: str, unit: int, recipe: Recipe) -> int:
     with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
-        expected = int(file.schema_arrow.metadata[b"shard_nbytes"])
+        about = file.schema_arrow.metadata
+    if about[b"recipe"].decode() != recipe.digest:
+        raise ValueError(f"{cache}: shard {unit_name(unit)} was written with another recipe than recipe.json's")
+    expected = int(about[b"shard_nbytes"])
     shard = storage.join(cache, "shards", f"{unit_name(unit)}.tar")
     if storage.file_nbytes(shard) != expected:
         raise ValueError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")

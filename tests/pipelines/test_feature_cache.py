@@ -11,6 +11,7 @@ import webdataset
 from encoders.audio import load_clip
 from encoders.clip_encoder import load_clip_encoder
 from pipelines import storage
+from pipelines.cache_info import CacheInfoConfig, cache_info
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract_worker import ExtractWorker, WorkerConfig
 from pipelines.feature_cache import FeatureCache, committed_units, read_rejects, write_shard
@@ -286,6 +287,23 @@ def test_recipe_changed_by_hand_is_refused(tmp_path):
     storage.write_bytes(uri, json.dumps(content).encode())
     with pytest.raises(ValueError, match="changed by hand"):
         read_recipe(str(tmp_path / "c"))
+
+
+def test_cache_info_notices_shards_of_another_recipe_or_length(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    cache, other = tmp_path / "c", tmp_path / "d"
+    fill(cache, manifest, make_worker(cache))
+    make_worker(other, codec="int8")
+    cache_info(CacheInfoConfig(str(cache)))
+    own = (cache / "recipe.json").read_bytes()
+    (cache / "recipe.json").write_bytes((other / "recipe.json").read_bytes())
+    with pytest.raises(ValueError, match="shard 000000 was written with another recipe"):
+        cache_info(CacheInfoConfig(str(cache)))
+    (cache / "recipe.json").write_bytes(own)
+    with (cache / "shards" / "000000.tar").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="its index says"):
+        cache_info(CacheInfoConfig(str(cache)))
 
 
 def test_worker_refuses_encoders_of_another_recipe(tmp_path):
