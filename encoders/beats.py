@@ -1,6 +1,7 @@
 """BEATs, frozen, under the parameter names of the released checkpoints.
 
-Letters: B clips, F filter-bank frames, M mel bands, P patches, E patch width, D width, H heads, K width of a head.
+Letters: B clips, F filter-bank frames, M mel bands, P patches, E patch width, D width, H heads, K width of a head,
+R offsets between two patches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from encoders.digest import key_difference, weights_digest
 from encoders.filter_banks import NUM_MEL_BANDS, FilterBanks
+from encoders.gated_attention import Kernel, Mask, gated_attention, padding_mask
 
 PATCH_FRAMES = 16
 PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES  # frequency bands of one time step, 8
@@ -71,6 +73,7 @@ class BeatsEncoder:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        attention: Kernel = "sdpa",
     ) -> None:
         """Build the network from `state`, under the released names.
 
@@ -82,7 +85,7 @@ class BeatsEncoder:
         """
         own = _without_extras(state, config.encoder_layers)
         with torch.device("meta"):
-            network = Beats(config)
+            network = Beats(config, attention)
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         if difference := key_difference(set(shapes), set(own)):
             raise ValueError(f"weights do not fit: {difference}")
@@ -94,6 +97,7 @@ class BeatsEncoder:
         self.width = config.encoder_embed_dim
         self.device = torch.device(device)
         self.dtype = dtype
+        self.attention = attention
         self.network = network.to(self.device, dtype).eval().requires_grad_(False)
         self.filter_banks = FilterBanks(self.device)
 
@@ -104,6 +108,7 @@ class BeatsEncoder:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        attention: Kernel = "sdpa",
     ) -> "BeatsEncoder":
         """Load a released `.pt` file, `{"cfg": …, "model": …}`, fine-tuned with a classifier or not.
 
@@ -120,7 +125,7 @@ class BeatsEncoder:
             raise ValueError(f"{path}: expected a BEATs checkpoint with the keys 'cfg' and 'model'")
         try:
             config = BeatsConfig.from_released(checkpoint["cfg"])
-            return cls(config, checkpoint["model"], device=device, dtype=dtype)
+            return cls(config, checkpoint["model"], device=device, dtype=dtype, attention=attention)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -131,16 +136,15 @@ class BeatsEncoder:
         Raises:
             ValueError: If a clip is shorter than one patch.
         """
-        steps = [len(bank) // PATCH_FRAMES for bank in banks]
-        if 0 in steps:
-            raise ValueError(f"a clip has {len(banks[steps.index(0)])} frames, one patch takes {PATCH_FRAMES}")
-        whole = [bank[: count * PATCH_FRAMES] for bank, count in zip(banks, steps, strict=True)]
+        num_patches = [count_patches(len(bank)) for bank in banks]
+        if 0 in num_patches:
+            raise ValueError(f"a clip has {len(banks[num_patches.index(0)])} frames, one patch takes {PATCH_FRAMES}")
+        whole = [bank[: len(bank) // PATCH_FRAMES * PATCH_FRAMES] for bank in banks]
         batch_BFM = pad_sequence(whole, batch_first=True).to(self.device, self.dtype)
-        counts = torch.tensor([PATCHES_PER_STEP * count for count in steps], device=self.device)
-        is_padding_BP = torch.arange(PATCHES_PER_STEP * max(steps), device=self.device) >= counts[:, None]
+        num_patches_B = torch.tensor(num_patches, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
-            frames_BPD = self.network(batch_BFM, is_padding_BP if len(set(steps)) > 1 else None)
-        return [frames[: PATCHES_PER_STEP * count] for frames, count in zip(frames_BPD, steps, strict=True)]
+            frames_BPD = self.network(batch_BFM, num_patches_B)
+        return [frames[:count] for frames, count in zip(frames_BPD, num_patches, strict=True)]
 
     def encode(self, waves: Sequence[Tensor], *, batch_size: int = 8) -> list[Tensor]:
         """Return the frames [P, D] of each 16 kHz wave, `batch_size` at a time in the order given.
@@ -148,45 +152,52 @@ class BeatsEncoder:
         F frames of 10 ms give P = 8 * (F // 16) patches: time steps of 160 ms, the 8 frequency bands of each in turn.
         """
         batches = (waves[start : start + batch_size] for start in range(0, len(waves), batch_size))
-        return [frames for batch in batches for frames in self.encode_filter_banks([*map(self.filter_banks, batch)])]
+        return [frames for batch in batches for frames in self.encode_filter_banks(self.filter_banks.batch(batch))]
+
+
+def count_patches(num_frames: int) -> int:
+    """Return how many frames BEATs makes of so many filter-bank frames of 10 ms."""
+    return PATCHES_PER_STEP * (num_frames // PATCH_FRAMES)
 
 
 class Beats(nn.Module):
-    def __init__(self, config: BeatsConfig) -> None:
+    def __init__(self, config: BeatsConfig, attention: Kernel = "sdpa") -> None:
         super().__init__()
         width = config.encoder_embed_dim
         self.patch_embedding = nn.Conv2d(1, config.embed_dim, PATCH_FRAMES, PATCH_FRAMES, bias=False)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         self.post_extract_proj = nn.Linear(config.embed_dim, width) if config.embed_dim != width else nn.Identity()
-        self.encoder = BeatsTransformer(config)
+        self.encoder = BeatsTransformer(config, attention)
+        self.attention = attention
 
-    def forward(self, banks_BFM: Tensor, is_padding_BP: Tensor | None) -> Tensor:
-        """Return frames [B, P, D]; those of padded patches mean nothing."""
+    def forward(self, banks_BFM: Tensor, num_patches_B: Tensor) -> Tensor:
+        """Return frames [B, P, D]; those after a clip's own number of patches mean nothing."""
         patches_BPE = self.patch_embedding(banks_BFM.unsqueeze(1)).flatten(2).transpose(1, 2)
         x_BPD: Tensor = self.post_extract_proj(self.layer_norm(patches_BPE))
-        if is_padding_BP is not None:
-            # The position convolution must see zeros beyond a clip's end, as it does when the clip is alone.
-            x_BPD = x_BPD.masked_fill(is_padding_BP.unsqueeze(-1), 0.0)
-        frames: Tensor = self.encoder(x_BPD, is_padding_BP)
+        patches = x_BPD.shape[1]
+        # The position convolution must see zeros beyond a clip's end, as it does when the clip is alone.
+        is_padding_BP = torch.arange(patches, device=x_BPD.device) >= num_patches_B[:, None]
+        x_BPD = x_BPD.masked_fill(is_padding_BP.unsqueeze(-1), 0.0)
+        frames: Tensor = self.encoder(x_BPD, padding_mask(self.attention, num_patches_B, patches))
         return frames
 
 
 class BeatsTransformer(nn.Module):
-    def __init__(self, config: BeatsConfig) -> None:
+    def __init__(self, config: BeatsConfig, attention: Kernel) -> None:
         super().__init__()
         self.pos_conv = nn.ModuleList([PositionConv(config)])  # a list only for the released names
         self.layer_norm = nn.LayerNorm(config.encoder_embed_dim)
-        layers = [BeatsLayer(config) for _ in range(config.encoder_layers)]
+        layers = [BeatsLayer(config, attention) for _ in range(config.encoder_layers)]
         layers[0].self_attn.relative_attention_bias = nn.Embedding(config.num_buckets, config.encoder_attention_heads)
         self.layers = nn.ModuleList(layers)
         self.max_distance = config.max_distance
 
-    def forward(self, x_BPD: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+    def forward(self, x_BPD: Tensor, mask: Mask) -> Tensor:
         table = self.get_parameter("layers.0.self_attn.relative_attention_bias.weight")
-        bias_HPP = relative_position_bias(table, x_BPD.shape[1], self.max_distance)
+        offsets_HR = relative_position_bias(table, x_BPD.shape[1], self.max_distance)
         x_BPD = self.layer_norm(x_BPD + self.pos_conv[0](x_BPD))
         for layer in self.layers:
-            x_BPD = layer(x_BPD, bias_HPP, is_padding_BP)
+            x_BPD = layer(x_BPD, offsets_HR, mask)
         return x_BPD
 
 
@@ -214,32 +225,31 @@ class PositionConv(nn.Module):
 class BeatsLayer(nn.Module):
     """Post-norm layer, its residual branches scaled up as in DeepNorm."""
 
-    def __init__(self, config: BeatsConfig) -> None:
+    def __init__(self, config: BeatsConfig, attention: Kernel) -> None:
         super().__init__()
         width = config.encoder_embed_dim
-        self.self_attn = GatedAttention(config)
+        self.self_attn = GatedSelfAttention(config, attention)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, config.encoder_ffn_embed_dim)
         self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
         self.residual_scale = (2 * config.encoder_layers) ** 0.25
 
-    def forward(self, x_BPD: Tensor, bias_HPP: Tensor, is_padding_BP: Tensor | None) -> Tensor:
-        attended = self.self_attn(x_BPD, bias_HPP, is_padding_BP)
+    def forward(self, x_BPD: Tensor, offsets_HR: Tensor, mask: Mask) -> Tensor:
+        attended = self.self_attn(x_BPD, offsets_HR, mask)
         x_BPD = self.self_attn_layer_norm(self.residual_scale * x_BPD + attended)
         hidden = self.fc2(functional.gelu(self.fc1(x_BPD)))
         out: Tensor = self.final_layer_norm(self.residual_scale * x_BPD + hidden)
         return out
 
 
-class GatedAttention(nn.Module):
-    """Self-attention whose relative position bias each query scales with a gate of its own (WavLM, section 3.2)."""
-
+class GatedSelfAttention(nn.Module):
     relative_attention_bias: nn.Embedding  # one for all layers: layer 0 holds it
 
-    def __init__(self, config: BeatsConfig) -> None:
+    def __init__(self, config: BeatsConfig, attention: Kernel) -> None:
         super().__init__()
         width, self.heads = config.encoder_embed_dim, config.encoder_attention_heads
+        self.attention = attention
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -247,28 +257,24 @@ class GatedAttention(nn.Module):
         self.grep_linear = nn.Linear(width // self.heads, 8)
         self.grep_a = nn.Parameter(torch.empty(1, self.heads, 1, 1))
 
-    def forward(self, x_BPD: Tensor, bias_HPP: Tensor, is_padding_BP: Tensor | None) -> Tensor:
+    def forward(self, x_BPD: Tensor, offsets_HR: Tensor, mask: Mask) -> Tensor:
         q_BHPK, k_BHPK, v_BHPK = (
             projection(x_BPD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         # The gate reads the query with its bias but without the 1/sqrt(K) of the logits.
-        reset, update = self.grep_linear(q_BHPK).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
-        gate_BHP1 = reset * (update * self.grep_a - 1.0) + 2.0
-        mask_BHPP = gate_BHP1 * bias_HPP
-        if is_padding_BP is not None:
-            mask_BHPP = mask_BHPP.masked_fill_(is_padding_BP[:, None, None, :], float("-inf"))
-        attended = functional.scaled_dot_product_attention(q_BHPK, k_BHPK, v_BHPK, attn_mask=mask_BHPP)
+        reset_BHP, update_BHP = self.grep_linear(q_BHPK).unflatten(-1, (2, 4)).sum(-1).sigmoid().unbind(-1)
+        gate_BHP = reset_BHP * (update_BHP * self.grep_a.squeeze(-1) - 1.0) + 2.0
+        attended = gated_attention(q_BHPK, k_BHPK, v_BHPK, gate_BHP, offsets_HR, mask=mask, kernel=self.attention)
         out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return out
 
 
 def relative_position_bias(table: Tensor, patches: int, max_distance: int) -> Tensor:
-    """Return [H, P, P]: for query i and key j the row of `table` [buckets, H] that j - i falls into."""
+    """Return [H, R]: the row of `table` [buckets, H] of every offset from 1 - patches to patches - 1."""
     # On the CPU: another device's logarithm could move an offset across a bucket's edge.
     buckets = relative_bucket(torch.arange(1 - patches, patches), len(table), max_distance)
-    by_offset = table[buckets.to(table.device)].T  # [H, 2P - 1]
-    return by_offset.unfold(1, patches, 1).flip(1)  # row i starts at offset -i
+    return table[buckets.to(table.device)].T.contiguous()
 
 
 def relative_bucket(offsets: Tensor, num_buckets: int, max_distance: int) -> Tensor:

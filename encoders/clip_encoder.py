@@ -1,28 +1,32 @@
 """All streams of a clip: Whisper for speech and, unless left out, BEATs for everything else."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from encoders.beats import BeatsEncoder
+from encoders.beats import BeatsEncoder, count_patches
+from encoders.gated_attention import Kernel
 from encoders.tiny import tiny_beats, tiny_whisper
-from encoders.whisper import WhisperEncoder
+from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
 
-T = TypeVar("T")
+MOST_FRAMES_ON_CPU = 512
+"""In a batch, padding counted: more only make what lies between two layers outgrow the processor's cache."""
+MOST_PADDING = 0.125
+"""Of a clip in a batch, in parts of the longest one."""
 
 
 class ClipEncoder:
-    """Encodes clips batch by batch and keeps the time of each part."""
+    """Encodes clips of any lengths in batches that suit the device. Threads may share it."""
 
     def __init__(self, speech: WhisperEncoder, audio: BeatsEncoder | None) -> None:
         self.speech = speech
         self.audio = audio
-        self.timings: dict[str, float] = {}
-        """Seconds spent in "mel", "whisper", "fbank" and "beats" by the last `encode`."""
+        self.device = speech.device
 
     @property
     def widths(self) -> dict[str, int]:
@@ -34,37 +38,87 @@ class ClipEncoder:
         """Weight digest of each stream's encoder."""
         return {"speech": self.speech.digest} | ({"audio": self.audio.digest} if self.audio else {})
 
-    def encode(self, waves: Sequence[Tensor], *, batch_size: int = 8) -> list[dict[str, Tensor]]:
-        """Return {"speech": [1500, C], "audio": [P, C]} of each 16 kHz wave, in the order given.
+    @property
+    def attention(self) -> Kernel:
+        """What computes the attention of the audio stream; the speech stream's is always SDPA."""
+        return self.audio.attention if self.audio else "sdpa"
 
-        Which clips share a batch follows from the lengths alone, longest first and equal ones in the order given, so
-        the same clips always give the same bits.
+    def encode(
+        self, waves: Sequence[Tensor], *, batch_size: int = 8, seconds: dict[str, float] | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Return {"speech": [1500, C], "audio": [P, C]} of each 16 kHz wave, in the order given, on the device.
+
+        Which clips share a batch follows from their lengths alone, so the same clips always give the same bits.
+
+        Args:
+            waves: float32 [samples] each, 25 ms to 30 s.
+            batch_size: Most clips in a batch; on the CPU, where small batches are the fast ones, seldom reached.
+            seconds: The time of "mel", "whisper", "fbank" and "beats" is added to what stands here.
         """
-        self.timings = dict.fromkeys(("mel", "whisper", "fbank", "beats") if self.audio else ("mel", "whisper"), 0.0)
-        by_length = sorted(range(len(waves)), key=lambda index: -len(waves[index]))
-        streams: dict[int, dict[str, Tensor]] = {}
-        for start in range(0, len(waves), batch_size):
-            chosen = by_length[start : start + batch_size]
-            for index, clip in zip(chosen, self._encode_batch([waves[index] for index in chosen]), strict=True):
-                streams[index] = clip
-        return [streams[index] for index in range(len(waves))]
+        watch = _Stopwatch(self.device)
+        clips: list[dict[str, Tensor]] = [{} for _ in waves]
+        for batch in self._batches([SPEECH_FRAMES] * len(waves), batch_size):
+            with watch("mel"):
+                mel_BMT = self.speech.log_mel([waves[clip] for clip in batch])
+            with watch("whisper"):
+                frames_BTC = self.speech.encode_mel(mel_BMT)
+            for clip, frames_TC in zip(batch, frames_BTC, strict=True):
+                clips[clip]["speech"] = frames_TC
+        if self.audio is not None and waves:
+            with watch("fbank"):
+                banks = self.audio.filter_banks.batch(waves)
+            for batch in self._batches([count_patches(len(bank)) for bank in banks], batch_size):
+                with watch("beats"):
+                    frames = self.audio.encode_filter_banks([banks[clip] for clip in batch])
+                for clip, frames_PC in zip(batch, frames, strict=True):
+                    clips[clip]["audio"] = frames_PC
+        if seconds is not None:
+            watch.add_to(seconds)
+        return clips
 
-    def _encode_batch(self, batch: list[Tensor]) -> list[dict[str, Tensor]]:
-        mel = self._timed("mel", lambda: self.speech.log_mel(batch))
-        speech = self._timed("whisper", lambda: self.speech.encode_mel(mel))
-        if (beats := self.audio) is None:
-            return [{"speech": frames} for frames in speech]
-        banks = self._timed("fbank", lambda: [beats.filter_banks(wave) for wave in batch])
-        audio = self._timed("beats", lambda: beats.encode_filter_banks(banks))
-        return [{"speech": one, "audio": other} for one, other in zip(speech, audio, strict=True)]
+    def _batches(self, num_frames: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+        """Yield batches of clips of these lengths, the longest first, equal ones in the order given."""
+        most_frames = MOST_FRAMES_ON_CPU if self.device.type == "cpu" else batch_size * SPEECH_FRAMES
+        batch: list[int] = []
+        for clip in sorted(range(len(num_frames)), key=lambda clip: -num_frames[clip]):
+            if batch:
+                longest = num_frames[batch[0]]
+                is_full = len(batch) == batch_size or (len(batch) + 1) * longest > most_frames
+                if is_full or num_frames[clip] < (1 - MOST_PADDING) * longest:
+                    yield batch
+                    batch = []
+            batch.append(clip)
+        if batch:
+            yield batch
 
-    def _timed(self, part: str, work: Callable[[], T]) -> T:
-        start = time.perf_counter()
-        result = work()
-        if self.speech.device.type == "cuda":
-            torch.cuda.synchronize(self.speech.device)
-        self.timings[part] += time.perf_counter() - start
-        return result
+
+class _Stopwatch:
+    """Times parts of a device's work without waiting for it in between."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        begin = self._now()
+        yield
+        self._spans.append((part, begin, self._now()))
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def add_to(self, seconds: dict[str, float]) -> None:
+        """Add each part's seconds, waiting for the last one's end."""
+        for part, begin, end in self._spans:
+            if self._on_gpu:
+                end.synchronize()
+            elapsed = begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin
+            seconds[part] = seconds.get(part, 0.0) + elapsed
 
 
 def load_clip_encoder(
@@ -73,6 +127,7 @@ def load_clip_encoder(
     beats: str,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    attention: Kernel = "sdpa",
 ) -> ClipEncoder:
     """Load both encoders onto one device.
 
@@ -81,9 +136,8 @@ def load_clip_encoder(
     Raises:
         ValueError: If a path does not exist or does not hold what is expected there.
     """
-    return ClipEncoder(
-        _load_whisper(whisper, device, dtype), None if beats == "none" else _load_beats(beats, device, dtype)
-    )
+    audio = None if beats == "none" else _load_beats(beats, device, dtype, attention)
+    return ClipEncoder(_load_whisper(whisper, device, dtype), audio)
 
 
 def _load_whisper(path: str, device: str | torch.device, dtype: torch.dtype) -> WhisperEncoder:
@@ -94,9 +148,9 @@ def _load_whisper(path: str, device: str | torch.device, dtype: torch.dtype) -> 
     return WhisperEncoder.from_pretrained(path, device=device, dtype=dtype)
 
 
-def _load_beats(path: str, device: str | torch.device, dtype: torch.dtype) -> BeatsEncoder:
+def _load_beats(path: str, device: str | torch.device, dtype: torch.dtype, attention: Kernel) -> BeatsEncoder:
     if path == "tiny":
-        return tiny_beats(device=device, dtype=dtype)
+        return tiny_beats(device=device, dtype=dtype, attention=attention)
     if not Path(path).is_file():
         raise ValueError(f'beats={path}: no such file; expected a BEATs checkpoint (.pt), "tiny" or "none"')
-    return BeatsEncoder.from_checkpoint(path, device=device, dtype=dtype)
+    return BeatsEncoder.from_checkpoint(path, device=device, dtype=dtype, attention=attention)

@@ -1,6 +1,7 @@
 """Kaldi's log mel filter banks as BEATs reads them. Letters: F frames (10 ms), M mel bands, K FFT bins."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ FRAME_SAMPLES = 400
 HOP_SAMPLES = 160
 _FFT_SAMPLES = 512
 _LOWEST_HZ = 20.0
+_PREEMPHASIS = 0.97
 _MEAN, _STD = 15.41663, 6.55582  # BEATs' statistics of AudioSet
 
 
@@ -21,28 +23,55 @@ class FilterBanks:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
         self._window = povey_window().to(self.device)
-        self._mel_KM = mel_table().to(self.device, torch.float64).T.contiguous()
+        self._mel_KM = mel_table().T.contiguous().to(self.device)
 
-    @torch.inference_mode()
     def __call__(self, wave: Tensor) -> Tensor:
         """Return the normalised log energies, float32 [F, M], F = 1 + (samples - 400) // 160.
 
-        The wave is [samples] at 16 kHz in [-1, 1). All steps run in float64: in float32 quiet frames are off by 4e-4,
-        and half precision overflows. No dither, no energy column, whole frames only.
+        The wave is [samples] at 16 kHz in [-1, 1). All steps up to the power run in float64: in float32 quiet frames
+        are off by 4e-4, and half precision overflows. No dither, no energy column, whole frames only.
+
+        Raises:
+            ValueError: If the wave is shorter than one frame of 400 samples.
         """
-        if len(wave) < FRAME_SAMPLES:
-            raise ValueError(f"a clip has {len(wave)} samples, one frame takes {FRAME_SAMPLES}")
-        samples = wave.to(self.device, torch.float64) * 32768
-        frames = samples.unfold(0, FRAME_SAMPLES, HOP_SAMPLES)
-        frames = frames - frames.mean(dim=1, keepdim=True)
-        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        frames = (frames - 0.97 * before) * self._window
-        power_FK = torch.fft.rfft(frames, n=_FFT_SAMPLES).abs().square()[:, :-1]
+        return self.batch([wave])[0]
+
+    @torch.inference_mode()
+    def batch(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Return [F, M] of each wave, the frames of all computed together."""
+        for wave in waves:
+            if len(wave) < FRAME_SAMPLES:
+                raise ValueError(f"a clip has {len(wave)} samples, one frame takes {FRAME_SAMPLES}")
+        frames = [wave.to(self.device).unfold(0, FRAME_SAMPLES, HOP_SAMPLES) for wave in waves]
         with torch.autocast(self.device.type, enabled=False):
-            energy_FM = power_FK @ self._mel_KM
+            energy_FM = rows_by_chunks(self._energies, frames)
         log_FM = energy_FM.clamp_(min=torch.finfo(torch.float32).eps).log_()
-        normalised: Tensor = (log_FM - _MEAN) / (2 * _STD)
-        return normalised.float()
+        return list(log_FM.sub_(_MEAN).div_(2 * _STD).split([len(clip) for clip in frames]))
+
+    def _energies(self, frames: Tensor) -> Tensor:
+        frames = frames.double() * 32768
+        frames = frames - frames.mean(dim=1, keepdim=True)
+        emphasised = frames.clone()
+        emphasised[:, 1:].sub_(frames[:, :-1], alpha=_PREEMPHASIS)
+        emphasised[:, 0].mul_(1 - _PREEMPHASIS)
+        return power_spectrum(emphasised.mul_(self._window), _FFT_SAMPLES)[:, :-1].float() @ self._mel_KM
+
+
+def rows_by_chunks(function: Callable[[Tensor], Tensor], frames: Sequence[Tensor]) -> Tensor:
+    """Return function(rows of all frames), [sum of F, M], of every clip's [F, samples].
+
+    A processor takes a few at a time, so that what lies between the steps stays in its cache: four times as fast as a
+    whole clip of 30 s. A GPU takes them all at once.
+    """
+    parts = [torch.cat(list(frames))] if frames[0].is_cuda else frames
+    chunk = 100_000 if frames[0].is_cuda else 256
+    return torch.cat([function(rows) for part in parts for rows in part.split(chunk)])
+
+
+def power_spectrum(frames: Tensor, fft_samples: int) -> Tensor:
+    """Return the squared magnitudes [F, fft_samples // 2 + 1] of windowed frames [F, samples], in their dtype."""
+    squares = torch.view_as_real(torch.fft.rfft(frames, n=fft_samples)).square()
+    return squares[..., 0] + squares[..., 1]
 
 
 def povey_window() -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from encoders.beats import Beats, BeatsConfig, BeatsEncoder
+from encoders.gated_attention import Kernel
 from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
 from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
@@ -42,7 +43,11 @@ def tiny_whisper(
 
 
 def tiny_beats(
-    *, seed: int = 0, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: Kernel = "sdpa",
 ) -> BeatsEncoder:
     """Return a BEATs encoder of 2 layers, width 96; the same bits on every machine."""
     config = BeatsConfig(
@@ -56,7 +61,7 @@ def tiny_beats(
     )
     with torch.device("meta"):
         shapes = Beats(config).state_dict()
-    return BeatsEncoder(config, random_weights(shapes, seed), device=device, dtype=dtype)
+    return BeatsEncoder(config, random_weights(shapes, seed), device=device, dtype=dtype, attention=attention)
 
 
 def random_weights(shapes: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

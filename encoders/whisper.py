@@ -1,6 +1,7 @@
 """Whisper's encoder, frozen. Letters: B clips, M mel bands, T mel frames (10 ms), D width."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from encoders.digest import key_difference, weights_digest
+from encoders.filter_banks import power_spectrum, rows_by_chunks
 from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
 SPEECH_FRAMES = 1500  # 30 s of 20 ms
 _FFT_SAMPLES = 400
 _HOP_SAMPLES = 160
+_MEL_FRAMES = CLIP_SAMPLES // _HOP_SAMPLES
+_FLOOR = 1e-10
 _SWITCHES = {"activation_function": "gelu", "scale_embedding": False}  # of every released Whisper
 
 
@@ -57,7 +62,7 @@ class WhisperEncoder:
             norm="slaney",
             mel_scale="slaney",
         )
-        self._filters_MK = torch.from_numpy(filters.T).to(self.device, torch.float32).contiguous()
+        self._filters_KM = torch.from_numpy(filters).to(self.device, torch.float32)
         self._window = torch.hann_window(_FFT_SAMPLES, device=self.device)
 
     @classmethod
@@ -96,22 +101,31 @@ class WhisperEncoder:
     def log_mel(self, waves: Sequence[Tensor]) -> Tensor:
         """Return float32 [B, M, 3000]: what transformers' WhisperFeatureExtractor gives for each wave alone.
 
-        Waves are [samples] at 16 kHz in [-1, 1), padded here with zeros to 30 s.
+        Waves are [samples] at 16 kHz in [-1, 1). They count as padded with zeros to 30 s, of which nothing is computed.
 
         Raises:
             ValueError: If a wave is longer than 30 s.
         """
-        padded = torch.zeros(len(waves), CLIP_SAMPLES, device=self.device)
-        for row, wave in zip(padded, waves, strict=True):
+        for wave in waves:
             if len(wave) > CLIP_SAMPLES:
                 raise ValueError(f"a clip has {len(wave)} samples, at most {CLIP_SAMPLES} are encoded")
-            row[: len(wave)] = wave
+        frames = [self._frames(wave.to(self.device, torch.float32)) for wave in waves]
         with torch.autocast(self.device.type, enabled=False):
-            spectrum = torch.stft(padded, _FFT_SAMPLES, _HOP_SAMPLES, window=self._window, return_complex=True)
-            power = spectrum[..., :-1].abs().square().contiguous()
-            log_BMT = (self._filters_MK @ power).clamp_(min=1e-10).log10_()
+            mel_FM = rows_by_chunks(
+                lambda rows: power_spectrum(rows * self._window, _FFT_SAMPLES) @ self._filters_KM, frames
+            )
+        log_FM = mel_FM.clamp_(min=_FLOOR).log10_()
+        log_BMT = torch.full((len(waves), log_FM.shape[1], _MEL_FRAMES), math.log10(_FLOOR), device=self.device)
+        for clip_MT, heard_FM in zip(log_BMT, log_FM.split([len(clip) for clip in frames]), strict=True):
+            clip_MT[:, : len(heard_FM)] = heard_FM.T
         loudest = log_BMT.amax(dim=(1, 2), keepdim=True)
-        return log_BMT.maximum(loudest - 8.0).add_(4.0).div_(4.0)
+        return log_BMT.clamp_(min=loudest - 8.0).add_(4.0).div_(4.0)
+
+    def _frames(self, wave: Tensor) -> Tensor:
+        """Return the frames [F, 400] around every 10 ms that reach into the wave; all others of the 3000 are zeros."""
+        padded = functional.pad(wave, (0, min(_FFT_SAMPLES, CLIP_SAMPLES - len(wave))))
+        centred = functional.pad(padded.unsqueeze(0), (_FFT_SAMPLES // 2, _FFT_SAMPLES // 2), mode="reflect")[0]
+        return centred.unfold(0, _FFT_SAMPLES, _HOP_SAMPLES)[:_MEL_FRAMES]
 
     @torch.inference_mode()
     def encode_mel(self, mel_BMT: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from cluster.unit_queue import (
 )
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import Codec
+from encoders.gated_attention import Kernel
 from pipelines import storage
 from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
@@ -51,6 +52,8 @@ class ExtractConfig:
     """[name] How features are stored: float16, or int8 with a scale per channel and clip."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """[dtype] What the encoders compute in."""
+    attention: Kernel = "sdpa"
+    """[name] Attention of BEATs: sdpa anywhere; flex: one fused kernel, compiled at the start, meant for GPUs."""
     shard_megabytes: int = 512
     """[MB] Predicted size at which a shard is full."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -165,7 +168,9 @@ def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
 
 
 def _open_cache(config: ExtractConfig) -> Recipe:
-    encoder = load_clip_encoder(whisper=config.whisper, beats=config.beats, dtype=DTYPES[config.precision])
+    encoder = load_clip_encoder(
+        whisper=config.whisper, beats=config.beats, dtype=DTYPES[config.precision], attention=config.attention
+    )
     recipe = recipe_of(encoder, codec=config.codec, precision=config.precision)
     if storage.file_exists(storage.join(config.cache, RECIPE)):
         recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)

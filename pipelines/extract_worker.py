@@ -3,9 +3,9 @@
 import hashlib
 import platform
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -56,7 +56,11 @@ def load_encoder(config: WorkerConfig) -> ClipEncoder:
     """
     recipe = config.recipe
     encoder = load_clip_encoder(
-        whisper=config.whisper, beats=config.beats, device=config.device, dtype=DTYPES[recipe.precision]
+        whisper=config.whisper,
+        beats=config.beats,
+        device=config.device,
+        dtype=DTYPES[recipe.precision],
+        attention=recipe.attention,
     )
     found = recipe_of(encoder, codec=recipe.codec, precision=recipe.precision)
     recipe.require_same(replace(recipe, streams=found.streams), here="the job", there="the encoder on this machine")
@@ -64,15 +68,20 @@ def load_encoder(config: WorkerConfig) -> ClipEncoder:
 
 
 class ExtractWorker:
-    """Encodes units; plain Python, wrapped as a Ray actor where it is used."""
+    """Encodes units; plain Python, wrapped as a Ray actor where it is used.
+
+    While one chunk of clips is encoded, threads decode the next and the one before is written.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         torch.set_num_threads(config.threads)
         self.config = config
         self.encoder = load_encoder(config)
+        on_gpu = config.device == "cuda"
+        self._device = torch.cuda.get_device_name() if on_gpu else platform.machine()
         self._decoders = ThreadPoolExecutor(DECODE_THREADS)
-        self._device = torch.cuda.get_device_name() if config.device == "cuda" else platform.machine()
-        self._parts: defaultdict[str, float] = defaultdict(float)
+        # On a GPU two chunks are under way, each in its own stream: one is computed while the other is copied.
+        self._encoders = ThreadPoolExecutor(2 if on_gpu else 1, initializer=_own_stream if on_gpu else None)
 
     def ready(self) -> None:
         """Answer once the weights are loaded."""
@@ -80,44 +89,58 @@ class ExtractWorker:
     def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
         """Encode a unit and commit its shard; running it again gives the same bytes."""
         start = time.perf_counter()
-        self._parts.clear()
-        info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips))
+        parts: defaultdict[str, float] = defaultdict(float)
+        info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips, parts))
         seconds = time.perf_counter() - start
-        parts = dict(self._parts)
-        return UnitStats(info, seconds, self._device, {**parts, "write": seconds - sum(parts.values())})
+        parts["write"] = seconds - parts["wait for decode"] - parts["wait for encode"]
+        return UnitStats(info, seconds, self._device, dict(parts))
 
-    def _encoded(self, clips: tuple[Clip, ...]) -> Iterator[EncodedClip | RejectedClip]:
-        """Yield every clip in order, encoding one chunk while the next is decoded in threads."""
+    def _encoded(self, clips: tuple[Clip, ...], parts: defaultdict[str, float]) -> Iterator[EncodedClip | RejectedClip]:
+        """Yield every clip in order; `parts` gets the seconds of everything but writing."""
         chunks = [clips[first : first + CHUNK_CLIPS] for first in range(0, len(clips), CHUNK_CLIPS)]
-        ahead = [self._decoders.submit(self._decode, clip) for clip in chunks[0]]
-        for position, chunk in enumerate(chunks):
+        decoding = [self._decoders.submit(self._decode, clip) for clip in chunks[0]]
+        encoding: deque[Future[tuple[list[EncodedClip | RejectedClip], dict[str, float]]]] = deque()
+        for following in (*chunks[1:], ()):
             start = time.perf_counter()
-            waves = [future.result() for future in ahead]
-            self._parts["wait for decode"] += time.perf_counter() - start
-            following = chunks[position + 1] if position + 1 < len(chunks) else ()
-            ahead = [self._decoders.submit(self._decode, clip) for clip in following]
-            yield from self._encode_chunk(chunk, waves)
+            decoded = [future.result() for future in decoding]
+            parts["wait for decode"] += time.perf_counter() - start
+            decoding = [self._decoders.submit(self._decode, clip) for clip in following]
+            encoding.append(self._encoders.submit(self._encode, decoded))
+            while encoding and (len(encoding) > 1 or not following):
+                start = time.perf_counter()
+                encoded, seconds = encoding.popleft().result()
+                parts["wait for encode"] += time.perf_counter() - start
+                for part, value in seconds.items():
+                    parts[part] += value
+                yield from encoded
 
-    def _decode(self, clip: Clip) -> Tensor | AudioError:
+    def _decode(self, clip: Clip) -> tuple[Clip, Tensor] | RejectedClip:
         try:
-            return load_clip(clip.located(), channel=self.config.recipe.channel, open_file=storage.open_file)
+            return clip, load_clip(clip.located(), channel=self.config.recipe.channel, open_file=storage.open_file)
         except AudioError as error:
-            return error
+            return RejectedClip(clip, error)
 
-    def _encode_chunk(
-        self, clips: tuple[Clip, ...], waves: list[Tensor | AudioError]
-    ) -> Iterator[EncodedClip | RejectedClip]:
-        good = [wave for wave in waves if isinstance(wave, Tensor)]
-        features = iter(self.encoder.encode(good, batch_size=self.config.batch_clips) if good else [])
-        for part, seconds in self.encoder.timings.items() if good else ():
-            self._parts[part] += seconds
-        for clip, wave in zip(clips, waves, strict=True):
-            yield RejectedClip(clip, wave) if isinstance(wave, AudioError) else self._stored(clip, wave, next(features))
+    def _encode(
+        self, decoded: list[tuple[Clip, Tensor] | RejectedClip]
+    ) -> tuple[list[EncodedClip | RejectedClip], dict[str, float]]:
+        """Return the chunk's clips with their features on the host, and the seconds of each part."""
+        seconds: dict[str, float] = {}
+        waves = [item[1] for item in decoded if not isinstance(item, RejectedClip)]
+        features = iter(self.encoder.encode(waves, batch_size=self.config.batch_clips, seconds=seconds))
+        start = time.perf_counter()
+        encoded = [item if isinstance(item, RejectedClip) else self._stored(*item, next(features)) for item in decoded]
+        return encoded, {**seconds, "quantise": time.perf_counter() - start}
 
     def _stored(self, clip: Clip, wave: Tensor, frames: dict[str, Tensor]) -> EncodedClip | RejectedClip:
+        codec = self.config.recipe.codec
         try:
-            streams = {name: quantise(stream, self.config.recipe.codec) for name, stream in frames.items()}
+            arrays = {stream: quantise(frames[stream], codec) for stream in frames}
         except ValueError as error:
             return RejectedClip(clip, AudioError(clip.recordings[0], "features", str(error)))
+        on_host = {stream: {name: array.cpu() for name, array in parts.items()} for stream, parts in arrays.items()}
         digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
-        return EncodedClip(clip, streams, wave.numel() / SAMPLE_RATE_HZ, digest)
+        return EncodedClip(clip, on_host, wave.numel() / SAMPLE_RATE_HZ, digest)
+
+
+def _own_stream() -> None:
+    torch.cuda.set_stream(torch.cuda.Stream())

@@ -11,13 +11,14 @@ import torch
 
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import Codec
+from encoders.gated_attention import Kernel
 from pipelines import storage
 from pipelines.config import first_difference
 
 RECIPE = "recipe.json"
 SCHEMA_VERSION = 1
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised whenever clips or spectrograms would come out differently."""
 
 
@@ -34,7 +35,7 @@ class Recipe:
     streams: Mapping[str, StreamRecipe]
     codec: Codec
     precision: str
-    attention: str = "sdpa"
+    attention: Kernel
     channel: Literal["first", "mean"] = "first"
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
@@ -64,7 +65,7 @@ class Recipe:
 def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
     """Return the recipe of what an encoder writes."""
     streams = {name: StreamRecipe(encoder.digests[name], width) for name, width in encoder.widths.items()}
-    return Recipe(streams=streams, codec=codec, precision=precision)
+    return Recipe(streams=streams, codec=codec, precision=precision, attention=encoder.attention)
 
 
 def environment(threads: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import tarfile
+from collections import defaultdict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -145,7 +146,7 @@ def test_exception_in_the_middle_of_a_shard_publishes_nothing(tmp_path):
     unit = next(iter(read_units_of(tmp_path / "c", manifest, worker)))
 
     def interrupted():
-        yield next(iter(worker._encoded(unit.clips)))
+        yield next(iter(worker._encoded(unit.clips, defaultdict(float))))
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -274,7 +275,7 @@ def test_recipe_reads_back_and_names_the_first_difference(tmp_path):
     worker = make_worker(tmp_path / "c")
     recipe, encoders = read_recipe(str(tmp_path / "c"))
     assert recipe == worker.config.recipe and encoders == {"speech": "tiny", "audio": "tiny"}
-    other = Recipe(recipe.streams, "int8", "float32")
+    other = Recipe(recipe.streams, "int8", "float32", "sdpa")
     with pytest.raises(ValueError, match="codec is 'float16' there and 'int8' here"):
         other.require_same(recipe, here="this", there="that")
 
@@ -310,6 +311,6 @@ def test_worker_refuses_encoders_of_another_recipe(tmp_path):
     worker = make_worker(tmp_path / "c")
     streams = {**worker.config.recipe.streams}
     streams["speech"] = streams["speech"].__class__("0" * 64, 128)
-    recipe = Recipe(streams, "float16", "float32")
+    recipe = Recipe(streams, "float16", "float32", "sdpa")
     with pytest.raises(ValueError, match=r"streams\.speech\.digest"):
         ExtractWorker(WorkerConfig(str(tmp_path / "c"), "tiny", "tiny", recipe, "cpu", 1, 4))
