@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.beats import SWITCHES, BeatsConfig, BeatsEncoder, relative_bucket, relative_position_bias
+from encoders.beats import SWITCHES, BeatsConfig, BeatsEncoder, PositionConv, relative_bucket, relative_position_bias
 from encoders.tiny import tiny_beats
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
@@ -94,6 +94,19 @@ def test_frames_follow_the_formulas() -> None:
     (wave,) = waves(1.5)
     expected = by_the_formulas(state, encoder.filter_banks(wave), TINY)
     torch.testing.assert_close(encoder.encode([wave])[0].double(), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("patches", [1, 8, 16, 17, 100])
+def test_the_position_convolution_is_the_same_by_fft(patches: int) -> None:
+    torch.manual_seed(0)
+    convolution = PositionConv(TINY).requires_grad_(False)
+    for parameter in convolution.parameters():
+        parameter.normal_()
+    x = torch.randn(3, patches, TINY.encoder_embed_dim)
+    direct = convolution.double()(x.double())  # float64 takes the direct way
+    again = PositionConv(TINY).requires_grad_(False)
+    again.load_state_dict(convolution.state_dict())
+    torch.testing.assert_close(again(x).double(), direct, atol=2e-5, rtol=0)
 
 
 def test_frames_of_a_clip_are_those_of_the_clip_alone() -> None:
