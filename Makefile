@@ -35,6 +35,7 @@ format: $(READY)  ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## Run the benchmarks (results: benchmarks/RESULTS.md)
+	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.pipeline
 
 lock: $(READY)  ## Pin pyproject.toml's requirements again

@@ -49,7 +49,7 @@ def write_weights(folder: Path) -> tuple[str, str]:
     decoder: dict[str, Any] = {"decoder_layers": 1, "decoder_attention_heads": 8, "decoder_ffn_dim": 8, "vocab_size": 8}
     torch.manual_seed(0)
     WhisperModel(WhisperConfig(**asdict(WHISPER_BASE), **decoder, **ids)).save_pretrained(folder / "whisper")
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder / "whisper")
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder / "whisper")  # type: ignore[no-untyped-call]
     with torch.device("meta"):
         shapes = Beats(BeatsConfig()).state_dict()
     model = random_weights(shapes, seed=0)
@@ -67,7 +67,7 @@ class Peer:
 
     def __init__(self, whisper: str, beats: str) -> None:
         self.extractor = WhisperFeatureExtractor.from_pretrained(whisper)
-        self.whisper = WhisperModel.from_pretrained(whisper).encoder.eval()
+        self.whisper = WhisperModel.from_pretrained(whisper).encoder.eval()  # type: ignore[no-untyped-call]
         self.beats = PeerBeats(beats).eval()
 
     def log_mel(self, wave: Tensor) -> Tensor:
