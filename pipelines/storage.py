@@ -1,7 +1,8 @@
 """Every file of the data path is opened here: one function from URI to (filesystem, path), and whole-file writes.
 
 A URI is a local path, `file://…`, `s3://bucket/key?region=…` or `gs://bucket/key`. Keys and endpoints come from the
-environment and the URI's query, never from objects that travel to workers, to which URIs are passed.
+environment and the URI's query, never from objects that travel to workers, to which URIs are passed. A recording may
+also be a member of a tar, named before the query: `s3://bucket/a.tar!x/y.flac?region=…`.
 """
 
 import os
@@ -18,6 +19,8 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
+
+from encoders.recordings import open_recording, open_regular
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -122,18 +125,23 @@ def list_folders(uri: str) -> list[str]:
 
 
 def open_file(uri: str) -> BinaryIO:
-    """Open a file for reading with random access.
+    """Open a file, or a member of a tar (`archive.tar!member`), for reading with random access.
 
     Raises:
         FileNotFoundError: If there is none, naming the URI.
+        UnreadableError: If it is a pipe or device, or not to be had from its archive.
     """
-    filesystem, path = resolve(uri)
     try:
-        if isinstance(filesystem, fs.LocalFileSystem):
-            return Path(path).open("rb")
-        return cast(BinaryIO, filesystem.open_input_file(path))
+        return open_recording(uri, _open_input)
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
+
+
+def _open_input(uri: str) -> BinaryIO:
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return open_regular(path)
+    return cast(BinaryIO, filesystem.open_input_file(path))
 
 
 def read_bytes(uri: str) -> bytes:

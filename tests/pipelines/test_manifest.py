@@ -1,13 +1,16 @@
 import csv
 import json
 import re
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 
-from encoders.audio import Segment
+from encoders.audio import AudioError, Segment, load_clip
+from pipelines import storage
 from pipelines.cli import main
 from pipelines.config import load_config
 from pipelines.corpora.annotations import AnnotationsConfig, prepare_annotations, read_annotations
@@ -193,6 +196,27 @@ def test_table_segments_cut_recordings(tmp_path):
     clips = list(read_clips(str(tmp_path / "m")))
     assert [clip.segments[0] for clip in clips] == [Segment("tone-0.wav", 0.5, 1.25), Segment("tone-0.wav", 2.0)]
     assert [clip.seconds for clip in clips] == [1.25, 1.0]
+
+
+def test_recordings_may_lie_in_tars(tmp_path, capsys):
+    names = write_tones(tmp_path / "plain", [1.5, 2.0])
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+        for name in names:
+            tar.add(tmp_path / "plain" / name, f"deep/{name}")
+    rows = [f"tars/a.tar!deep/{name},x" for name in [*names, "absent.wav"]]
+    (tmp_path / "t.csv").write_text("\n".join(["path,text", *rows]))
+    prepare_table(TableConfig(table=str(tmp_path / "t.csv"), out=str(tmp_path / "m")))
+    assert "1 clips whose header cannot be read" in capsys.readouterr().out
+    clips = list(read_clips(str(tmp_path / "m")))
+    assert [clip.seconds for clip in clips] == [1.5, 2.0, None]
+    assert clips[0].clip_id == clip_id("table", [Segment("tars/a.tar!deep/tone-0.wav")])
+    for clip, name in zip(clips[:2], names, strict=True):
+        assert clip.located() == [Segment(f"{tmp_path}/tars/a.tar!deep/{name}")]
+        wave = load_clip(clip.located(), open_file=storage.open_file)
+        assert torch.equal(wave, load_clip([Segment(f"{tmp_path}/plain/{name}")]))
+    with pytest.raises(AudioError, match=r"tars/a\.tar!deep/absent\.wav: open: no such member"):
+        load_clip(clips[2].located(), open_file=storage.open_file)
 
 
 @pytest.mark.parametrize(

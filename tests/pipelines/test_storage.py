@@ -1,9 +1,11 @@
 import os
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
+from encoders.recordings import UnreadableError, split_member
 from pipelines import storage
 
 
@@ -106,3 +108,29 @@ def test_same_table_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         storage.write_table(str(tmp_path / name), pa.table({"x": list(range(1000))}))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_member_of_a_tar_is_opened_by_path_and_by_uri(tmp_path, scheme):
+    (tmp_path / "x").write_bytes(b"data")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "x", "deep/x")
+    uri = storage.join(f"{scheme}{tmp_path}", "a.tar!deep/x")
+    with storage.open_file(uri) as file:
+        assert (file.read(1), file.seek(2), file.read()) == (b"d", 2, b"ta")
+    with pytest.raises(UnreadableError, match=r"a\.tar!none: no such member"):
+        storage.open_file(f"{scheme}{tmp_path}/a.tar!none")
+    with pytest.raises(FileNotFoundError, match=r"b\.tar!x: no such file"):
+        storage.open_file(f"{scheme}{tmp_path}/b.tar!x")
+
+
+def test_member_in_an_object_store_is_named_before_the_query():
+    uri = storage.join("s3://bucket/corpus?endpoint_override=127.0.0.1:9", "tars/a.tar!x/y.flac")
+    assert uri == "s3://bucket/corpus/tars/a.tar!x/y.flac?endpoint_override=127.0.0.1:9"
+    assert split_member(uri) == ("s3://bucket/corpus/tars/a.tar?endpoint_override=127.0.0.1:9", "x/y.flac")
+
+
+def test_pipes_are_refused_before_anyone_waits_for_them(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnreadableError, match="a pipe or a device"):
+        storage.open_file(str(tmp_path / "pipe"))
