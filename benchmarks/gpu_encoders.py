@@ -30,14 +30,14 @@ CLIPS = 128
 KERNELS: tuple[Kernel, ...] = ("sdpa", "flex")
 
 
-def build(whisper: WhisperSizes, beats: BeatsConfig, device: str) -> dict[Kernel, ClipEncoder]:
+def build(whisper: WhisperSizes, beats: BeatsConfig, device: str, dtype: torch.dtype) -> dict[Kernel, ClipEncoder]:
     """Return an encoder for each attention kernel, the weights the same."""
     with torch.device("meta"):
         speech_shapes, audio_shapes = WhisperNetwork(whisper).state_dict(), Beats(beats).state_dict()
-    speech = WhisperEncoder(whisper, random_weights(speech_shapes, 0), device=device, dtype=torch.bfloat16)
+    speech = WhisperEncoder(whisper, random_weights(speech_shapes, 0), device=device, dtype=dtype)
     weights = random_weights(audio_shapes, 1)
     return {
-        kernel: ClipEncoder(speech, BeatsEncoder(beats, weights, device=device, dtype=torch.bfloat16, attention=kernel))
+        kernel: ClipEncoder(speech, BeatsEncoder(beats, weights, device=device, dtype=dtype, attention=kernel))
         for kernel in KERNELS
     }
 
@@ -87,8 +87,8 @@ def main() -> None:
     if device == "cpu" and not options.tiny:
         sys.exit("no CUDA device here, so nothing to measure; --tiny tries the program out on the CPU")
     whisper, beats = (WHISPER_TINY, BEATS_TINY) if options.tiny else (WHISPER_LARGE_V2, BeatsConfig())
-    clips, lengths = (4, (2,)) if options.tiny else (CLIPS, (10, 30))
-    encoders = build(whisper, beats, device)
+    clips, lengths = (2, (2,)) if options.tiny else (CLIPS, (10, 30))
+    encoders = build(whisper, beats, device, torch.float32 if device == "cpu" else torch.bfloat16)
     size = 512 if options.tiny else 8192
     peaks = {"of the product": matrix_speed(size, device=device, dtype=torch.bfloat16)}
     peaks["of the datasheet"] = options.peak_tflops * 1e12

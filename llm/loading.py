@@ -1,73 +1,125 @@
-"""Load any causal language model from a Hugging Face folder, frozen."""
+"""Load any causal language model, frozen: from a Hugging Face folder, or by its name on the hub."""
 
+import importlib.util
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def load_llm(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path: str | Path, *, precision: Precision = "float32", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model, frozen and in evaluation mode, and its tokenizer.
 
-    Settings for generation that the folder may hold (sampling, temperature, …) are dropped: they are the caller's.
+    On the device `meta` no weight is read: the model is then names and shapes alone. Settings for generation that the
+    folder may hold (sampling, temperature, …) are dropped: they are the caller's.
+
+    Args:
+        path: A Hugging Face folder, or a name on the hub such as lmsys/vicuna-13b-v1.1.
+        precision: Of the weights. int8 (LLM.int8()) and int4 (QLoRA's NF4) hold the linear layers' matrices in so many
+            bits, the rest in bfloat16.
+        device: Where to load it.
 
     Raises:
-        ValueError: If the folder, its weights or its tokenizer is absent or cannot be read.
+        ValueError: If the model or its tokenizer is absent or cannot be read, or bitsandbytes is needed and absent.
     """
-    folder = _require_model(path)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{folder}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
+    source, dtype = _source(path), torch.float32 if precision == "float32" else torch.bfloat16
+    if source["local_files_only"] and not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{path}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
+    quantisation = _quantisation(precision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with _no_progress_bar():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, trust_remote_code=False
-            )
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        if torch.device(device).type == "meta":
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=dtype)  # type: ignore[no-untyped-call]  # the library's
+        else:
+            with _no_progress_bar():
+                model = AutoModelForCausalLM.from_pretrained(
+                    **source, dtype=dtype, device_map={"": device}, quantization_config=quantisation
+                )
     except (OSError, ImportError, ValueError) as error:
-        raise ValueError(f"{folder}: cannot load the language model: {error}") from error
+        raise ValueError(f"{path}: cannot load the language model: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{folder}: the tokenizer has no end-of-sequence token, which ends every answer")
+        raise ValueError(f"{path}: the tokenizer has no end-of-sequence token, which ends every answer")
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
     model.requires_grad_(False)
-    return model.train(False).to(device), tokenizer
+    return model.train(False), tokenizer
 
 
 def llm_width(path: str | Path) -> int:
     """Return the width of a language model's embeddings, from its config alone.
 
     Raises:
-        ValueError: If the folder is absent or its config cannot be read.
+        ValueError: If the model is absent or its config cannot be read.
     """
-    folder = _require_model(path)
+    source = _source(path)
     try:
-        return int(
-            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            .get_text_config()
-            .hidden_size
-        )
+        return int(AutoConfig.from_pretrained(**source).get_text_config().hidden_size)
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder}: cannot read the language model's config: {error}") from error
+        raise ValueError(f"{path}: cannot read the language model's config: {error}") from error
 
 
-def _require_model(path: str | Path) -> Path:
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no language model here, expected a Hugging Face folder with a config.json")
-    return folder
+def is_hub_name(path: str | Path) -> bool:
+    """Tell a name on the hub, organisation/model, from a path."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) is not None and not Path(path).exists()
+
+
+def _source(path: str | Path) -> dict[str, Any]:
+    """Return `from_pretrained`'s arguments for a folder, of which nothing is asked elsewhere, or for a name."""
+    if not is_hub_name(path) and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"{path}: no language model here, expected a Hugging Face folder with a config.json, or organisation/model"
+        )
+    return {
+        "pretrained_model_name_or_path": str(path),
+        "local_files_only": not is_hub_name(path),
+        "trust_remote_code": False,
+    }
+
+
+def require_precision(precision: Precision) -> None:
+    """Check that what a precision needs is installed.
+
+    Raises:
+        ValueError: Naming the extra to install.
+    """
+    if precision in ("int8", "int4") and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"precision={precision} needs bitsandbytes: pip install 'salmonn-pipeline[quantised]'")
+
+
+def _quantisation(precision: Precision) -> BitsAndBytesConfig | None:
+    require_precision(precision)
+    if precision not in ("int8", "int4"):
+        return None
+    # It would say at every product that it computes in float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]  # the library's
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # the library's
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -74,8 +74,10 @@ def adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
     return state
 
 
-def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor]) -> None:
-    """Set the LoRA weights, all of them or none.
+def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """Set the LoRA weights, all of them or none, from tensors under PEFT's file names.
+
+    With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape; the message names them all.
@@ -90,7 +92,14 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor]) -> None:
     ]
     if wrong:
         raise ValueError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong))}")
-    set_peft_model_state_dict(model, dict(state))
+    weights = {_parameter_name(name): tensor for name, tensor in state.items()}
+    unexpected = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
+    assert not unexpected, unexpected
+
+
+def _parameter_name(name: str) -> str:
+    """Return a LoRA weight's name in the model, which PEFT's files leave the adapter's name out of."""
+    return f"{name.removesuffix('.weight')}.{_ADAPTER}.weight"
 
 
 def save_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
@@ -140,6 +149,17 @@ def adapter_from_official(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def adapter_to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the LoRA weights under the names of released checkpoints."""
-    return {
-        f"{_OFFICIAL_PREFIX}{name.removesuffix('.weight')}.{_ADAPTER}.weight": tensor for name, tensor in state.items()
-    }
+    return {_OFFICIAL_PREFIX + _parameter_name(name): tensor for name, tensor in state.items()}
+
+
+def settings_from_official(model: Mapping[str, Tensor], *, alpha: int) -> LoraSettings:
+    """Read rank and target modules off the `model` entry of an official checkpoint, whose tensors do not tell alpha.
+
+    Raises:
+        ValueError: If it holds no LoRA weights.
+    """
+    ranks = {name.split(".lora_A")[0]: len(tensor) for name, tensor in model.items() if ".lora_A." in name}
+    if not ranks:
+        raise ValueError("official checkpoint holds no LoRA weights")
+    modules = {name.rpartition(".")[2] for name in ranks}
+    return LoraSettings(rank=max(ranks.values()), alpha=alpha, target_modules=sorted(modules))

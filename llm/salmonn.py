@@ -4,20 +4,21 @@ Letters: B examples, T positions of the LLM's sequence, A audio tokens per clip,
 batch, V vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm.packing import attend_by_example, packed_logits
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 
 _AUDIO = -1  # in a row of token ids: here goes one audio token
 _PADDING = -2
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class TokenLoss:
     """[nats] Scalar sum over the target tokens."""
     num_targets: int
     """[count] Target tokens: those of the answers and of their end."""
-    num_correct: int
-    """[count] Targets that were the most likely token."""
+    num_correct: Tensor
+    """[count] Scalar: targets that were the most likely token. On the loss's device, which need not be waited for."""
 
     @property
     def mean(self) -> Tensor:
@@ -75,7 +76,8 @@ class Salmonn(nn.Module):
     ) -> None:
         """Take the parts as they are; `aligner(speech, audio, audio_frames=…)` returns [B, A, H].
 
-        `max_answer_tokens` cuts longer answers, which then have no end token to learn.
+        `max_answer_tokens` cuts longer answers, which then have no end token to learn. The loss is right where
+        `require_packing(llm)` does not object.
         """
         super().__init__()
         if max_answer_tokens < 1:
@@ -84,6 +86,7 @@ class Salmonn(nn.Module):
         self.llm: Any = llm  # a PeftModel finds the LLM's methods at run time
         self.tokenizer = tokenizer
         self.max_answer_tokens = max_answer_tokens
+        attend_by_example(llm)
         aligner.requires_grad_(True)
         for name, parameter in llm.named_parameters():
             parameter.requires_grad_("lora_" in name)
@@ -106,7 +109,7 @@ class Salmonn(nn.Module):
         return TokenLoss(
             total=nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum"),
             num_targets=len(targets_N),
-            num_correct=int((logits_NV.detach().argmax(dim=-1) == targets_N).sum()),
+            num_correct=(logits_NV.detach().argmax(dim=-1) == targets_N).sum(),
         )
 
     def target_logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -118,25 +121,26 @@ class Salmonn(nn.Module):
         if len(batch.answers) != len(batch.questions):
             raise ValueError(f"{len(batch.answers)} answers to {len(batch.questions)} questions")
         audio_BAH = self._audio_tokens(batch)
-        prompts = self._prompts(batch.questions, num_audio_tokens=audio_BAH.shape[1])
-        answers = [[*self._tokenise(answer), self.tokenizer.eos_token_id] for answer in batch.answers]
-        answers = [answer[: self.max_answer_tokens] for answer in answers]
-        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        labels = [[_IGNORED] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        pairs = [
+            (self._prompt(question, num_audio_tokens=audio_BAH.shape[1]), self._answer(answer))
+            for question, answer in zip(batch.questions, batch.answers, strict=True)
+        ]
+        # Nothing follows an answer's last token, so it is not read; the row's last positions predict the answer.
+        ids = [token for prompt, answer in pairs for token in (*prompt, *answer[:-1])]
+        lengths = [len(prompt) + len(answer) - 1 for prompt, answer in pairs]
+        columns = [
+            column
+            for end, (_, answer) in zip(accumulate(lengths), pairs, strict=True)
+            for column in range(end - len(answer), end)
+        ]
+        embeds_TH = self._embed(torch.tensor([ids]), audio_BAH).squeeze(0)
+        logits_NV = packed_logits(self.llm, embeds_TH, lengths, torch.tensor(columns))
+        targets_N = torch.tensor([token for _, answer in pairs for token in answer], device=logits_NV.device)
+        return logits_NV.float(), targets_N
 
-        targets_BT = _pad(labels, _IGNORED)[:, 1:]  # position t predicts token t + 1
-        columns = (targets_BT != _IGNORED).any(dim=0).nonzero().squeeze(1)
-        targets = targets_BT[:, columns]
-        is_target = targets != _IGNORED
-        # Padding is on the right, so causal attention keeps it from every real token and real positions count from 0:
-        # the LLM needs neither a mask nor position numbers.
-        logits = self.llm(
-            inputs_embeds=self._embed(_pad(rows, _PADDING), audio_BAH),
-            logits_to_keep=columns.to(audio_BAH.device),
-            use_cache=False,
-        ).logits
-        device = logits.device
-        return logits[is_target.to(device)].float(), targets[is_target].to(device)
+    def count_tokens(self, question: str, answer: str, *, num_audio_tokens: int) -> int:
+        """Return how many positions of the LLM an example takes in training."""
+        return len(self._prompt(question, num_audio_tokens=num_audio_tokens)) + len(self._answer(answer)) - 1
 
     @torch.no_grad()
     def generate(
@@ -162,9 +166,13 @@ class Salmonn(nn.Module):
         self.eval()
         try:
             audio_BAH = self._audio_tokens(batch)
-            prompts = self._prompts(batch.questions, num_audio_tokens=audio_BAH.shape[1])
-            # Padding on the left, so that every row continues from its own last token.
-            ids_BT = _pad([row[::-1] for row in prompts], _PADDING).flip(1)
+            prompts = [self._prompt(question, num_audio_tokens=audio_BAH.shape[1]) for question in batch.questions]
+            ids_BT = pad_sequence(
+                [torch.tensor(prompt) for prompt in prompts],
+                batch_first=True,
+                padding_value=_PADDING,
+                padding_side="left",  # every row continues from its own last token
+            )
             eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
             answer_ids = self.llm.generate(
                 inputs_embeds=self._embed(ids_BT, audio_BAH),
@@ -189,11 +197,14 @@ class Salmonn(nn.Module):
         audio_BAH: Tensor = self.aligner(batch.speech, batch.audio, audio_frames=batch.audio_frames)
         return audio_BAH
 
-    def _prompts(self, questions: Sequence[str], *, num_audio_tokens: int) -> list[list[int]]:
-        """Return each row's ids up to where its answer begins; texts are tokenised one by one, as SALMONN does."""
+    def _prompt(self, question: str, *, num_audio_tokens: int) -> list[int]:
+        """Return the ids up to where the answer begins; texts are tokenised one by one, as SALMONN does."""
         begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        begin += self._tokenise(BEFORE_AUDIO) + [_AUDIO] * num_audio_tokens
-        return [begin + self._tokenise(AFTER_AUDIO.format(question=question)) for question in questions]
+        before, after = self._tokenise(BEFORE_AUDIO), self._tokenise(AFTER_AUDIO.format(question=question))
+        return begin + before + [_AUDIO] * num_audio_tokens + after
+
+    def _answer(self, answer: str) -> list[int]:
+        return [*self._tokenise(answer), self.tokenizer.eos_token_id][: self.max_answer_tokens]
 
     def _tokenise(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -204,8 +215,3 @@ class Salmonn(nn.Module):
         ids_BT = ids_BT.to(audio_BAH.device)
         embeds_BTH: Tensor = self.llm.get_input_embeddings()(ids_BT.clamp(min=0))
         return embeds_BTH.masked_scatter((ids_BT == _AUDIO).unsqueeze(-1), audio_BAH.to(embeds_BTH.dtype))
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Return the rows as one [B, T] tensor, padded on the right."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)

@@ -55,8 +55,7 @@ def ask(config: AskConfig) -> str:
         ValueError: If the encoders are not those that the run learnt with.
     """
     torch.set_num_threads(config.threads)
-    if not storage.file_exists(config.audio):
-        raise FileNotFoundError(f"audio={config.audio}: no such file")
+    storage.open_file(config.audio).close()  # before the models are loaded
     device = choose_device(config.device)
     run = load_run(config.run, device=device)
     wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)

@@ -1,7 +1,8 @@
 """From examples and cached features to batches, in an order that depends on the seed alone.
 
 Position p of a training run is example `order(epoch)[p % n]` of epoch `p // n`; global batch s holds positions
-s·B … (s+1)·B-1. Nothing else is needed to know which example comes next, on any number of workers.
+s·B … (s+1)·B-1. Nothing else is needed to know which example comes next, on any number of workers. Its examples are
+dealt to micro-batches by their texts' lengths, so that all workers are done at the same time.
 """
 
 import hashlib
@@ -74,7 +75,9 @@ def load_examples(
             f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
             f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract adds what was not rejected"
         )
-    return ExampleSet(table.filter(pa.array(positions >= 0)), positions[positions >= 0], missing)
+    table = table.filter(pa.array(positions >= 0))
+    # In one chunk: picking some rows of many chunks takes time that grows with the table.
+    return ExampleSet(table.combine_chunks(), positions[positions >= 0], missing)
 
 
 def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:
@@ -99,9 +102,37 @@ def global_batch(step: int, *, batch_examples: int, num_examples: int, seed: int
     return [(epoch, int(epoch_order(num_examples, seed, epoch)[place])) for epoch, place in places]
 
 
-def micro_batches(batch: Sequence[tuple[int, int]], *, size: int) -> list[list[tuple[int, int]]]:
-    """Cut a global batch into parts of at most `size`; part j is the work of rank j modulo the number of workers."""
-    return [list(batch[first : first + size]) for first in range(0, len(batch), size)]
+def micro_batches(
+    batch: Sequence[tuple[int, int]], num_tokens: Sequence[int], *, size: int
+) -> list[list[tuple[int, int]]]:
+    """Deal a global batch into parts of at most `size` examples and nearly equal sums of tokens.
+
+    The longest example goes first, each to the part with the fewest tokens that has room. Part j is the work of rank j
+    modulo the number of workers; the parts do not depend on that number.
+    """
+    places: list[list[int]] = [[] for _ in range(-(-len(batch) // size))]
+    sums = [0] * len(places)
+    for place in sorted(range(len(batch)), key=lambda place: -num_tokens[place]):
+        part = min((part for part in range(len(places)) if len(places[part]) < size), key=sums.__getitem__)
+        places[part].append(place)
+        sums[part] += num_tokens[place]
+    return [[batch[place] for place in sorted(part)] for part in places]
+
+
+def read_texts(
+    examples: ExampleSet, picked: Sequence[tuple[int, int]], *, prompt_seed: int | None
+) -> list[tuple[str, str]]:
+    """Return question and answer of some (epoch, example index), as `read_batch` does."""
+    rows = examples.rows([index for _, index in picked])
+    return [
+        (
+            question_for(
+                row["task"], question=row["question"], example_id=row["example_id"], seed=prompt_seed, epoch=epoch
+            ),
+            row["answer"],
+        )
+        for row, (epoch, _) in zip(rows, picked, strict=True)
+    ]
 
 
 def read_batch(
@@ -121,13 +152,9 @@ def read_batch(
         frames: How many frames of each stream are heard, from the clip's start.
         prompt_seed: Chooses among a task's prompts per example and epoch; None takes the first, as in evaluation.
     """
-    rows = examples.rows([index for _, index in picked])
-    questions = [
-        question_for(row["task"], question=row["question"], example_id=row["example_id"], seed=prompt_seed, epoch=epoch)
-        for row, (epoch, _) in zip(rows, picked, strict=True)
-    ]
+    questions, answers = zip(*read_texts(examples, picked, prompt_seed=prompt_seed), strict=True)
     streams = [cache.read(int(examples.positions[index])) for _, index in picked]
-    return make_batch(streams, questions, [row["answer"] for row in rows], frames=frames)
+    return make_batch(streams, questions, answers, frames=frames)
 
 
 def make_batch(

@@ -4,41 +4,46 @@
       run.json              recipe and encoders of the features, the LLM, the widths
       metrics.jsonl         one line every few steps
       llm/                  the tiny LLM, if that is the base
-      checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), optimizer.pt, and state.json, which is written last
+      checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), README.md (model card), optimizer.pt, and state.json,
+                            which is written last
 """
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from pyarrow import fs
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from llm.loading import load_llm
+from llm.loading import Precision, load_llm
 from llm.lora import LoraSettings, add_lora, load_adapter, save_adapter
 from llm.salmonn import Salmonn
 from pipelines import storage
-from pipelines.recipe import DTYPES, Recipe
+from pipelines.recipe import Recipe
 from qformer.aligner import Aligner, AlignerConfig
 
-STATE, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "aligner.safetensors", "optimizer.pt", "adapter"
+STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
 
 
 @dataclass(frozen=True)
 class RunSpec:
     """What is needed to build a run's model and to hear with it: run.json.
 
-    `frames` of each stream are heard; the digest names the examples learnt from, in their order.
+    `frames` of each stream are heard; the digest names the examples learnt from, in their order, and is empty where
+    they are not known.
     """
 
     recipe: Recipe
     encoders: Mapping[str, str]
     llm: str
-    dtype: str
+    dtype: Precision
     frames: int
     examples_digest: str
     aligner: AlignerConfig
@@ -75,22 +80,42 @@ class RunSpec:
 
     def build(self, run: str, *, device: str, seed: int = 0) -> Salmonn:
         """Build the model with fresh aligner and LoRA weights, drawn from `seed`."""
-        llm, tokenizer = load_llm(local_llm(run, self.llm), dtype=DTYPES[self.dtype], device=device)
+        with local_llm(run, self.llm) as folder:
+            llm, tokenizer = load_llm(folder, precision=self.dtype, device=device)
         torch.manual_seed(seed)
         model = Salmonn(Aligner(self.aligner), add_lora(llm, self.lora), tokenizer)
         return model.to(device)
 
+    def model_card(self, step: int) -> str:
+        """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""
+        environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines"), keep_trailing_newline=True)
+        return environment.get_template("model_card.md").render(spec=self, step=step)
 
-def local_llm(run: str, llm: str) -> str:
-    """Return a local path of the LLM; the tiny one lies in the run and is fetched if the run is remote."""
-    if llm != "tiny":
-        return llm
-    filesystem, path = storage.resolve(storage.join(run, "llm"))
+
+@contextmanager
+def fetched(uri: str, *names: str) -> Iterator[Path]:
+    """Yield a local folder with these files and folders of a folder: itself or, if it is remote, a temporary copy."""
+    filesystem, path = storage.resolve(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
-        return path
-    folder = tempfile.mkdtemp(prefix="salmonn-llm-")
-    fs.copy_files(path, folder, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-    return folder
+        yield Path(path)
+        return
+    here = {"source_filesystem": filesystem, "destination_filesystem": fs.LocalFileSystem()}
+    with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
+        for name in names:
+            if storage.folder_exists(storage.join(uri, name)):
+                (Path(folder) / name).mkdir()
+            fs.copy_files(f"{path}/{name}", f"{folder}/{name}", **here)
+        yield Path(folder)
+
+
+@contextmanager
+def local_llm(run: str, llm: str) -> Iterator[str]:
+    """Yield a local path of the LLM; the tiny one lies in the run and is fetched for the while if that is remote."""
+    if llm != "tiny":
+        yield llm
+        return
+    with fetched(run, "llm") as folder:
+        yield str(folder / "llm")
 
 
 def complete_steps(run: str) -> list[int]:
@@ -100,19 +125,43 @@ def complete_steps(run: str) -> list[int]:
     return sorted(int(name) for name in names if storage.file_exists(storage.join(folder, name, STATE)))
 
 
+def newest_step(run: str) -> int:
+    """Return the step of a run's newest complete checkpoint.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    steps = complete_steps(run)
+    if not steps:
+        raise ValueError(f"{run}: has no complete checkpoint yet")
+    return steps[-1]
+
+
 def checkpoint_uri(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:06d}")
 
 
 def save_checkpoint(
-    run: str, step: int, model: Salmonn, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], *, keep: int
+    run: str,
+    step: int,
+    model: Salmonn,
+    optimizer: torch.optim.Optimizer | None,
+    spec: RunSpec,
+    state: Mapping[str, Any],
+    *,
+    keep: int,
 ) -> None:
-    """Write a checkpoint, state.json last, then remove all but the newest `keep`."""
+    """Write a checkpoint, state.json last, then remove all but the newest `keep`.
+
+    Without an optimizer it is one to answer with or to start from, not one to continue.
+    """
     target = checkpoint_uri(run, step)
     with tempfile.TemporaryDirectory() as folder:
         save_file(model.aligner.state_dict(), Path(folder) / ALIGNER)
         save_adapter(model.llm, Path(folder) / ADAPTER)
-        torch.save(optimizer.state_dict(), Path(folder) / OPTIMIZER)
+        (Path(folder) / CARD).write_text(spec.model_card(step))
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), Path(folder) / OPTIMIZER)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
@@ -127,29 +176,36 @@ def _delete_checkpoint(run: str, step: int) -> None:
     filesystem.delete_dir(path)
 
 
+@contextmanager
+def fetched_checkpoint(run: str, step: int, *names: str) -> Iterator[Path]:
+    """Yield a local folder with some parts of a checkpoint.
+
+    Raises:
+        ValueError: If tensors read from it in the `with` block turn out damaged.
+    """
+    uri = checkpoint_uri(run, step)
+    with fetched(uri, *names) as folder:
+        try:
+            yield folder
+        except SafetensorError as error:
+            raise ValueError(f"{uri}: the checkpoint is damaged ({error})") from None
+
+
 def load_weights(run: str, step: int, model: Salmonn) -> None:
     """Load aligner and adapter of a checkpoint, strictly."""
-    with fetched_checkpoint(run, step) as folder:
-        model.aligner.load_state_dict(load_file(Path(folder) / ALIGNER))
-        load_adapter(model.llm, Path(folder) / ADAPTER)
+    with fetched_checkpoint(run, step, ALIGNER, ADAPTER) as folder:
+        model.aligner.load_state_dict(load_file(folder / ALIGNER))
+        load_adapter(model.llm, folder / ADAPTER)
 
 
 def load_optimizer(run: str, step: int, optimizer: torch.optim.Optimizer) -> None:
-    with fetched_checkpoint(run, step) as folder:
-        optimizer.load_state_dict(torch.load(Path(folder) / OPTIMIZER, map_location="cpu", weights_only=True))
-
-
-def fetched_checkpoint(run: str, step: int) -> "tempfile.TemporaryDirectory[str]":
-    """Return a local copy of a checkpoint, removed at the end of the `with` block."""
-    filesystem, path = storage.resolve(checkpoint_uri(run, step))
-    folder = tempfile.TemporaryDirectory()
-    fs.copy_files(path, folder.name, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-    return folder
+    with fetched_checkpoint(run, step, OPTIMIZER) as folder:
+        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with the recipe and the encoders of the features it hears."""
+    """A trained model; `spec` has the recipe of the features it hears and its encoders' paths."""
 
     model: Salmonn
     spec: RunSpec
@@ -163,10 +219,7 @@ def load_run(uri: str, *, device: str = "cpu") -> LoadedRun:
         FileNotFoundError: If there is no run.
         ValueError: If it has no complete checkpoint, or one that does not fit.
     """
-    spec = RunSpec.read(uri)
-    steps = complete_steps(uri)
-    if not steps:
-        raise ValueError(f"{uri}: has no complete checkpoint yet")
+    spec, step = RunSpec.read(uri), newest_step(uri)
     model = spec.build(uri, device=device)
-    load_weights(uri, steps[-1], model)
-    return LoadedRun(model.eval(), spec, steps[-1])
+    load_weights(uri, step, model)
+    return LoadedRun(model.eval(), spec, step)

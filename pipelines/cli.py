@@ -57,6 +57,12 @@ VERBS = {
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
     "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),
     "ask": Verb("pipelines.ask", "AskConfig", "ask", "answer a question about a recording"),
+    "import-official": Verb(
+        "pipelines.official", "ImportConfig", "import_official", "a run from a checkpoint of the official SALMONN code"
+    ),
+    "export-official": Verb(
+        "pipelines.official", "ExportConfig", "export_official", "a checkpoint for the official SALMONN code from a run"
+    ),
     "demo": Verb("pipelines.demo", "DemoConfig", "demo", "all of it on a corpus made here, with a report"),
 }
 

@@ -19,7 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from cluster.connection import connect
 from cluster.unit_queue import pool_size
-from llm.loading import llm_width
+from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
@@ -41,6 +41,7 @@ FREE_KEYS = {
     "threads",
     "checkpoint_every",
     "keep_checkpoints",
+    "gradient_checkpointing",
     "log_every",
     "max_failures",
     "ray",
@@ -96,7 +97,8 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
 
 
 def _with_full_paths(config: TrainConfig) -> TrainConfig:
-    keys = ("manifest", "cache", "run", "init_from", *(() if config.llm == "tiny" else ("llm",)))
+    is_path = config.llm != "tiny" and not is_hub_name(config.llm)
+    keys = ("manifest", "cache", "run", "init_from", *(("llm",) if is_path else ()))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
     return replace(config, **paths)
 
@@ -161,14 +163,14 @@ def _write_run(config: TrainConfig, cache: FeatureCache, examples_digest: str, p
         _check_start(config, before, cache, pending)
     if config.llm == "tiny":
         _write_tiny_llm(config, before)
-    llm = local_llm(config.run, config.llm)
     widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
-    aligner = AlignerConfig(
-        speech_width=widths["speech"],
-        audio_width=widths.get("audio"),
-        llm_width=llm_width(llm),
-        **vars(config.qformer),
-    )
+    with local_llm(config.run, config.llm) as llm:
+        aligner = AlignerConfig(
+            speech_width=widths["speech"],
+            audio_width=widths.get("audio"),
+            llm_width=llm_width(llm),
+            **vars(config.qformer),
+        )
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
     lora, dtype = config.lora, config.precision
     spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, examples_digest, aligner, lora)
@@ -199,11 +201,10 @@ def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
 
 def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
     """Put the tiny LLM into the run: the one of the stage before, or a new one made from the manifest's texts."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = local_llm(config.init_from, "tiny") if before else folder
+    with local_llm(config.init_from, "tiny") if before else tempfile.TemporaryDirectory() as folder:
         if not before:
             write_tiny_llm(_texts(config.manifest), Path(folder))
-        for path in sorted(Path(source).iterdir()):
+        for path in sorted(Path(folder).iterdir()):
             storage.write_bytes(storage.join(config.run, "llm", path.name), path.read_bytes())
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,15 +19,17 @@ from ray import train as ray_train
 from ray.train.torch import get_device
 
 from cluster.connection import RayConfig
+from llm.loading import Precision, require_precision
 from llm.lora import LoraSettings, set_lora_scaling
+from llm.packing import require_packing
 from llm.salmonn import Batch
 from pipelines import storage
-from pipelines.batches import ExampleSet, global_batch, load_examples, micro_batches, read_batch
+from pipelines.batches import ExampleSet, global_batch, load_examples, micro_batches, read_batch, read_texts
 from pipelines.checkpoint import RunSpec, complete_steps, load_optimizer, load_weights, save_checkpoint
 from pipelines.config import require_range
 from pipelines.feature_cache import FeatureCache
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
-from qformer.aligner import QFormerConfig
+from qformer.aligner import Aligner, QFormerConfig
 
 METRICS = "metrics.jsonl"
 
@@ -41,7 +43,8 @@ class TrainConfig:
     run: str = MISSING
     """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint."""
     llm: str = MISSING
-    """[path|tiny] Hugging Face folder of a causal language model; tiny: a small seeded random one."""
+    """[path|name|tiny] Hugging Face folder of a causal language model or its name on the hub, organisation/model; tiny:
+    a small seeded random one."""
     init_from: str = ""
     """[URI] Run of the stage before, whose aligner, adapter and tiny LLM this one starts from; empty: from scratch."""
     splits: list[str] = field(default_factory=lambda: ["train"])
@@ -53,7 +56,7 @@ class TrainConfig:
     batch_examples: int = 64
     """[examples] Global batch of a step, over all workers."""
     micro_batch_examples: int = 8
-    """[examples] What one worker computes at a time; a global batch is cut into such parts."""
+    """[examples] Most that a worker computes at a time; a global batch is dealt into such parts, of equal tokens."""
     heard_seconds: float = 30.0
     """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on."""
     max_answer_tokens: int = 300
@@ -64,8 +67,10 @@ class TrainConfig:
     """[number] Order of examples, choice of prompts, first weights, dropout."""
     max_missing_fraction: float = 0.05
     """[fraction] Share of the examples whose clips the cache may lack (they were rejected, say)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """[dtype] The frozen LLM's weights; aligner and LoRA train in float32."""
+    precision: Precision = "float32"
+    """[dtype] The frozen LLM's weights, int8 and int4 through bitsandbytes; aligner and LoRA train in float32."""
+    gradient_checkpointing: bool = False
+    """[switch] Keep only what enters each of the LLM's layers and compute the rest again: less memory, more time."""
     workers: int = 1
     """[count] Training processes, a GPU each if the cluster has any."""
     threads: int = 1
@@ -84,7 +89,8 @@ class TrainConfig:
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges and what is installed."""
+        require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
         require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every"), low=1)
         require_range(self, ("max_failures",), low=0)
@@ -155,6 +161,9 @@ class TrainWorker:
         self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
+        require_packing(self.model.llm)
+        if config.gradient_checkpointing:
+            self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
         self.step = self._restore()
@@ -194,13 +203,16 @@ class TrainWorker:
 
     def _read(self, step: int) -> list[tuple[int, Batch]]:
         """Read this worker's micro-batches of a step, with their numbers."""
-        config = self.config
-        picked = global_batch(
-            step, batch_examples=config.batch_examples, num_examples=len(self.examples), seed=config.seed
-        )
-        parts = list(enumerate(micro_batches(picked, size=config.micro_batch_examples)))
+        config, frames, seed = self.config, self.spec.frames, self.config.seed
+        picked = global_batch(step, batch_examples=config.batch_examples, num_examples=len(self.examples), seed=seed)
+        assert isinstance(self.model.aligner, Aligner)
+        num_audio_tokens = self.model.aligner.num_tokens(frames)
+        num_tokens = [
+            self.model.count_tokens(question, answer, num_audio_tokens=num_audio_tokens)
+            for question, answer in read_texts(self.examples, picked, prompt_seed=seed)
+        ]
+        parts = list(enumerate(micro_batches(picked, num_tokens, size=config.micro_batch_examples)))
         mine = parts[self.rank :: self.world]
-        frames, seed = self.spec.frames, config.seed
         return [
             (number, read_batch(self.examples, self.cache, part, frames=frames, prompt_seed=seed))
             for number, part in mine
@@ -212,9 +224,7 @@ class TrainWorker:
             torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + number)
             loss = self.model.loss(batch.to(self.device))
             loss.total.backward()
-            counts += torch.stack(
-                [loss.total.detach().float(), *map(counts.new_tensor, (loss.num_targets, loss.num_correct))]
-            )
+            counts += torch.stack([loss.total.detach(), counts.new_tensor(loss.num_targets), loss.num_correct.float()])
         loss_sum, targets, correct = self._reduce(counts)
         tally.loss, tally.targets, tally.correct = (
             tally.loss + loss_sum,
@@ -269,7 +279,6 @@ class TrainWorker:
                 }
             )
         if self.step % config.checkpoint_every == 0 or last:
-            save_checkpoint(
-                config.run, self.step, self.model, self.optimizer, {"seed": config.seed}, keep=config.keep_checkpoints
-            )
+            state, keep = {"seed": config.seed}, config.keep_checkpoints
+            save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
         return Tally() if due else tally

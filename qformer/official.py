@@ -1,10 +1,11 @@
 """The aligner's part of SALMONN's released checkpoints: import and export under their names."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from qformer.aligner import Aligner
+from qformer.aligner import Aligner, AlignerConfig
 
 # Applied one after the other to every name of ours. The official Q-Former keeps BERT's names.
 _RENAMES = (
@@ -23,8 +24,14 @@ _RENAMES = (
     ("feed_forward.norm.", "output_query.LayerNorm."),
     ("projection.", "speech_llama_proj."),
 )
-# What a checkpoint holds besides: the adapter, frozen encoders' buffers, and a buffer of BERT that is never read.
-_NOT_OF_THE_ALIGNER = ("llama_model.", "beats.", "speech_encoder.", "speech_Qformer.bert.embeddings.position_ids")
+_LAYER = re.compile(r"speech_Qformer\.bert\.encoder\.layer\.(\d+)\.")
+# What a checkpoint holds besides: the adapter, the copies of frozen BEATs' shared position table that its trainer does
+# not recognise as frozen, and a buffer of BERT that is never read.
+_NOT_OF_THE_ALIGNER = re.compile(
+    r"llama_model\."
+    r"|beats\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight$"
+    r"|speech_Qformer\.bert\.embeddings\.position_ids$"
+)
 
 
 def official_name(name: str) -> str:
@@ -39,14 +46,48 @@ def to_official(aligner: Aligner) -> dict[str, Tensor]:
     return {official_name(name): tensor for name, tensor in aligner.state_dict().items()}
 
 
-def load_official(aligner: Aligner, model: Mapping[str, Tensor]) -> None:
+def config_from_official(
+    model: Mapping[str, Tensor], *, num_heads: int, window_seconds: float, stride_seconds: float
+) -> AlignerConfig:
+    """Read the aligner's sizes off the `model` entry of an official checkpoint; its tensors do not tell the others.
+
+    Raises:
+        ValueError: If a tensor that tells a size is missing or has another number of axes.
+    """
+    _, num_queries, hidden_width = _shape(model, "qformer.query_tokens", axes=3)
+    hears_audio = any(name.startswith("ln_audio.") for name in model)
+    return AlignerConfig(
+        num_queries=num_queries,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        num_layers=len({found[1] for found in map(_LAYER.match, model) if found}),
+        hidden_width=hidden_width,
+        num_heads=num_heads,
+        ffn_width=_shape(model, "qformer.layers.0.feed_forward.input.weight", axes=2)[0],
+        speech_width=_shape(model, "ln_speech.weight", axes=1)[0],
+        audio_width=_shape(model, "ln_audio.weight", axes=1)[0] if hears_audio else None,
+        llm_width=_shape(model, "projection.weight", axes=2)[0],
+    )
+
+
+def _shape(model: Mapping[str, Tensor], name: str, *, axes: int) -> list[int]:
+    tensor = model.get(official_name(name))
+    if tensor is None or tensor.ndim != axes:
+        found = "missing" if tensor is None else f"of shape {list(tensor.shape)}, expected {axes} axes"
+        raise ValueError(f"official checkpoint does not fit the aligner: {official_name(name)} is {found}")
+    return list(tensor.shape)
+
+
+def load_official(aligner: Aligner, model: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Load the `model` entry of an official checkpoint into the aligner: all of its part, or nothing.
+
+    With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
 
     Raises:
         ValueError: If a tensor is missing, left over or of another shape; the message names them all.
     """
     own = {official_name(name): (name, tensor) for name, tensor in aligner.state_dict().items()}
-    given = {name: tensor for name, tensor in model.items() if not name.startswith(_NOT_OF_THE_ALIGNER)}
+    given = {name: tensor for name, tensor in model.items() if not _NOT_OF_THE_ALIGNER.match(name)}
     wrong = [f"{name} is missing" for name in own.keys() - given.keys()]
     wrong += [f"{name} is left over" for name in given.keys() - own.keys()]
     wrong += [
@@ -56,4 +97,4 @@ def load_official(aligner: Aligner, model: Mapping[str, Tensor]) -> None:
     ]
     if wrong:
         raise ValueError(f"official checkpoint does not fit the aligner: {'; '.join(sorted(wrong))}")
-    aligner.load_state_dict({own[name][0]: tensor for name, tensor in given.items()})
+    aligner.load_state_dict({own[name][0]: tensor for name, tensor in given.items()}, assign=assign)

@@ -18,7 +18,7 @@ def test_readme_shows_the_whole_path():
 
 
 def test_readme_and_the_command_line_name_the_same_verbs():
-    assert re.findall(r"^\| `([a-z ]+)` \|", README, re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^\| `([a-z -]+)` \|", README, re.MULTILINE) == list(VERBS)
 
 
 @pytest.mark.ray

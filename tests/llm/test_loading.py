@@ -1,12 +1,13 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llm.loading import load_llm
+from llm.loading import Precision, is_hub_name, llm_width, load_llm
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 
@@ -17,8 +18,63 @@ def test_the_model_is_frozen_and_in_evaluation_mode(tiny_llm: PreTrainedModel) -
 
 
 def test_weights_come_in_the_asked_precision(tiny_llm_dir: Path) -> None:
-    model, _ = load_llm(tiny_llm_dir, dtype=torch.bfloat16)
+    model, _ = load_llm(tiny_llm_dir, precision="bfloat16")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("precision", "stored"), [("int8", torch.int8), ("int4", torch.uint8)])
+def test_quantised_weights_take_their_bits(tiny_llm_dir: Path, precision: Precision, stored: torch.dtype) -> None:
+    pytest.importorskip("bitsandbytes")
+    model, _ = load_llm(tiny_llm_dir, precision=precision)
+    (full, _), ids = load_llm(tiny_llm_dir), torch.arange(3, 40).unsqueeze(0)
+    matrix = model.get_parameter("model.layers.0.mlp.up_proj.weight")
+    assert matrix.dtype == stored and model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert matrix.nbytes * 32 == int(precision.removeprefix("int")) * 128 * 256 * 4
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    expected = full(ids).logits
+    assert (model(ids).logits - expected).norm() < 0.3 * expected.norm()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantisation_without_its_package_names_the_extra(
+    tiny_llm_dir: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
+    with pytest.raises(ValueError, match=rf"precision={precision} needs bitsandbytes: pip install .*\[quantised\]"):
+        load_llm(tiny_llm_dir, precision=precision)
+
+
+def test_a_model_is_found_by_its_name_on_the_hub(
+    tiny_llm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub's own cache, as after a first download."""
+    _disconnect(tmp_path, monkeypatch)
+    folder = tmp_path / "models--some-lab--tiny-1.0"
+    shutil.copytree(tiny_llm_dir, folder / "snapshots" / "0123")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+    model, tokenizer = load_llm("some-lab/tiny-1.0")
+    expected, _ = load_llm(tiny_llm_dir)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert tokenizer.eos_token == "</s>" and llm_width("some-lab/tiny-1.0") == 128
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _disconnect(tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="some-lab/absent: cannot load the language model: "):
+        load_llm("some-lab/absent")
+    with pytest.raises(ValueError, match="some-lab/absent: cannot read the language model's config: "):
+        llm_width("some-lab/absent")
+
+
+def test_names_and_paths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert is_hub_name("lmsys/vicuna-13b-v1.1") and is_hub_name("Qwen/Qwen2.5-0.5B")
+    for path in ("tiny", "models/mine", "./models/other", "../a/b", "/models/other", "~/models", "a/b/c", "a/", "/b"):
+        assert not is_hub_name(path), path
 
 
 def test_generation_settings_of_the_folder_are_not_used(tiny_llm_dir: Path, tmp_path: Path) -> None:
@@ -45,6 +101,12 @@ def test_a_folder_without_weights_is_named(tiny_llm_dir: Path, tmp_path: Path) -
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=f"{tmp_path.name}: cannot load the language model"):
         load_llm(tmp_path)
+
+
+def _disconnect(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub's client look in a cache of its own and nowhere else."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache_dir))
 
 
 @pytest.mark.weights

@@ -19,6 +19,7 @@ from llm.lora import (
     load_adapter_state,
     save_adapter,
     set_lora_scaling,
+    settings_from_official,
 )
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "salmonn_small"
@@ -54,7 +55,7 @@ def test_scaling_can_be_changed_back_and_forth(adapted_llm: PeftModel) -> None:
 
 
 def test_lora_is_float32_over_a_bfloat16_base(tiny_llm_dir: Path) -> None:
-    model = add_lora(load_llm(tiny_llm_dir, dtype=torch.bfloat16)[0], LoraSettings())
+    model = add_lora(load_llm(tiny_llm_dir, precision="bfloat16")[0], LoraSettings())
     dtypes = {("lora" in name, parameter.dtype) for name, parameter in model.named_parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
     assert model(IDS).logits.dtype == torch.bfloat16
@@ -132,6 +133,20 @@ def test_official_names_are_read_in_both_spellings(adapted_llm: PeftModel, spell
     renamed["llama_model.base_model.model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
     renamed["speech_query_tokens"] = torch.zeros(1)
     assert adapter_from_official(renamed).keys() == state.keys()
+
+
+def test_rank_and_modules_are_read_off_official_tensors(adapted_llm: PeftModel) -> None:
+    official = adapter_to_official(adapter_state_dict(adapted_llm))
+    assert settings_from_official(official, alpha=8) == LoraSettings(rank=4, alpha=8)
+    with pytest.raises(ValueError, match="holds no LoRA weights"):
+        settings_from_official({"speech_query_tokens": torch.zeros(1)}, alpha=8)
+
+
+def test_tensors_become_the_weights_themselves_where_they_are_assigned(tiny_llm_dir: Path) -> None:
+    model = add_lora(load_llm(tiny_llm_dir, device="meta")[0], LoraSettings())
+    state = {name: torch.ones(tensor.shape).half() for name, tensor in adapter_state_dict(model).items()}
+    load_adapter_state(model, state, assign=True)
+    assert all(tensor.data_ptr() == state[name].data_ptr() for name, tensor in adapter_state_dict(model).items())
 
 
 @pytest.mark.weights

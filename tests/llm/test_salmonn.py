@@ -10,10 +10,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm.loading import load_llm
+from llm.loading import Precision, load_llm
 from llm.lora import LoraSettings, adapter_from_official, add_lora, load_adapter_state
+from llm.packing import require_packing
 from llm.salmonn import Batch, Salmonn
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import official_name
@@ -68,12 +71,61 @@ def test_gradients_of_a_batch_are_the_sum_of_its_examples(salmonn: Salmonn, batc
         )
 
 
+def test_very_different_lengths_packed_or_one_by_one_give_the_same_loss_and_gradients(
+    salmonn: Salmonn, batch: Batch
+) -> None:
+    uneven = dataclasses.replace(batch, questions=["?", "Why, and " * 20, "What?"], answers=["", "red", "green " * 60])
+    salmonn.eval()
+    alone = sum(salmonn.loss(_example(uneven, i)).total for i in range(3))
+    gradients = torch.autograd.grad(alone, _reached(salmonn))
+    together = salmonn.loss(uneven).total
+    torch.testing.assert_close(together, alone, atol=0, rtol=1e-5)
+    for ours, expected in zip(torch.autograd.grad(together, _reached(salmonn)), gradients, strict=True):
+        assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_batch_computes_what_its_examples_compute_alone_and_nothing_else(salmonn: Salmonn, batch: Batch) -> None:
+    """No padding, no logits without a target, no attention across examples: the very same number of operations."""
+    uneven = dataclasses.replace(batch, answers=["", "green " * 30, "red"])
+    assert _flops(salmonn, uneven) == sum(_flops(salmonn, _example(uneven, i)) for i in range(3))
+    logits, targets = salmonn.target_logits(uneven)
+    assert len(logits) == len(targets) == salmonn.loss(uneven).num_targets
+
+
+def test_tokens_are_counted_as_they_are_computed(salmonn: Salmonn, batch: Batch) -> None:
+    seen: list[int] = []
+    salmonn.llm.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    salmonn.loss(batch)
+    windows = salmonn.aligner(batch.speech, batch.audio, audio_frames=batch.audio_frames).shape[1]
+    texts = zip(batch.questions, batch.answers, strict=True)
+    assert seen == [sum(salmonn.count_tokens(*text, num_audio_tokens=windows) for text in texts)]
+
+
+def test_gradient_checkpointing_changes_memory_and_nothing_else(salmonn: Salmonn, batch: Batch) -> None:
+    salmonn.train()
+    plain, kept = _loss_and_gradients(salmonn, batch)
+    salmonn.llm.activation_checkpointing_enable()
+    again, kept_less = _loss_and_gradients(salmonn, batch)
+    assert kept_less < 0.7 * kept
+    assert all(torch.equal(ours, expected) for ours, expected in zip(again, plain, strict=True))
+
+
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_answers_of_a_batch_are_those_of_its_examples(salmonn: Salmonn, batch: Batch, num_beams: int) -> None:
     options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 12}
     together = salmonn.generate(batch, **options)
     assert together == [salmonn.generate(_example(batch, i), **options)[0] for i in range(3)]
     assert len(set(together)) == 3
+
+
+def test_sampled_answers_depend_on_the_seed(salmonn: Salmonn, batch: Batch) -> None:
+    def sample(seed: int) -> list[str]:
+        torch.manual_seed(seed)
+        return salmonn.generate(batch, num_beams=1, do_sample=True, temperature=1.5, top_p=1.0, max_new_tokens=8)
+
+    assert sample(0) == sample(0) != sample(1)
 
 
 def test_a_cut_answer_loses_its_end(salmonn: Salmonn, batch: Batch) -> None:
@@ -83,13 +135,20 @@ def test_a_cut_answer_loses_its_end(salmonn: Salmonn, batch: Batch) -> None:
     assert targets.tolist() == [*ids[0][:2], 2, *[*ids[1], 2][:2]]
 
 
-def test_only_aligner_and_lora_train_and_change(salmonn: Salmonn, batch: Batch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_only_aligner_and_lora_train_and_change(precision: Precision, tiny_llm_dir: Path, batch: Batch) -> None:
+    if precision in ("int8", "int4"):
+        pytest.importorskip("bitsandbytes")
+    llm, tokenizer = load_llm(tiny_llm_dir, precision=precision)
+    require_packing(llm)
+    salmonn = Salmonn(_aligner(), add_lora(llm, LoraSettings(dropout=0.0)), tokenizer)
     before = {name: tensor.clone() for name, tensor in salmonn.state_dict().items()}
     parameters = salmonn.trainable_parameters()
     assert all(name.startswith("aligner.") or "lora_" in name for name in parameters)
     assert {f"aligner.{name}" for name, _ in salmonn.aligner.named_parameters()} < parameters.keys()
     salmonn.train()
     salmonn.loss(batch).mean.backward()
+    assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
     torch.optim.AdamW(parameters.values(), lr=1e-2).step()
     changed = {name for name, tensor in salmonn.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed <= parameters.keys()
@@ -109,7 +168,7 @@ def test_generation_leaves_the_mode_as_it_was_and_warns_of_nothing(salmonn: Salm
 
 
 def test_a_bfloat16_llm_takes_float32_audio_tokens(tiny_llm_dir: Path, batch: Batch) -> None:
-    llm, tokenizer = load_llm(tiny_llm_dir, dtype=torch.bfloat16)
+    llm, tokenizer = load_llm(tiny_llm_dir, precision="bfloat16")
     salmonn = Salmonn(_aligner(), add_lora(llm, LoraSettings()), tokenizer)
     loss = salmonn.loss(batch)
     loss.mean.backward()
@@ -208,6 +267,35 @@ def batch() -> Batch:
     return Batch(
         3 * torch.randn(3, 200, SPEECH_WIDTH), audio, frames, questions, ["red", "", "a green and yellow bird"]
     )
+
+
+def _reached(salmonn: Salmonn) -> list[nn.Parameter]:
+    """The trainable parameters that a loss depends on: with one query, its own attention's scores do not count."""
+    unread = ("self_attention.query", "attention.key.bias", "self_attention.key")
+    return [
+        tensor for name, tensor in salmonn.trainable_parameters().items() if not any(part in name for part in unread)
+    ]
+
+
+def _flops(salmonn: Salmonn, batch: Batch) -> int:
+    """Count the products of a forward and backward pass, attention written out as such."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        salmonn.loss(batch).total.backward()
+    return counter.get_total_flops()
+
+
+def _loss_and_gradients(salmonn: Salmonn, batch: Batch) -> tuple[list[Tensor], int]:
+    """Loss and gradients with dropout of one seed, and the number of values kept for the backward pass."""
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = salmonn.loss(batch).total
+    return [loss, *torch.autograd.grad(loss, _reached(salmonn))], sum(kept)
 
 
 class GivenTokens(nn.Module):

@@ -1,8 +1,18 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 
-from pipelines.batches import epoch_order, global_batch, load_examples, make_batch, micro_batches, read_batch
+from pipelines.batches import (
+    epoch_order,
+    global_batch,
+    load_examples,
+    make_batch,
+    micro_batches,
+    read_batch,
+    read_texts,
+)
 from pipelines.feature_cache import FeatureCache
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 
@@ -39,9 +49,46 @@ def test_global_batches_walk_through_the_epochs_without_gap(num_examples, batch)
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_any_number_of_workers_shares_out_the_same_global_batch(world):
     batch = global_batch(4, batch_examples=23, num_examples=100, seed=0)
-    parts = list(enumerate(micro_batches(batch, size=4)))
-    shared = sorted((number, part) for rank in range(world) for number, part in parts[rank::world])
-    assert [place for _, part in shared for place in part] == batch
+    parts = list(enumerate(micro_batches(batch, draw_lengths(23, seed=0), size=4)))
+    shared = [place for rank in range(world) for _, part in parts[rank::world] for place in part]
+    assert sorted(shared) == sorted(batch)
+
+
+def draw_lengths(num_examples, *, seed):
+    """Tokens of examples of mixed tasks: 88 of audio, the prompt's, and answers of very unequal length."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    answers = {"asr": (15, 80), "translation": (20, 80), "caption": (8, 25), "qa": (1, 30), "label": (1, 3)}
+    tasks = rng.choice([*answers, "story"], num_examples, p=[0.33, 0.13, 0.03, 0.28, 0.22, 0.01])
+    return [
+        88 + int(rng.integers(20, 34) + rng.integers(*(answers | {"story": (150, 300)})[task], endpoint=True))
+        for task in tasks
+    ]
+
+
+@pytest.mark.parametrize(("num_examples", "size"), [(64, 8), (256, 16), (48, 4)])
+def test_micro_batches_have_the_same_number_of_tokens_and_examples(num_examples, size):
+    """So that a worker waits for the slowest less than a twentieth of the time; cut in order, it would a quarter."""
+    dealt, in_order = [], []
+    for seed in range(20):
+        lengths = draw_lengths(num_examples, seed=seed)
+        places = [(0, place) for place in range(num_examples)]
+        parts = micro_batches(places, lengths, size=size)
+        assert {len(part) for part in parts} == {size} and sorted(chain(*parts)) == places
+        sums = [sum(lengths[place] for _, place in part) for part in parts]
+        dealt.append(np.mean(sums) / max(sums))
+        longest = [max(lengths[first : first + size]) for first in range(0, num_examples, size)]
+        in_order.append(np.mean(lengths) / max(longest))
+    assert np.mean(dealt) > 0.95 and np.mean(in_order) < 0.75
+
+
+def test_micro_batches_depend_on_the_global_batch_alone():
+    batch = global_batch(3, batch_examples=10, num_examples=50, seed=2)
+    lengths = [30, 10, 10, 20, 10, 50, 10, 10, 10, 10]
+    parts = micro_batches(batch, lengths, size=4)
+    assert parts == micro_batches(batch, lengths, size=4)
+    dealt = [[lengths[batch.index(place)] for place in part] for part in parts]
+    assert dealt == [[50, 10], [30, 10, 10, 10], [10, 20, 10, 10]]
+    assert [batch.index(part[0]) for part in micro_batches(batch, [7] * 10, size=4)] == [0, 1, 2]
 
 
 def test_rejected_clips_are_left_out_up_to_a_share(corpus):
@@ -77,6 +124,13 @@ def test_heard_frames_are_the_first_ones(corpus):
     batch = make_batch(streams, ["?", "?"], ["a", "b"], frames=60)
     assert batch.speech.shape[1] == 60 and torch.equal(batch.speech[1], streams[1]["speech"][:60])
     assert batch.audio_frames.tolist() == [min(60, len(clip["audio"])) for clip in streams]
+
+
+def test_texts_are_those_of_the_batch(corpus):
+    examples, cache = load(corpus), corpus[1]
+    picked = [(2, 4), (0, 1), (1, 1)]
+    batch = read_batch(examples, cache, picked, frames=60, prompt_seed=5)
+    assert read_texts(examples, picked, prompt_seed=5) == list(zip(batch.questions, batch.answers, strict=True))
 
 
 def test_prompts_vary_in_training_and_do_not_in_evaluation(corpus):

@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_run_folder_holds_what_is_needed_to_continue_and_to_answer(unbroken):
     assert complete_steps(str(unbroken)) == [2, 4, 6]
     newest = unbroken / "checkpoints" / "000006"
     assert sorted(path.name for path in newest.iterdir()) == [
+        "README.md",
         "adapter",
         "aligner.safetensors",
         "optimizer.pt",
@@ -106,6 +108,20 @@ def test_micro_batches_do_not_change_the_update(corpus, tmp_path):
         train_here(config_of(corpus, tmp_path / str(size), micro_batch_examples=size, **still))
     for size in (1, 3):
         assert losses(tmp_path / str(size)) == pytest.approx(losses(tmp_path / "8"), rel=1e-5)
+
+
+def test_gradient_checkpointing_trains_the_same(corpus, unbroken, tmp_path):
+    train_here(config_of(corpus, tmp_path / "run", gradient_checkpointing=True))
+    assert losses(tmp_path / "run") == losses(unbroken)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_aligner_and_adapter_learn_on_a_quantised_llm(corpus, tmp_path, precision):
+    pytest.importorskip("bitsandbytes")
+    config = config_of(corpus, tmp_path / "run", precision=precision, steps=12, checkpoint_every=12)
+    train_here(config)
+    assert losses(config.run)[-1] < 0.5 * losses(config.run)[0]
+    assert load_run(config.run).model.llm.get_base_model().is_quantized
 
 
 def test_only_aligner_and_adapter_move(corpus, tmp_path):
@@ -178,12 +194,20 @@ def words_of(config: TrainConfig) -> list[str]:
         (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
         (["keep_checkpoints=0"], "keep_checkpoints=0: must be 1 or more"),
         (["heard_seconds=40"], "heard_seconds=40.0: must be between 1 and 30"),
+        *([] if find_spec("bitsandbytes") else [(["precision=int4"], "pip install 'salmonn-pipeline[quantised]'")]),
     ],
 )
 def test_wrong_keys_give_one_line_and_exit_code_2(corpus, tmp_path, keys, message, capsys):
     assert main([*words_of(config_of(corpus, tmp_path / "run")), *keys]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+def test_llm_may_be_a_name_on_the_hub(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main([*words_of(config_of(corpus, tmp_path / "run", llm="some-lab/absent"))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("salmonn: some-lab/absent: cannot read")
 
 
 def test_run_folder_of_another_config_is_refused(corpus, unbroken, capsys):

@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from qformer.aligner import Aligner, AlignerConfig
-from qformer.official import load_official, to_official
+from qformer.official import config_from_official, load_official, to_official
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "salmonn_small"
 CONFIG = AlignerConfig(speech_width=64, audio_width=96, llm_width=64, hidden_width=96, num_heads=4, ffn_width=384)
@@ -31,10 +33,34 @@ def test_round_trip_keeps_every_tensor() -> None:
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.parametrize("sizes", [{}, {"num_queries": 4, "num_layers": 3, "ffn_width": 80}, {"audio_width": None}])
+def test_sizes_are_read_off_the_tensors(sizes: dict[str, Any]) -> None:
+    config = replace(CONFIG, window_seconds=0.5, stride_seconds=0.25, **sizes)
+    model = to_official(Aligner(config))
+    assert config_from_official(model, num_heads=4, window_seconds=0.5, stride_seconds=0.25) == config
+
+
+def test_tensors_become_the_weights_themselves_where_they_are_assigned() -> None:
+    model = {name: tensor.half() for name, tensor in to_official(Aligner(CONFIG)).items()}
+    with torch.device("meta"):
+        aligner = Aligner(CONFIG)
+    load_official(aligner, model, assign=True)
+    written = to_official(aligner)
+    assert all(written[name].data_ptr() == tensor.data_ptr() for name, tensor in model.items())
+
+
+@pytest.mark.parametrize("name", ["beats.encoder.layers.0.fc1.weight", "speech_encoder.conv1.weight"])
+def test_weights_of_encoders_that_were_not_frozen_are_not_overlooked(name: str) -> None:
+    model = to_official(Aligner(CONFIG)) | {name: torch.zeros(1)}
+    with pytest.raises(ValueError, match=f"{name} is left over"):
+        load_official(Aligner(CONFIG), model)
+
+
 def test_other_parts_of_a_checkpoint_are_left_alone() -> None:
     model = to_official(Aligner(CONFIG))
     model["llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(1)
     model["speech_Qformer.bert.embeddings.position_ids"] = torch.zeros(1)
+    model["beats.encoder.layers.1.self_attn.relative_attention_bias.weight"] = torch.zeros(1)
     load_official(Aligner(CONFIG), model)
 
 

@@ -1,0 +1,194 @@
+"""Checkpoints of the official SALMONN code: `salmonn import-official` and `salmonn export-official`.
+
+Such a file is `{"model": {name: tensor}}` with all that was trained. The official trainer puts its optimizer, config
+and place in the run beside it, which are not read.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from omegaconf import MISSING
+from safetensors.torch import load_file
+from torch import Tensor
+
+from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import Codec
+from encoders.gated_attention import Kernel
+from llm.loading import Precision, is_hub_name, llm_width
+from llm.lora import (
+    WEIGHTS_NAME,
+    adapter_from_official,
+    adapter_to_official,
+    load_adapter_state,
+    settings_from_official,
+)
+from pipelines import storage
+from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, fetched_checkpoint, newest_step, save_checkpoint
+from pipelines.config import require_range, save_config
+from pipelines.recipe import DTYPES, Recipe, recipe_of
+from qformer.aligner import Aligner
+from qformer.official import config_from_official, load_official, official_name
+from qformer.windows import CLIP_FRAMES
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    ckpt: str = MISSING
+    """[URI] The official checkpoint, a release (salmonn_v1.pth) or one that the official trainer wrote."""
+    llm: str = MISSING
+    """[path|name] Hugging Face folder of the language model it was trained on, or its name on the hub."""
+    whisper: str = MISSING
+    """[path|tiny] Hugging Face folder of the Whisper model it was trained on."""
+    beats: str = MISSING
+    """[path|tiny|none] The BEATs checkpoint (.pt) it was trained on; none: it hears speech alone."""
+    out: str = MISSING
+    """[URI] Folder of the run to make."""
+    codec: Codec = "float16"
+    """[name] How the features it is to hear are stored, as in extract."""
+    encoder_precision: Literal["float32", "bfloat16"] = "float32"
+    """[dtype] What the encoders compute in: extract's precision."""
+    attention: Kernel = "sdpa"
+    """[name] Attention of BEATs, as in extract."""
+    precision: Precision = "float32"
+    """[dtype] The frozen LLM's weights, as in train."""
+    num_heads: int = 12
+    """[count] Attention heads of the Q-Former, which its tensors do not tell."""
+    window_seconds: float = 0.333333
+    """[seconds] Audio covered by one window, likewise."""
+    stride_seconds: float = 0.333333
+    """[seconds] From the start of one window to the start of the next, likewise."""
+    lora_alpha: int = 32
+    """[factor] LoRA updates are scaled by alpha / rank, likewise."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("num_heads", "lora_alpha"), low=1)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    run: str = MISSING
+    """[URI] Run folder whose newest checkpoint is exported."""
+    out: str = MISSING
+    """[URI] The official checkpoint (.pth) to write."""
+
+
+def import_official(config: ImportConfig) -> None:
+    """Make a run of an official checkpoint, to answer with and to start training from, its tensors as they are.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        FileExistsError: If `out` holds a run.
+        ValueError: If the file is no official checkpoint, or does not fit the LLM or the encoders; what is missing,
+            left over or of another shape is named.
+    """
+    config = _with_full_paths(config)
+    for name in ("config.yaml", "run.json"):
+        if storage.file_exists(storage.join(config.out, name)):
+            raise FileExistsError(f"out={config.out}: holds a run already")
+    tensors = read_official(config.ckpt)
+    width, recipe = llm_width(config.llm), _recipe(config)
+    try:
+        spec = _describe(config, tensors, width, recipe)
+        model = spec.build(config.out, device="meta")
+        assert isinstance(model.aligner, Aligner)
+        load_official(model.aligner, tensors, assign=True)
+        load_adapter_state(model.llm, adapter_from_official(tensors), assign=True)
+    except ValueError as error:
+        raise ValueError(f"ckpt={config.ckpt}: {error}") from None
+    save_checkpoint(config.out, 0, model, None, spec, {}, keep=1)
+    save_config(config, storage.join(config.out, "config.yaml"))
+    spec.write(config.out)
+    weights = sum(parameter.numel() for parameter in model.trainable_parameters().values())
+    print(f"{config.out}: {weights:,} weights of {config.ckpt}")
+
+
+def export_official(config: ExportConfig) -> None:
+    """Write a run's newest aligner and adapter as an official checkpoint, the tensors as they are.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        FileExistsError: If `out` is there already.
+        ValueError: If the run has no complete checkpoint.
+    """
+    if storage.file_exists(config.out) or storage.folder_exists(config.out):
+        raise FileExistsError(f"out={config.out}: is there already")
+    RunSpec.read(config.run)
+    step = newest_step(config.run)
+    with fetched_checkpoint(config.run, step, ALIGNER, ADAPTER) as folder:
+        aligner = {official_name(name): tensor for name, tensor in load_file(folder / ALIGNER).items()}
+        adapter = adapter_to_official(load_file(folder / ADAPTER / WEIGHTS_NAME))
+        with storage.staged_file(config.out, exclusive=True) as path:
+            torch.save({"model": aligner | adapter}, path)
+    print(f"{config.out}: {len(aligner | adapter)} tensors of {config.run}, step {step}")
+
+
+def read_official(uri: str) -> dict[str, Tensor]:
+    """Return the tensors of an official checkpoint under their names, each with memory of its own.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not one, or holds more than tensors and plain values.
+    """
+    try:
+        with storage.open_file(uri) as file:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # bytes that are no checkpoint fail in any way there is
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds a {foreign[1]}, which is not unpickled" if foreign else "not a file of torch.save"
+        raise ValueError(f"{uri}: {reason}") from None
+    model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError(f"{uri}: not an official checkpoint, which has tensors by name under 'model'")
+    for name, tensor in model.items():
+        if not _is_weight(tensor) and not (isinstance(tensor, Tensor) and str(name).endswith(".position_ids")):
+            raise ValueError(f"{uri}: model.{name} holds no weights")
+    return {str(name): tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model.items()}
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 0
+
+
+def _with_full_paths(config: ImportConfig) -> ImportConfig:
+    given = {key: getattr(config, key) for key in ("ckpt", "llm", "whisper", "beats", "out")}
+    names = [key for key, path in given.items() if path in ("tiny", "none") or (key == "llm" and is_hub_name(path))]
+    paths: dict[str, Any] = {key: storage.full_path(path) for key, path in given.items() if key not in names}
+    return replace(config, **paths)
+
+
+def _recipe(config: ImportConfig) -> Recipe:
+    encoder = load_clip_encoder(
+        whisper=config.whisper,
+        beats=config.beats,
+        dtype=DTYPES[config.encoder_precision],
+        attention=config.attention,
+    )
+    return recipe_of(encoder, codec=config.codec, precision=config.encoder_precision)
+
+
+def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, recipe: Recipe) -> RunSpec:
+    """Return the description of the run to make; sizes come from the tensors and must be those of the models given."""
+    aligner = config_from_official(
+        tensors,
+        num_heads=config.num_heads,
+        window_seconds=config.window_seconds,
+        stride_seconds=config.stride_seconds,
+    )
+    lora = settings_from_official(tensors, alpha=config.lora_alpha)
+    widths = {name: stream.width for name, stream in recipe.streams.items()}
+    _require_width(f"llm={config.llm}", aligner.llm_width, width)
+    _require_width(f"whisper={config.whisper}", aligner.speech_width, widths["speech"])
+    _require_width(f"beats={config.beats}", aligner.audio_width, widths.get("audio"))
+    encoders = {"speech": config.whisper, "audio": config.beats}
+    return RunSpec(recipe, encoders, config.llm, config.precision, CLIP_FRAMES, "", aligner, lora)
+
+
+def _require_width(given: str, expected: int | None, found: int | None) -> None:
+    if expected != found:
+        raise ValueError(f"made for another model than {given}: width {expected or 'none'}, not {found or 'none'}")

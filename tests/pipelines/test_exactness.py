@@ -1,0 +1,153 @@
+"""What a training worker really runs, in real processes that add up over gloo: who computes what changes no update."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from llm.lora import LoraSettings
+from pipelines.batches import global_batch, load_examples, read_batch
+from pipelines.checkpoint import RunSpec
+from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.feature_cache import FeatureCache
+from pipelines.optim import OptimConfig, learning_rate
+from pipelines.train import open_run
+from pipelines.train_loop import TrainConfig, TrainWorker
+from qformer.aligner import QFormerConfig
+from tests.pipelines.test_feature_cache import fill, make_worker
+from tests.toy import write_tone_corpus
+
+STEPS, GLOBAL_BATCH = 3, 8
+RELATIVE_ERROR = 1e-5
+QFORMER = QFormerConfig(hidden_width=32, num_heads=2, ffn_width=64, dropout=0.0)
+OPTIM = OptimConfig(lr=3e-3, min_lr=1e-3, warmup_lr=1e-3, warmup_steps=2, weight_decay=0.1, clip_norm=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, str]:
+    """A manifest and its cache; answers of one to five words, so that micro-batches differ in target tokens."""
+    folder = write_tone_corpus(tmp_path_factory.mktemp("corpus"), num_clips=12)
+    rows = [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
+    rows = [row | {"text": " ".join([row["text"]] * (number % 5 + 1))} for number, row in enumerate(rows)]
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = str(folder / "m")
+    prepare_table(TableConfig(table=str(folder / "table.jsonl"), audio_root=str(folder / "audio"), out=manifest))
+    fill(folder / "c", manifest, make_worker(folder / "c"))
+    return {"manifest": manifest, "cache": str(folder / "c")}
+
+
+def config_of(data, run, *, micro_batch_examples=GLOBAL_BATCH, dropout=0.0) -> TrainConfig:
+    return TrainConfig(
+        **data,
+        run=str(run),
+        llm="tiny",
+        steps=STEPS,
+        batch_examples=GLOBAL_BATCH,
+        micro_batch_examples=micro_batch_examples,
+        heard_seconds=2.0,
+        qformer=replace(QFORMER, dropout=dropout),
+        lora=LoraSettings(dropout=dropout),
+        optim=OPTIM,
+    )
+
+
+def train(config: TrainConfig, *, workers: int) -> dict[str, torch.Tensor]:
+    """Train in processes of their own; return every step's gradients and the last weights, which all of them share."""
+    open_run(config, pending=[])
+    # A fork costs no imports, but autograd cannot fork once it has started a GPU's threads.
+    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
+    context.set_forkserver_preload([__name__])
+    processes = [context.Process(target=work, args=(config, rank, workers)) for rank in range(workers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * workers
+    first, *others = [load_file(f"{config.run}/rank{rank}.safetensors") for rank in range(workers)]
+    assert all(torch.equal(other[name], tensor) for other in others for name, tensor in first.items())
+    return first
+
+
+def work(config: TrainConfig, rank: int, workers: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{config.run}/store", rank=rank, world_size=workers)
+    worker = TrainWorker(config, rank, workers, torch.device("cpu"))
+    seen: dict[str, torch.Tensor] = {}
+    worker.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients_of(worker.parameters, worker.step)))
+    worker.run()
+    save_file(seen | weights_of(worker.parameters), f"{config.run}/rank{rank}.safetensors")
+
+
+def gradients_of(parameters, step) -> dict[str, torch.Tensor]:
+    return {f"gradient {step} {name}": parameter.grad.clone() for name, parameter in parameters.items()}
+
+
+def weights_of(parameters) -> dict[str, torch.Tensor]:
+    return {f"weight {name}": parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def train_plainly(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The textbook's loop: the whole batch at once, the mean of its loss, AdamW."""
+    open_run(config, pending=[])
+    cache = FeatureCache(config.cache)
+    examples = load_examples(config.manifest, cache, splits=["train"], tasks=[], max_missing_fraction=0)
+    spec = RunSpec.read(config.run)
+    model = spec.build(config.run, device="cpu", seed=config.seed).train()
+    parameters, seen = model.trainable_parameters(), {}
+    decaying, others = ([p for p in parameters.values() if (p.ndim > 1) is decays] for decays in (True, False))
+    optimizer = torch.optim.AdamW([{"params": decaying, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}])
+    for step in range(STEPS):
+        picked = global_batch(step, batch_examples=GLOBAL_BATCH, num_examples=len(examples), seed=config.seed)
+        batch = read_batch(examples, cache, picked, frames=spec.frames, prompt_seed=config.seed)
+        model.loss(batch).mean.backward()
+        seen |= gradients_of(parameters, step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, OPTIM)
+        optimizer.step()
+        optimizer.zero_grad()
+    return seen | weights_of(parameters)
+
+
+def differing(ours: dict, theirs: dict) -> dict[str, float]:
+    """Return the relative errors that are too large, by name.
+
+    A key's bias of cross-attention moves all scores alike: its gradient is rounding noise, which AdamW scales up.
+    """
+    assert ours.keys() == theirs.keys()
+    errors = {name: float((ours[name] - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-30)) for name in theirs}
+    return {
+        name: error
+        for name, error in errors.items()
+        if not name.endswith("cross_attention.key.bias") and not error <= RELATIVE_ERROR
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory) -> dict[str, torch.Tensor]:
+    return train_plainly(config_of(data, tmp_path_factory.mktemp("plain")))
+
+
+@pytest.mark.parametrize(
+    ("workers", "micro_batch_examples"),
+    [(1, 8), (1, 3), (2, 4), (2, 3), (4, 1), (4, 3), (4, 4)],
+    ids=str,
+)
+def test_any_workers_and_micro_batches_give_the_update_of_the_whole_batch(
+    data, plain, tmp_path, workers, micro_batch_examples
+):
+    """Also where the last micro-batch is smaller (3 of 8), and where there are fewer than workers (4 of 8 on 4)."""
+    config = config_of(data, tmp_path, micro_batch_examples=micro_batch_examples)
+    assert differing(train(config, workers=workers), plain) == {}
+
+
+def test_dropout_depends_on_the_micro_batch_and_not_on_who_computes_it(data, plain, tmp_path):
+    found = {
+        workers: train(config_of(data, tmp_path / str(workers), micro_batch_examples=2, dropout=0.1), workers=workers)
+        for workers in (1, 2, 4)
+    }
+    assert differing(found[2], found[1]) == {} and differing(found[4], found[1]) == {}
+    assert len(differing(found[1], plain)) > len(plain) / 2
