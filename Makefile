@@ -36,6 +36,7 @@ format: $(READY)  ## Format and fix what can be fixed
 
 bench: $(READY)  ## Run the benchmarks (results: benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks.encoders
+	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.pipeline
 
 lock: $(READY)  ## Pin pyproject.toml's requirements again

@@ -1,0 +1,34 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu_train_step import main
+from tests.test_architecture import OURS, imports_of
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["gpu_train_step", *words])
+    main()
+
+
+def test_small_models_go_through_every_measurement(monkeypatch, capsys):
+    run(monkeypatch, "--tiny", "--rounds", "1", "--examples", "2")
+    printed = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
+    assert rows == ["step", "cached features", "cached, gradient checkpointing", "encoders in every step"]
+    assert "extraction" in printed and "per step" in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_nothing_is_measured(monkeypatch):
+    with pytest.raises(SystemExit, match="no CUDA device here"):
+        run(monkeypatch)
+
+
+@pytest.mark.parametrize("program", sorted((ROOT / "benchmarks").glob("gpu_*.py")), ids=lambda path: path.stem)
+def test_gpu_programs_need_no_pipelines_and_no_ray(program):
+    assert not imports_of(program) & ((OURS | {"ray"}) - {"encoders", "qformer", "llm"})
