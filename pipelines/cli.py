@@ -54,6 +54,16 @@ VERBS = {
     ),
     "extract": Verb("pipelines.extract", "ExtractConfig", "extract", "encode every clip once into a feature cache"),
     "cache info": Verb("pipelines.cache_info", "CacheInfoConfig", "cache_info", "what a feature cache holds and lacks"),
+    "cache verify": Verb(
+        "pipelines.cache_verify", "CacheVerifyConfig", "cache_verify", "check a cache against its index"
+    ),
+    "cache ls": Verb("pipelines.cache_ls", "CacheLsConfig", "cache_ls", "a cache's clips, a line each"),
+    "cache show": Verb("pipelines.cache_show", "CacheShowConfig", "cache_show", "draw a clip's wave and features"),
+    "cache export": Verb("pipelines.cache_copy", "CacheExportConfig", "cache_export", "a cache of some of the clips"),
+    "cache merge": Verb("pipelines.cache_copy", "CacheMergeConfig", "cache_merge", "one cache from several"),
+    "cache prune": Verb(
+        "pipelines.cache_prune", "CachePruneConfig", "cache_prune", "drop clips that no manifest names"
+    ),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
     "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),
     "ask": Verb("pipelines.ask", "AskConfig", "ask", "answer a question about a recording"),

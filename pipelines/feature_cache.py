@@ -42,7 +42,7 @@ REJECT_SCHEMA = pa.schema(
 def member_names(recipe: Recipe) -> list[str]:
     """Return a clip's array members: one per stream, and one of scales per stream for int8."""
     parts = ("", "_scale") if recipe.codec == "int8" else ("",)
-    return [stream + part for stream in recipe.streams for part in parts]
+    return [stream + part for stream in sorted(recipe.streams) for part in parts]
 
 
 def index_schema(recipe: Recipe) -> pa.Schema:
@@ -55,7 +55,7 @@ def index_schema(recipe: Recipe) -> pa.Schema:
     columns.append(("source_digest", pa.string()))
     for member in member_names(recipe):
         columns += [(f"{member}_offset", pa.int64()), (f"{member}_nbytes", pa.int64()), (f"{member}_crc32", pa.int64())]
-    for stream in recipe.streams:
+    for stream in sorted(recipe.streams):
         columns += [(f"{stream}_frames", pa.int32()), (f"{stream}_width", pa.int32()), (f"{stream}_dtype", pa.string())]
     return pa.schema(columns)
 
@@ -82,6 +82,15 @@ class EncodedClip:
 
 
 @dataclass(frozen=True)
+class StoredClip:
+    """A clip's features as they lie in a shard: member -> .npy file; `row` of the index, shard and offsets set anew."""
+
+    clip: Clip
+    members: Mapping[str, bytes]
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class RejectedClip:
     """A clip that could not be decoded."""
 
@@ -89,33 +98,38 @@ class RejectedClip:
     error: AudioError
 
 
-def write_shard(cache: str, unit: int, recipe: Recipe, clips: Iterable[EncodedClip | RejectedClip]) -> ShardInfo:
+def write_shard(
+    cache: str, unit: int, recipe: Recipe, clips: Iterable[EncodedClip | StoredClip | RejectedClip]
+) -> ShardInfo:
     """Write one unit: tar to a temporary name, then shard, rejects and, last, the index that makes it exist.
 
     Members lie in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
-    exception on the way publishes nothing that is ever read.
+    exception on the way publishes nothing that is ever read. The index of a shard that is replaced goes before it.
     """
     shard, rows, rejects = f"{unit_name(unit)}.tar", [], []
+    index_uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
     with storage.staged_file(storage.join(cache, "shards", shard)) as path, path.open("w+b") as file:
         with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
             for clip in clips:
                 if isinstance(clip, RejectedClip):
                     rejects.append(_reject_row(clip))
                 else:
-                    rows.append({"shard": shard, **_write_clip(tar, clip)})
+                    stored = clip if isinstance(clip, StoredClip) else _stored(clip)
+                    rows.append({**stored.row, "shard": shard, **_write_clip(tar, stored)})
         file.flush()
         nbytes = file.seek(0, io.SEEK_END)
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    name = f"{unit_name(unit)}.parquet"
-    reject_uri = storage.join(cache, "rejects", name)
+        if storage.file_exists(index_uri):
+            storage.delete_file(index_uri)
+    reject_uri = storage.join(cache, "rejects", f"{unit_name(unit)}.parquet")
     if rejects:
         storage.write_table(reject_uri, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
     elif storage.file_exists(reject_uri):
         storage.delete_file(reject_uri)  # of an attempt that did not reach its index
     index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
     about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
-    storage.write_table(storage.join(cache, "index", name), index.replace_schema_metadata(about))
+    storage.write_table(index_uri, index.replace_schema_metadata(about))
     return ShardInfo(unit, len(rows), len(rejects), sum(row["seconds"] for row in rows), nbytes)
 
 
@@ -125,31 +139,32 @@ def _reject_row(rejected: RejectedClip) -> dict[str, str]:
     return {"clip_id": clip.clip_id, "recording": recording, "stage": error.stage, "error": str(error)}
 
 
-def _write_clip(tar: TarWriter, encoded: EncodedClip) -> dict[str, Any]:
-    """Append a clip's members to the tar and return its row of the index."""
-    clip = encoded.clip
+def _stored(encoded: EncodedClip) -> StoredClip:
     arrays = {
         f"{stream}_{part}" if part else stream: array.cpu().numpy()
         for stream, parts in encoded.streams.items()
         for part, array in parts.items()
     }
-    members = {f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}
-    about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": encoded.seconds}
-    segments = [vars(segment) for segment in clip.segments]
-    members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
-    offsets = _append(tar, clip.clip_id, members)
-    row = {"clip_id": clip.clip_id, "seconds": encoded.seconds, "source_digest": encoded.source_digest}
-    for name in arrays:
-        data = members[f"{name}.npy"]
-        row |= {
-            f"{name}_offset": offsets[f"{name}.npy"],
-            f"{name}_nbytes": len(data),
-            f"{name}_crc32": zlib.crc32(data),
-        }
+    members = {name: _npy_bytes(array) for name, array in arrays.items()}
+    row: dict[str, Any] = {"clip_id": encoded.clip.clip_id, "seconds": encoded.seconds}
+    row["source_digest"] = encoded.source_digest
+    for name, data in members.items():
+        row |= {f"{name}_nbytes": len(data), f"{name}_crc32": zlib.crc32(data)}
     for stream in encoded.streams:
         frames, width = arrays[stream].shape
         row |= {f"{stream}_frames": frames, f"{stream}_width": width, f"{stream}_dtype": str(arrays[stream].dtype)}
-    return row
+    return StoredClip(encoded.clip, members, row)
+
+
+def _write_clip(tar: TarWriter, stored: StoredClip) -> dict[str, int]:
+    """Append a clip's members to the tar and return the columns of the index that say where they lie."""
+    clip = stored.clip
+    about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": stored.row["seconds"]}
+    segments = [vars(segment) for segment in clip.segments]
+    members = {f"{name}.npy": data for name, data in stored.members.items()}
+    members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
+    offsets = _append(tar, clip.clip_id, members)
+    return {f"{name}_offset": offsets[f"{name}.npy"] for name in stored.members}
 
 
 def _append(tar: TarWriter, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
@@ -184,6 +199,36 @@ def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
         with storage.open_parquet(storage.join(folder, name)) as file:
             tables.append(file.read())
     return pa.concat_tables(tables)
+
+
+def read_index(cache: str, unit: int) -> pa.Table:
+    """Return a committed unit's index: its clips in the order in which they lie in the tar.
+
+    Raises:
+        ValueError: If it is not Parquet.
+    """
+    with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
+        return file.read()
+
+
+def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
+    """Compare the bytes of an array's .npy file with its row of the index.
+
+    Raises:
+        ValueError: If they are not those that were written.
+    """
+    if len(data) != row[f"{member}_nbytes"] or zlib.crc32(data) != row[f"{member}_crc32"]:
+        raise ValueError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")
+
+
+def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Recipe) -> StoredClip:
+    """Return a clip as it lies in an open shard, by its row of the index; raises as `check_member`."""
+    members = {}
+    for member in member_names(recipe):
+        file.seek(row[f"{member}_offset"])
+        members[member] = file.read(row[f"{member}_nbytes"])
+        check_member(members[member], row, member)
+    return StoredClip(clip, members, row)
 
 
 class FeatureCache:
@@ -230,8 +275,10 @@ class FeatureCache:
     def _array(self, row: Mapping[str, Any], member: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
         nbytes = row[f"{member}_nbytes"]
         data = self._read_range(row["shard"], row[f"{member}_offset"], nbytes)
-        if len(data) != nbytes or zlib.crc32(data) != row[f"{member}_crc32"]:
-            raise ValueError(f"{self.uri}: shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")
+        try:
+            check_member(data, row, member)
+        except ValueError as error:
+            raise ValueError(f"{self.uri}: {error}") from None
         values = int(np.prod(shape))
         array = np.frombuffer(bytearray(data), dtype, count=values, offset=nbytes - values * dtype.itemsize)
         return torch.from_numpy(array.reshape(shape))

@@ -181,6 +181,14 @@ def staged_file(uri: str, *, exclusive: bool = False) -> Iterator[Path]:
         fs.copy_files(str(staged), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
 
 
+def list_unfinished(uri: str) -> dict[str, float]:
+    """Return a folder's temporary files and the seconds since each was last written to; object stores have none."""
+    if not is_local(uri):
+        return {}
+    paths = sorted(Path(resolve(uri)[1]).glob(f"{TEMPORARY_PREFIX}*"))
+    return {path.name: time.time() - path.stat().st_mtime for path in paths}
+
+
 def remove_stale(uri: str, *, older_than_seconds: float) -> None:
     """Remove what writers that were killed left unfinished in a folder; on object stores they leave nothing."""
     if not is_local(uri):

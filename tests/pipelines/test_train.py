@@ -275,7 +275,7 @@ def test_asking_hears_what_evaluation_heard(corpus, unbroken, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["audio=absent.wav"], "audio=absent.wav: no such file"),
+        (["audio=absent.wav"], "absent.wav: no such file"),
         (["run=absent"], "no run there"),
         (["whisper=absent"], "whisper=absent"),
         (["beats=none"], "streams.audio"),

@@ -1,0 +1,241 @@
+"""`salmonn cache export` and `merge`: clips from caches into another, as they lie in their shards.
+
+The target is planned as an extraction would plan it, and each unit is then read from the sources instead of encoded. So
+the target is a cache like any other: the same selection gives the same bytes, a second run continues where the first
+stopped, and `salmonn extract` adds what is still missing. Ten million clips cost 2 GB per source for its index and 1 GB
+for the ids of the plan; arrays are held one clip per thread, and never decoded.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from omegaconf import MISSING
+
+from encoders.audio import AudioError
+from pipelines import storage
+from pipelines.config import require_range
+from pipelines.feature_cache import (
+    FeatureCache,
+    RejectedClip,
+    ShardInfo,
+    StoredClip,
+    committed_units,
+    read_rejects,
+    read_stored,
+    write_shard,
+)
+from pipelines.manifest import Clip, read_clips, read_examples
+from pipelines.plan import ExtractUnit, extend_plan, read_units
+from pipelines.progress import Progress
+from pipelines.recipe import RECIPE, read_recipe
+
+MEGABYTE = 1_000_000
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class CacheExportConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache that clips are taken from."""
+    out: str = MISSING
+    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
+    clips: list[str] = field(default_factory=list)
+    """[names] The clips by clip_id; in place of a manifest."""
+    manifest: str = ""
+    """[URI] Folder of the manifest whose clips are taken, as far as the cache holds them."""
+    splits: list[str] = field(default_factory=list)
+    """[names] Of the manifest, only the clips of examples of these splits; none: all."""
+    tasks: list[str] = field(default_factory=list)
+    """[names] Of the manifest, only the clips of examples of these tasks; none: all."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    threads: int = 4
+    """[count] Shards copied at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads"), low=1)
+        if bool(self.clips) == bool(self.manifest):
+            raise ValueError("either clips=… or manifest=… says what is exported")
+        if self.clips and (self.splits or self.tasks):
+            raise ValueError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
+
+
+@dataclass(frozen=True)
+class CacheMergeConfig:
+    caches: list[str] = MISSING
+    """[URIs] Folders of the feature caches, all of one recipe; a clip in several comes from the first that has it."""
+    out: str = MISSING
+    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    threads: int = 4
+    """[count] Shards copied at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads"), low=1)
+
+
+def cache_export(config: CacheExportConfig) -> None:
+    """Copy a selection of clips to another cache; those of them that were rejected stay so there.
+
+    Raises:
+        FileNotFoundError: If there is no cache or manifest.
+        ValueError: If nothing is selected, a named clip is absent, or the target has another recipe.
+    """
+    if config.clips:
+        cache = FeatureCache(config.cache)
+        absent = [clip for clip, row in zip(config.clips, cache.positions(config.clips), strict=True) if row < 0]
+        if absent:
+            raise ValueError(f"{config.cache}: holds no features of clip {absent[0]}")
+        wanted = {bytes.fromhex(clip) for clip in config.clips}
+    else:
+        wanted = _manifest_clips(config)
+    _copy([config.cache], config.out, wanted, config.shard_megabytes * MEGABYTE, config.threads)
+
+
+def cache_merge(config: CacheMergeConfig) -> None:
+    """Copy the clips of several caches to one, each once; one rejected here and encoded there counts as encoded.
+
+    Raises:
+        FileNotFoundError: If one of the folders holds no cache.
+        ValueError: If recipes differ, naming the first field.
+    """
+    if not config.caches:
+        raise ValueError("caches=[…] names no cache")
+    _copy(config.caches, config.out, None, config.shard_megabytes * MEGABYTE, config.threads)
+
+
+def _manifest_clips(config: CacheExportConfig) -> set[bytes]:
+    if not (config.splits or config.tasks):
+        return {bytes.fromhex(clip.clip_id) for clip in read_clips(config.manifest)}
+    wanted = {
+        bytes.fromhex(example.clip_id)
+        for example in read_examples(config.manifest)
+        if (not config.splits or example.split in config.splits) and (not config.tasks or example.task in config.tasks)
+    }
+    if not wanted:
+        raise ValueError(f"{config.manifest}: no example has splits={config.splits} and tasks={config.tasks}")
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Source:
+    cache: FeatureCache
+    rejects: dict[str, AudioError]
+
+
+def _open_source(uri: str) -> _Source:
+    rows = read_rejects(uri, committed_units(uri)).to_pylist()
+    return _Source(FeatureCache(uri), {row["clip_id"]: stored_error(row) for row in rows})
+
+
+def stored_error(row: Mapping[str, Any]) -> AudioError:
+    """Return the error that a row of `REJECT_SCHEMA` tells of."""
+    recording, _, reason = row["error"].partition(f": {row['stage']}: ")
+    return AudioError(recording, row["stage"], reason)
+
+
+def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard_nbytes: int, threads: int) -> None:
+    start = time.perf_counter()
+    recipe = read_recipe(uris[0])[0]
+    for other in [*uris[1:], *([out] if storage.file_exists(storage.join(out, RECIPE)) else [])]:
+        recipe.require_same(read_recipe(other)[0], here=uris[0], there=other)
+    sources = [_open_source(uri) for uri in uris]
+    if wanted is not None and next(_decided_clips(uris[0], wanted), None) is None:
+        raise ValueError(f"{uris[0]}: holds none of the {len(wanted)} selected clips")
+    if not storage.file_exists(storage.join(out, RECIPE)):
+        recipe_bytes = storage.read_bytes(storage.join(uris[0], RECIPE))
+        storage.write_bytes(storage.join(out, RECIPE), recipe_bytes, exclusive=True)
+    for uri in uris:
+        extend_plan(out, _decided_clips(uri, wanted), recipe=recipe, shard_nbytes=shard_nbytes)
+    done = committed_units(out)
+    planned = [pa.array([clip.clip_id for clip in unit.clips], pa.string()) for unit in read_units(out, skip=done)]
+    ids = pa.chunked_array(planned, pa.string()).combine_chunks()
+    positions_SN = np.stack([source.cache.positions(ids) for source in sources])
+
+    def copied(located: tuple[ExtractUnit, np.ndarray[Any, np.dtype[np.int64]]]) -> ShardInfo:
+        unit, positions = located
+        return write_shard(out, unit.unit, recipe, _stored_clips(sources, unit.clips, positions))
+
+    units = _complete_units(sources, read_units(out, skip=done), positions_SN)
+    infos = []
+    with Progress().phase("copy", unit="shards", total=len(planned)) as phase:
+        for info in run_threads(copied, units, threads=threads):
+            infos.append(info)
+            phase.advance()
+    nbytes, seconds = sum(info.nbytes for info in infos), time.perf_counter() - start
+    clips, rejects = sum(info.clips for info in infos), sum(info.rejects for info in infos)
+    print(
+        f"{out}: {len(infos)} shards written, {len(done)} were there; {clips} clips, {rejects} rejects, "
+        f"{nbytes / 1e6:.1f} MB in {seconds:.1f} s ({nbytes / 1e6 / seconds:.0f} MB/s)"
+    )
+    if len(infos) < len(planned):
+        print(f"{out}: {len(planned) - len(infos)} shards hold clips of no source; salmonn extract encodes them")
+
+
+def _decided_clips(cache: str, wanted: Collection[bytes] | None) -> Iterator[Clip]:
+    """Yield the wanted clips of the committed units, in their order."""
+    units = committed_units(cache)
+    for unit in read_units(cache):
+        if unit.unit in units:
+            yield from (clip for clip in unit.clips if wanted is None or bytes.fromhex(clip.clip_id) in wanted)
+
+
+def _complete_units(
+    sources: Sequence[_Source], units: Iterable[ExtractUnit], positions_SN: np.ndarray[Any, np.dtype[np.int64]]
+) -> Iterator[tuple[ExtractUnit, np.ndarray[Any, np.dtype[np.int64]]]]:
+    """Yield the units of which every clip lies in a source or was rejected there, with their clips' positions."""
+    first = 0
+    for unit in units:
+        positions_SK = positions_SN[:, first : first + len(unit.clips)]
+        first += len(unit.clips)
+        absent = (clip for clip, row in zip(unit.clips, positions_SK.max(axis=0), strict=True) if row < 0)
+        if all(any(clip.clip_id in source.rejects for source in sources) for clip in absent):
+            yield unit, positions_SK
+
+
+def _stored_clips(
+    sources: Sequence[_Source], clips: Sequence[Clip], positions_SK: np.ndarray[Any, np.dtype[np.int64]]
+) -> Iterator[StoredClip | RejectedClip]:
+    """Yield a unit's clips in order; each shard they lie in is opened once in a row."""
+    places: list[tuple[Clip, int, Any]] = []
+    for clip, positions in zip(clips, positions_SK.T, strict=True):
+        number = int(np.argmax(positions >= 0))
+        held = positions[number] >= 0
+        row = sources[number].cache.index.slice(positions[number], 1).to_pylist()[0] if held else None
+        places.append((clip, number, row))
+    for (number, shard), group in groupby(places, key=lambda place: (place[1], place[2] and place[2]["shard"])):
+        if shard is None:
+            for clip, _, _ in group:
+                yield RejectedClip(clip, next(s.rejects[clip.clip_id] for s in sources if clip.clip_id in s.rejects))
+            continue
+        cache = sources[number].cache
+        with storage.open_file(storage.join(cache.uri, "shards", shard)) as file:
+            for clip, _, row in group:
+                yield read_stored(file, row, clip, cache.recipe)
+
+
+def run_threads(function: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, threads: int) -> Iterator[ResultT]:
+    """Yield a function's results in the order of the items, of which at most 2 × `threads` are taken ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[ResultT]] = deque()
+        try:
+            for item in items:
+                running.append(pool.submit(function, item))
+                if len(running) > 2 * threads:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()

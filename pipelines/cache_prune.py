@@ -1,0 +1,190 @@
+"""`salmonn cache prune`: a feature cache without the clips that no manifest names any more.
+
+A shard keeps its number; its plan loses the clips that go, so that an extraction with an older manifest plans and
+encodes them anew. Units are numbered without gaps, so a shard that loses all its clips stays as an empty one, unless
+none comes after it. Shards come first and the plan last: killed at any line, the same command finishes the work.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import MISSING
+
+from pipelines import storage
+from pipelines.cache_copy import stored_error
+from pipelines.cache_verify import FOLDERS, find_orphans
+from pipelines.config import require_range
+from pipelines.feature_cache import (
+    RejectedClip,
+    StoredClip,
+    committed_units,
+    member_names,
+    read_index,
+    read_rejects,
+    read_stored,
+    write_shard,
+)
+from pipelines.manifest import ROWS_PER_GROUP, read_clips
+from pipelines.plan import PLAN_SCHEMA, UNITS, ExtractUnit, read_units
+from pipelines.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class CachePruneConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    manifest: list[str] = MISSING
+    """[URIs] Folders of the manifests whose clips stay."""
+    min_waste: float = 0.2
+    """[fraction] Share of a shard's clips that must be unwanted for it to be written anew."""
+    apply: bool = False
+    """[true/false] Do it; otherwise only say what would be done."""
+    idle_minutes: float = 10.0
+    """[minutes] A cache with an unfinished file written to in this time counts as in use and is left alone."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("min_waste",), low=0, high=1)
+        require_range(self, ("idle_minutes",), low=0)
+
+
+@dataclass
+class _Pruning:
+    """What is to be done: units that lose clips, the last that keeps any, and how much goes."""
+
+    units: set[int]
+    last: int = -1
+    clips: int = 0
+    nbytes: int = 0
+
+
+def cache_prune(config: CachePruneConfig) -> None:
+    """Drop the clips that none of the manifests names, and what belongs to no shard; without `apply` only say which.
+
+    No job may use the cache meanwhile. On a local filesystem a job that writes is known by its unfinished files; one
+    that only reads, or writes to an object store, is not. Ten million wanted clips cost 1 GB for their ids.
+
+    Raises:
+        FileNotFoundError: If there is no cache or manifest.
+        ValueError: If a job seems to write to the cache, or no clip would remain.
+    """
+    recipe, _ = read_recipe(config.cache)
+    if not config.manifest:
+        raise ValueError("manifest=[…] names no manifest")
+    wanted = {bytes.fromhex(clip.clip_id) for manifest in config.manifest for clip in read_clips(manifest)}
+    committed = committed_units(config.cache)
+    pruning = _plan_pruning(config, recipe, wanted, committed)
+    orphans = find_orphans(config.cache, committed)
+    verb = "removed" if config.apply else "would be removed"
+    if config.apply:
+        _require_idle(config)
+        _prune_shards(config.cache, recipe, wanted, committed, pruning)
+        _prune_plan(config.cache, wanted, pruning.units)
+        for orphan in orphans:
+            uri = storage.join(config.cache, orphan)
+            if storage.file_exists(uri):
+                storage.delete_file(uri)
+    for orphan in orphans:
+        print(f"{orphan}: {verb}")
+    print(
+        f"{config.cache}: {pruning.clips} clips of {len(pruning.units)} shards ({pruning.nbytes / 1e6:.1f} MB) and "
+        f"{len(orphans)} stray files {verb}" + ("" if config.apply else "; apply=true does it")
+    )
+
+
+def _plan_pruning(
+    config: CachePruneConfig, recipe: Recipe, wanted: Collection[bytes], committed: Collection[int]
+) -> _Pruning:
+    pruning = _Pruning(units=set())
+    for unit in read_units(config.cache):
+        dropped = {clip.clip_id for clip in unit.clips if bytes.fromhex(clip.clip_id) not in wanted}
+        if not dropped or len(dropped) < config.min_waste * len(unit.clips):
+            pruning.last = unit.unit
+            continue
+        pruning.units.add(unit.unit)
+        pruning.clips += len(dropped)
+        if len(dropped) < len(unit.clips):
+            pruning.last = unit.unit
+        if unit.unit in committed:
+            rows = read_index(config.cache, unit.unit).to_pylist()
+            unwanted = [row for row in rows if row["clip_id"] in dropped]
+            pruning.nbytes += sum(row[f"{member}_nbytes"] for row in unwanted for member in member_names(recipe))
+    if pruning.last < 0:
+        raise ValueError(f"{config.cache}: none of its clips is in {', '.join(config.manifest)}; nothing would remain")
+    return pruning
+
+
+def _require_idle(config: CachePruneConfig) -> None:
+    for folder in FOLDERS:
+        for name, seconds in storage.list_unfinished(storage.join(config.cache, folder)).items():
+            if seconds < 60 * config.idle_minutes:
+                raise ValueError(
+                    f"{config.cache}: {folder}/{name} was written to {seconds:.0f} s ago, so a job seems to be at work "
+                    f"(idle_minutes={config.idle_minutes:g})"
+                )
+
+
+def _prune_shards(
+    cache: str, recipe: Recipe, wanted: Collection[bytes], committed: Collection[int], pruning: _Pruning
+) -> None:
+    for unit in read_units(cache):
+        if unit.unit not in pruning.units:
+            continue
+        if unit.unit > pruning.last:
+            for file in (
+                f"index/{unit.unit_id}.parquet",
+                f"shards/{unit.unit_id}.tar",
+                f"rejects/{unit.unit_id}.parquet",
+            ):
+                if storage.file_exists(storage.join(cache, file)):
+                    storage.delete_file(storage.join(cache, file))
+        elif unit.unit in committed:
+            write_shard(cache, unit.unit, recipe, _kept(cache, recipe, unit, wanted))
+        elif not any(bytes.fromhex(clip.clip_id) in wanted for clip in unit.clips):
+            write_shard(cache, unit.unit, recipe, ())
+
+
+def _kept(
+    cache: str, recipe: Recipe, unit: ExtractUnit, wanted: Collection[bytes]
+) -> Iterator[StoredClip | RejectedClip]:
+    """Yield a committed unit's wanted clips in their order."""
+    rows = {row["clip_id"]: row for row in read_index(cache, unit.unit).to_pylist()}
+    rejects = {row["clip_id"]: stored_error(row) for row in read_rejects(cache, {unit.unit}).to_pylist()}
+    with storage.open_file(storage.join(cache, "shards", f"{unit.unit_id}.tar")) as file:
+        for clip in unit.clips:
+            if bytes.fromhex(clip.clip_id) not in wanted:
+                continue
+            if clip.clip_id in rows:
+                yield read_stored(file, rows[clip.clip_id], clip, recipe)
+            elif clip.clip_id in rejects:
+                yield RejectedClip(clip, rejects[clip.clip_id])
+            else:
+                raise ValueError(f"{cache}: clip {clip.clip_id} is planned, but neither encoded nor rejected")
+
+
+def _prune_plan(cache: str, wanted: Collection[bytes], units: Collection[int]) -> None:
+    """Write the plan's files anew without the unwanted clips of some units, the last first; one without rows goes."""
+    names = storage.list_names(storage.join(cache, UNITS), ".parquet")
+    for name in sorted(names, key=lambda name: -int(name.removesuffix(".parquet"))):
+        uri = storage.join(cache, UNITS, name)
+        with storage.open_parquet(uri) as file:
+            total = file.metadata.num_rows
+            kept = sum(batch.num_rows for batch in _planned(file, wanted, units))
+        if not kept:
+            storage.delete_file(uri)
+        elif kept < total:
+            with (
+                storage.open_parquet(uri) as file,
+                storage.staged_file(uri) as path,
+                pq.ParquetWriter(path, PLAN_SCHEMA) as writer,
+            ):
+                for batch in _planned(file, wanted, units):
+                    writer.write_batch(batch)
+
+
+def _planned(file: pq.ParquetFile, wanted: Collection[bytes], units: Collection[int]) -> Iterator[pa.RecordBatch]:
+    for batch in file.iter_batches(ROWS_PER_GROUP):
+        pairs = zip(batch["unit"].to_pylist(), batch["clip_id"].to_pylist(), strict=True)
+        yield batch.filter(pa.array([unit not in units or bytes.fromhex(clip) in wanted for unit, clip in pairs]))

@@ -1,0 +1,191 @@
+"""`salmonn cache verify`: whether a feature cache is what its index, its plan and its recipe say."""
+
+import hashlib
+import random
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from omegaconf import MISSING
+
+from pipelines import storage
+from pipelines.cache_copy import run_threads
+from pipelines.config import require_range
+from pipelines.errors import JobIncompleteError
+from pipelines.feature_cache import (
+    TAR_BLOCK,
+    check_member,
+    committed_units,
+    index_schema,
+    member_names,
+    read_index,
+    read_rejects,
+)
+from pipelines.plan import ExtractUnit, read_units, unit_name
+from pipelines.recipe import Recipe, read_recipe
+
+READ_NBYTES = 4_194_304
+FOLDERS = ("shards", "index", "rejects", "units")
+
+
+@dataclass(frozen=True)
+class CacheVerifyConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    fraction: float = 1.0
+    """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays."""
+    seed: int = 0
+    """[number] Chooses the clips that are read."""
+    threads: int = 4
+    """[count] Shards read at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("fraction",), low=0, high=1)
+        require_range(self, ("threads",), low=1)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    faults: Sequence[str]
+    clips: int
+    nbytes: int
+
+
+def cache_verify(config: CacheVerifyConfig) -> None:
+    """Compare plan, index, rejects and shards; print a line per fault, and what belongs to no shard.
+
+    One array per thread is in memory, and the ids of its unit.
+
+    Raises:
+        FileNotFoundError: If there is no cache.
+        ValueError: If recipe.json is damaged.
+        JobIncompleteError: If there is any fault.
+    """
+    start = time.perf_counter()
+    recipe, _ = read_recipe(config.cache)
+    committed = committed_units(config.cache)
+    faults = clips = nbytes = 0
+    for checked in run_threads(
+        lambda unit: _check_unit(config, recipe, unit, committed),
+        _all_units(config.cache, committed),
+        threads=config.threads,
+    ):
+        for fault in checked.faults:
+            print(fault)
+        faults, clips, nbytes = faults + len(checked.faults), clips + checked.clips, nbytes + checked.nbytes
+    for orphan in find_orphans(config.cache, committed):
+        print(f"{orphan}: belongs to no shard and is never read; salmonn cache prune removes it")
+    seconds = time.perf_counter() - start
+    print(
+        f"{config.cache}: {len(committed)} shards, {clips} clips read, {nbytes / 1e6:.1f} MB in {seconds:.1f} s "
+        f"({nbytes / 1e6 / seconds:.0f} MB/s), {faults} faults"
+    )
+    if faults:
+        raise JobIncompleteError(
+            f"{config.cache}: {faults} faults; delete index/NNNNNN.parquet of a faulty shard, and salmonn extract with "
+            "the same keys makes it anew"
+        )
+
+
+def find_orphans(cache: str, committed: Collection[int]) -> list[str]:
+    """Return the shards and rejects without index, and what writers left unfinished, by their names in the cache."""
+    known = {unit_name(unit) for unit in committed}
+    orphans = []
+    for folder in ("shards", "rejects"):
+        names = storage.list_names(storage.join(cache, folder))
+        orphans += [f"{folder}/{name}" for name in names if name.partition(".")[0] not in known]
+    for folder in FOLDERS:
+        orphans += [f"{folder}/{name}" for name in storage.list_unfinished(storage.join(cache, folder))]
+    return orphans
+
+
+def _all_units(cache: str, committed: Collection[int]) -> Iterator[ExtractUnit]:
+    """Yield the planned units, then, without clips, those that are committed but not planned."""
+    unplanned = set(committed)
+    for unit in read_units(cache):
+        unplanned.discard(unit.unit)
+        yield unit
+    yield from (ExtractUnit(unit, ()) for unit in sorted(unplanned))
+
+
+def _check_unit(config: CacheVerifyConfig, recipe: Recipe, unit: ExtractUnit, committed: Collection[int]) -> _Checked:
+    if unit.unit not in committed:
+        return _Checked([f"units: shard {unit.unit_id} is planned and not there"], 0, 0)
+    index = f"index/{unit.unit_id}.parquet"
+    try:
+        table = read_index(config.cache, unit.unit)
+        rejects = read_rejects(config.cache, {unit.unit})["clip_id"].to_pylist()
+    except (ValueError, OSError) as error:
+        return _Checked([f"{index}: {error}"], 0, 0)
+    if sorted(table.schema.names) != sorted(index_schema(recipe).names):
+        return _Checked([f"{index}: its columns are not those of the recipe"], 0, 0)
+    rows, about = table.to_pylist(), table.schema.metadata or {}
+    faults = [f"{index}: {fault}" for fault in _plan_faults(unit, [row["clip_id"] for row in rows], rejects)]
+    if about.get(b"recipe", b"").decode() != recipe.digest:
+        faults.append(f"{index}: written with another recipe than recipe.json's")
+    shard = f"shards/{unit.unit_id}.tar"
+    uri = storage.join(config.cache, shard)
+    if not storage.file_exists(uri):
+        return _Checked([*faults, f"{shard}: is not there"], 0, 0)
+    expected = int(about.get(b"shard_nbytes", b"-1"))
+    if storage.file_nbytes(uri) != expected:
+        faults.append(f"{shard}: has {storage.file_nbytes(uri)} bytes, its index says {expected}")
+    chosen = [row for row in rows if _draw(config.seed, row["clip_id"]) < config.fraction]
+    try:
+        with storage.open_file(uri) as file:
+            found = [
+                fault for row in chosen for member in member_names(recipe) for fault in _faults_of(file, row, member)
+            ]
+            whole = config.fraction == 1.0 and not found
+            if whole and _sha256(file).encode() != about.get(b"shard_sha256"):
+                found = [f"{shard}: bytes between its arrays are damaged"]
+    except OSError as error:
+        found = [f"{shard}: {error}"]
+    nbytes = sum(row[f"{member}_nbytes"] for row in chosen for member in member_names(recipe))
+    return _Checked([*faults, *found], len(chosen), nbytes)
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(READ_NBYTES):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _draw(seed: int, clip_id: str) -> float:
+    """Return a number in [0, 1) that depends on seed and clip alone."""
+    return random.Random(f"{seed}:{clip_id}").random()
+
+
+def _plan_faults(unit: ExtractUnit, encoded: Sequence[str], rejected: Sequence[str]) -> Iterator[str]:
+    planned, decided = {clip.clip_id for clip in unit.clips}, Counter([*encoded, *rejected])
+    for clip in sorted(planned - decided.keys()):
+        yield f"clip {clip} is planned, but neither encoded nor rejected"
+    for clip in sorted(decided.keys() - planned):
+        yield f"clip {clip} is not in the plan of this shard"
+    for clip, times in sorted(decided.items()):
+        if times > 1:
+            yield f"clip {clip} is named {times} times"
+
+
+def _faults_of(file: BinaryIO, row: Mapping[str, Any], member: str) -> Iterator[str]:
+    """Yield what is wrong with an array: its header in the tar, then its bytes."""
+    offset = row[f"{member}_offset"]
+    file.seek(max(0, offset - TAR_BLOCK))
+    header, data = file.read(TAR_BLOCK), file.read(row[f"{member}_nbytes"])
+    name = f"{row['clip_id']}.{member}.npy"
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if (info.name, info.size) != (name, row[f"{member}_nbytes"]):
+            yield f"shards/{row['shard']}: at {offset} lies {info.name}, {info.size} bytes, not {name}"
+            return
+        check_member(data, row, member)
+    except tarfile.HeaderError:
+        yield f"shards/{row['shard']}: at {offset} lies no member of a tar, not {name}"
+    except ValueError as error:
+        yield str(error)
