@@ -104,12 +104,15 @@ def ray_head(*, num_cpus: int = 2, object_store_mib: int = 128) -> Iterator[RayH
     }
     command = [RAY, "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "head.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    process = _start(command, head, folder / "head.log")
     try:
-        _wait_for_jobs_server(head, process, folder / "head.log")
+        if not _jobs_server_is_up(head, process, folder / "head.log"):
+            _stop(process)
+            process = _start(command, head, folder / "head.log")  # on a busy machine Ray gives up after 30 s
+            if not _jobs_server_is_up(head, process, folder / "head.log"):
+                raise RuntimeError(
+                    f"`ray start --head` gave no job server: {(folder / 'head.log').read_text()[-2000:]}"
+                )
         yield head
     finally:
         _stop(process)
@@ -126,16 +129,24 @@ def _free_ports(count: int) -> list[int]:
         return ports
 
 
-def _wait_for_jobs_server(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> None:
+def _start(command: Sequence[str], head: RayHead, log_path: Path) -> subprocess.Popen[bytes]:
+    with log_path.open("wb") as log:
+        return subprocess.Popen(
+            command, env=head.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def _jobs_server_is_up(head: RayHead, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait for the job server; return False if the node ends before, or takes too long."""
     token = {"Authorization": f"Bearer {head.token_path.read_text()}"}
     request = urllib.request.Request(f"{head.dashboard}/api/jobs/", headers=token)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5) as reply:
             if reply.status == 200 and "Ray runtime started" in log.read_text(errors="replace"):
-                return
+                return True
         time.sleep(0.2)
-    raise RuntimeError(f"`ray start --head` gave no job server: {log.read_text(errors='replace')[-2000:]}")
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

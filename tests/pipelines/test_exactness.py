@@ -58,8 +58,8 @@ def config_of(data, run, *, micro_batch_examples=GLOBAL_BATCH, dropout=0.0) -> T
 def train(config: TrainConfig, *, workers: int) -> dict[str, torch.Tensor]:
     """Train in processes of their own; return every step's gradients and the last weights, which all of them share."""
     open_run(config, pending=[])
-    # A fork costs no imports, but autograd cannot fork once it has started a GPU's threads.
-    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
+    # Forked from a server that has imported everything and computed nothing: autograd's threads do not survive a fork.
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     processes = [context.Process(target=work, args=(config, rank, workers)) for rank in range(workers)]
     for process in processes:
