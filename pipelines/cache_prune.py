@@ -141,9 +141,9 @@ def _prune_shards(
                 if storage.file_exists(storage.join(cache, file)):
                     storage.delete_file(storage.join(cache, file))
         elif unit.unit in committed:
-            write_shard(cache, unit.unit, recipe, _kept(cache, recipe, unit, wanted))
+            write_shard(cache, unit.unit, recipe, _kept(cache, recipe, unit, wanted), replace=True)
         elif not any(bytes.fromhex(clip.clip_id) in wanted for clip in unit.clips):
-            write_shard(cache, unit.unit, recipe, ())
+            write_shard(cache, unit.unit, recipe, (), replace=True)
 
 
 def _kept(

@@ -52,6 +52,9 @@ VERBS = {
     "prepare table": Verb(
         "pipelines.corpora.table", "TableConfig", "prepare_table", "manifest from CSV, JSONL, Parquet"
     ),
+    "plan extract": Verb(
+        "pipelines.plan_extract", "PlanExtractConfig", "plan_extract", "what an extraction costs, before it runs"
+    ),
     "extract": Verb("pipelines.extract", "ExtractConfig", "extract", "encode every clip once into a feature cache"),
     "cache info": Verb("pipelines.cache_info", "CacheInfoConfig", "cache_info", "what a feature cache holds and lacks"),
     "cache verify": Verb(
@@ -63,6 +66,9 @@ VERBS = {
     "cache merge": Verb("pipelines.cache_copy", "CacheMergeConfig", "cache_merge", "one cache from several"),
     "cache prune": Verb(
         "pipelines.cache_prune", "CachePruneConfig", "cache_prune", "drop clips that no manifest names"
+    ),
+    "recipe diff": Verb(
+        "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
     "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 import ray
 from omegaconf import MISSING
@@ -22,20 +22,37 @@ from cluster.unit_queue import (
     pool_size,
     run_units,
 )
-from encoders.clip_encoder import load_clip_encoder
+from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.codecs import Codec
 from encoders.gated_attention import Kernel
 from pipelines import storage
 from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
+from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
 from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
 from pipelines.feature_cache import committed_units, read_rejects
-from pipelines.manifest import corpus_roots, read_clips
-from pipelines.plan import count_planned_clips, count_units, extend_plan, read_units, unit_name
+from pipelines.manifest import corpus_roots
+from pipelines.plan import (
+    count_planned_clips,
+    count_units,
+    extend_plan,
+    pending_seconds,
+    predict_nbytes,
+    read_clip_table,
+    read_units,
+    unit_name,
+)
 from pipelines.progress import Progress
 from pipelines.recipe import DTYPES, RECIPE, Recipe, environment, read_recipe, recipe_of, write_recipe
 
 MEGABYTE = 1_000_000
+EARLY_CLIPS = 2_000
+"""Clips of a run from which on their rejects say something about the rest: a damaged recording is often 100 clips."""
+EARLY_DEVIATIONS = 5.0
+"""Standard deviations by which they must exceed `max_reject_fraction`: the test is repeated with each shard."""
+
+
+ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
 
 
 @dataclass(frozen=True)
@@ -65,16 +82,19 @@ class ExtractConfig:
     batch_clips: int = 8
     """[clips] Clips per encoder batch."""
     max_reject_fraction: float = 0.05
-    """[fraction] Share of all planned clips that may be rejected, rounded up to clips; with more the job stops."""
+    """[fraction] Share of all planned clips that may be rejected, rounded up to clips; the job stops once there are
+    more, or once a run's first clips, 2,000 or more, show beyond doubt (Wilson's bound) that there will be."""
     retry_rejects: bool = False
     """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
+    clips_per_second: float = 0.0
+    """[clips/s] One worker's speed as `salmonn plan extract` forecasts it; the closing report compares; 0: unknown."""
     limits: QueueLimits = field(default_factory=QueueLimits)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
-        require_range(self, ("workers",), low=0)
+        require_range(self, ("workers", "clips_per_second"), low=0)
         require_range(self, ("max_reject_fraction",), low=0, high=1)
 
 
@@ -91,6 +111,7 @@ class ExtractReport:
     seconds: float = 0.0
     retries: int = 0
     actor_deaths: int = 0
+    workers: int = 0
     parts: dict[str, float] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
 
@@ -108,7 +129,7 @@ class ExtractReport:
     def note(self, seconds: float) -> str:
         """Say in a few words how it goes."""
         speed = self.hours * 3600 / max(seconds, 1e-9)
-        return f"{self.hours:.2f} h audio, {speed:.0f}× real time, {self.nbytes / 1e6:.0f} MB, {self.rejects} rejects"
+        return f"{self.hours:.2f} h, {speed:.0f}× real time, {self.nbytes / 1e6:.0f} MB, {self.rejects} rejects"
 
 
 def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
@@ -118,17 +139,19 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         ValueError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
         JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
-    config = _with_full_paths(config)  # actors run in folders of their own
-    if next(read_clips(config.manifest), None) is None:
-        raise ValueError(f"{config.manifest}: the manifest holds no clips")
+    config = with_full_paths(config)  # actors run in folders of their own
+    clips = read_clip_table(config.manifest)
     recipe = _open_cache(config)
-    shard_nbytes = config.shard_megabytes * MEGABYTE
-    extend_plan(config.cache, read_clips(config.manifest), recipe=recipe, shard_nbytes=shard_nbytes)
+    extend_plan(config.cache, clips, recipe=recipe, shard_nbytes=config.shard_megabytes * MEGABYTE)
+    del clips
     done = committed_units(config.cache)
     if config.retry_rejects:
         done = _uncommit_rejects(config.cache, done)
     report = ExtractReport(planned_units=count_units(config.cache))
-    _check_rejects(config, read_rejects(config.cache, done).num_rows)
+    limit = RejectLimit(
+        config.max_reject_fraction, count_planned_clips(config.cache), read_rejects(config.cache, done).num_rows
+    )
+    _check_rejects(config, limit, report)
     if len(done) == report.planned_units:
         print(f"{config.cache}: complete, nothing to do ({report.planned_units} shards)")
         return report
@@ -136,11 +159,18 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     for folder in ("shards", "index", "rejects"):
         storage.remove_stale(storage.join(config.cache, folder), older_than_seconds=config.limits.unit_seconds)
     started = datetime.now(UTC)
+    jobs = storage.join(config.cache, "jobs")
+    name = started.strftime("%Y%m%dT%H%M%S.%fZ")
+    seconds_N = pending_seconds(config.cache, done=done)
+    nbytes = int(predict_nbytes(seconds_N, recipe, recipe.codec).sum())
+    forecast = Forecast(len(seconds_N), float(seconds_N.sum()) / 3600, nbytes, config.clips_per_second)
+    log = UnitLog(storage.join(jobs, name))
     try:
-        _run(config, recipe, done, report, progress or Progress())
+        _run(config, recipe, done, limit, forecast, report, log, progress or Progress())
     finally:
+        log.flush()
         report.seconds = (datetime.now(UTC) - started).total_seconds()
-        _record_job(config, started, report)
+        _record_job(config, jobs, name, forecast, report)
     missing = sorted(set(range(report.planned_units)) - committed_units(config.cache))
     if missing:
         raise JobIncompleteError(f"{config.cache}: {len(missing)} shards are missing: {_listing(missing)}")
@@ -148,7 +178,8 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     return report
 
 
-def _with_full_paths(config: ExtractConfig) -> ExtractConfig:
+def with_full_paths(config: ConfigT) -> ConfigT:
+    """Return the config with paths that mean the same in every folder."""
     return replace(
         config,
         manifest=storage.full_path(config.manifest),
@@ -167,17 +198,31 @@ def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
     return units - again
 
 
-def _open_cache(config: ExtractConfig) -> Recipe:
+def load_encoder_and_recipe(config: ExtractConfig, device: str = "cpu") -> tuple[ClipEncoder, Recipe]:
+    """Load the encoders and return them with the recipe of what they write.
+
+    Raises:
+        ValueError: If an encoder cannot be loaded or a cache is there with another recipe.
+    """
     encoder = load_clip_encoder(
-        whisper=config.whisper, beats=config.beats, dtype=DTYPES[config.precision], attention=config.attention
+        whisper=config.whisper,
+        beats=config.beats,
+        device=device,
+        dtype=DTYPES[config.precision],
+        attention=config.attention,
     )
     recipe = recipe_of(encoder, codec=config.codec, precision=config.precision)
     if storage.file_exists(storage.join(config.cache, RECIPE)):
         recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)
-        return recipe
-    encoders = {"speech": config.whisper, "audio": config.beats}
-    recorded = {**environment(config.threads), "batch_clips": config.batch_clips}
-    write_recipe(config.cache, recipe, encoders=encoders, recorded=recorded)
+    return encoder, recipe
+
+
+def _open_cache(config: ExtractConfig) -> Recipe:
+    _, recipe = load_encoder_and_recipe(config)
+    if not storage.file_exists(storage.join(config.cache, RECIPE)):
+        encoders = {"speech": config.whisper, "audio": config.beats}
+        recorded = {**environment(config.threads), "batch_clips": config.batch_clips}
+        write_recipe(config.cache, recipe, encoders=encoders, recorded=recorded)
     return recipe
 
 
@@ -186,7 +231,14 @@ def _full_path(encoder: str) -> str:
 
 
 def _run(
-    config: ExtractConfig, recipe: Recipe, done: frozenset[int], report: ExtractReport, progress: Progress
+    config: ExtractConfig,
+    recipe: Recipe,
+    done: frozenset[int],
+    limit: "RejectLimit",
+    forecast: Forecast,
+    report: ExtractReport,
+    log: UnitLog,
+    progress: Progress,
 ) -> None:
     own_cluster = connect(config.ray)
     device = config.device
@@ -199,17 +251,18 @@ def _run(
     actor_type = ray.remote(ExtractWorker).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
     )
-    known_rejects = read_rejects(config.cache, done).num_rows
     room = pool_size(0 if own_cluster else config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
     actors = min(config.workers or room, room) if own_cluster else room
     todo = report.planned_units - len(done)
-    with progress.phase("extract", unit="shards", total=todo) as phase:
+    report.workers = min(actors, todo)
+    with progress.phase("extract", unit="clips", total=forecast.clips) as phase:
 
         def on_result(result: UnitResult) -> None:
             report.add(result.value)
-            phase.update(report.units, note=report.note(time.monotonic() - phase.start))
+            log.add(result)
+            phase.update(report.clips + report.rejects, note=report.note(time.monotonic() - phase.start))
             if result.value.shard.rejects:
-                _check_rejects(config, known_rejects + report.rejects)
+                _check_rejects(config, limit, report)
 
         def on_progress(queue: QueueProgress) -> None:
             if queue.starting_actors and not report.units:
@@ -219,7 +272,7 @@ def _run(
             queue = run_units(
                 read_units(config.cache, skip=done, roots=corpus_roots(config.manifest)),
                 start_actor=lambda: actor_type.remote(worker),
-                num_actors=min(actors, todo),
+                num_actors=report.workers,
                 limits=config.limits,
                 on_result=on_result,
                 on_progress=on_progress,
@@ -231,12 +284,36 @@ def _run(
         raise JobIncompleteError(_failures(config.cache, queue))
 
 
-def _check_rejects(config: ExtractConfig, rejects: int) -> None:
-    planned = count_planned_clips(config.cache)
-    if rejects > math.ceil(config.max_reject_fraction * planned):
+@dataclass(frozen=True)
+class RejectLimit:
+    """When a job has too many rejects: `fraction` of the planned clips, of which `known` were rejected before."""
+
+    fraction: float
+    planned: int
+    known: int
+
+    def exceeded(self, *, clips: int, rejects: int) -> str | None:
+        """Say how a run that has seen so many clips exceeds the limit, or return None.
+
+        The lower bound is Wilson's for a proportion: (p + z²/2n - z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+        """
+        if self.known + rejects > math.ceil(self.fraction * self.planned):
+            return f"{self.known + rejects} of {self.planned} clips were rejected"
+        if clips < EARLY_CLIPS:
+            return None
+        share, spread = rejects / clips, EARLY_DEVIATIONS**2 / clips
+        root = math.sqrt(share * (1 - share) * spread + spread**2 / 4)
+        if (share + spread / 2 - root) / (1 + spread) > self.fraction:
+            return f"{rejects} of the first {clips} clips of this run were rejected"
+        return None
+
+
+def _check_rejects(config: ExtractConfig, limit: RejectLimit, report: ExtractReport) -> None:
+    excess = limit.exceeded(clips=report.clips + report.rejects, rejects=report.rejects)
+    if excess:
         raise JobIncompleteError(
-            f"{config.cache}: {rejects} of {planned} clips were rejected, more than max_reject_fraction="
-            f"{config.max_reject_fraction} allows; salmonn cache info says why, retry_rejects=true tries them again"
+            f"{config.cache}: {excess}, more than max_reject_fraction={config.max_reject_fraction} allows; "
+            "salmonn cache info says why, retry_rejects=true tries them again"
         )
 
 
@@ -250,13 +327,25 @@ def _listing(units: list[int]) -> str:
     return ", ".join(unit_name(unit) for unit in units[:20]) + (", …" if len(units) > 20 else "")
 
 
-def _record_job(config: ExtractConfig, started: datetime, report: ExtractReport) -> None:
+def _record_job(config: ExtractConfig, jobs: str, name: str, forecast: Forecast, report: ExtractReport) -> None:
+    command = shlex.join(sys.argv)
     record = {
-        "started": started.isoformat(),
-        "command": shlex.join(sys.argv),
+        "started": name,
+        "command": command,
         "config": to_yaml(config),
         "environment": environment(config.threads),
+        "forecast": asdict(forecast),
         "report": asdict(report),
     }
-    name = started.strftime("%Y%m%dT%H%M%S.%fZ.json")
-    storage.write_bytes(storage.join(config.cache, "jobs", name), json.dumps(record, indent=2).encode())
+    storage.write_bytes(storage.join(jobs, f"{name}.json"), json.dumps(record, indent=2).encode())
+    if report.units:
+        write_closing_report(
+            storage.join(jobs, f"{name}.html"),
+            read_unit_log(storage.join(jobs, name)),
+            forecast=forecast,
+            workers=report.workers,
+            seconds=report.seconds,
+            parts=report.parts,
+            devices=report.devices,
+            command=command,
+        )

@@ -15,7 +15,14 @@ from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.codecs import quantise
 from pipelines import storage
-from pipelines.feature_cache import EncodedClip, RejectedClip, ShardInfo, write_shard
+from pipelines.feature_cache import (
+    AlreadyCommittedError,
+    EncodedClip,
+    RejectedClip,
+    ShardInfo,
+    committed_shard,
+    write_shard,
+)
 from pipelines.manifest import Clip
 from pipelines.plan import ExtractUnit
 from pipelines.recipe import DTYPES, Recipe, recipe_of
@@ -87,10 +94,20 @@ class ExtractWorker:
         """Answer once the weights are loaded."""
 
     def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
-        """Encode a unit and commit its shard; running it again gives the same bytes."""
+        """Encode a unit and commit its shard; running it again gives the same bytes.
+
+        A unit that another job has committed, before or meanwhile, is left as it is.
+        """
         start = time.perf_counter()
         parts: defaultdict[str, float] = defaultdict(float)
-        info = write_shard(self.config.cache, unit.unit, self.config.recipe, self._encoded(unit.clips, parts))
+        cache = self.config.cache
+        info = committed_shard(cache, unit.unit)
+        if info is None:
+            try:
+                info = write_shard(cache, unit.unit, self.config.recipe, self._encoded(unit.clips, parts))
+            except AlreadyCommittedError:
+                info = committed_shard(cache, unit.unit)
+                assert info is not None, "an index that was there has gone"
         seconds = time.perf_counter() - start
         parts["write"] = seconds - parts["wait for decode"] - parts["wait for encode"]
         return UnitStats(info, seconds, self._device, dict(parts))

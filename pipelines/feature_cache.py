@@ -98,13 +98,25 @@ class RejectedClip:
     error: AudioError
 
 
+class AlreadyCommittedError(Exception):
+    """Another writer committed the unit first; what it wrote stays."""
+
+
 def write_shard(
-    cache: str, unit: int, recipe: Recipe, clips: Iterable[EncodedClip | StoredClip | RejectedClip]
+    cache: str,
+    unit: int,
+    recipe: Recipe,
+    clips: Iterable[EncodedClip | StoredClip | RejectedClip],
+    *,
+    replace: bool = False,
 ) -> ShardInfo:
     """Write one unit: tar to a temporary name, then shard, rejects and, last, the index that makes it exist.
 
     Members lie in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
-    exception on the way publishes nothing that is ever read. The index of a shard that is replaced goes before it.
+    exception on the way publishes nothing that is ever read. To `replace` a shard its index is taken away first.
+
+    Raises:
+        AlreadyCommittedError: If the unit has been committed meanwhile, and is not to be replaced.
     """
     shard, rows, rejects = f"{unit_name(unit)}.tar", [], []
     index_uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
@@ -121,6 +133,8 @@ def write_shard(
         file.seek(0)
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
         if storage.file_exists(index_uri):
+            if not replace:
+                raise AlreadyCommittedError(index_uri)
             storage.delete_file(index_uri)
     reject_uri = storage.join(cache, "rejects", f"{unit_name(unit)}.parquet")
     if rejects:
@@ -209,6 +223,19 @@ def read_index(cache: str, unit: int) -> pa.Table:
     """
     with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
         return file.read()
+
+
+def committed_shard(cache: str, unit: int) -> ShardInfo | None:
+    """Return what a unit's index says of its shard, or None where there is no index yet."""
+    if not storage.file_exists(storage.join(cache, "index", f"{unit_name(unit)}.parquet")):
+        return None
+    index = read_index(cache, unit)
+    rejects, reject_uri = 0, storage.join(cache, "rejects", f"{unit_name(unit)}.parquet")
+    if storage.file_exists(reject_uri):
+        with storage.open_parquet(reject_uri) as file:
+            rejects = file.metadata.num_rows
+    nbytes = int(index.schema.metadata[b"shard_nbytes"])
+    return ShardInfo(unit, index.num_rows, rejects, float(pc.sum(index["seconds"]).as_py() or 0), nbytes)
 
 
 def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:

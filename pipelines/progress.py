@@ -1,4 +1,4 @@
-"""One live line per phase of work on a terminal; without a terminal a plain line every ten seconds and at the end."""
+"""One live line per phase of work on a terminal; without a terminal a plain line now and then and at the end."""
 
 import sys
 import time
@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from rich import progress as bars
 from rich.console import Console
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS, PLAIN_FRACTION = 10.0, 0.02
+"""A plain line comes after so many seconds, later after this part of the time passed: some 300 lines in a day."""
+SPEED_SECONDS = 3600.0
+"""Past over which the time remaining is estimated; pieces of work may take many minutes."""
 
 
 class Phase:
@@ -29,16 +32,19 @@ class Phase:
         self.done, self.note, self.total = done, self.note if note is None else note, total or self.total
         if self._live and self._task is not None:
             self._live.update(self._task, completed=done, total=self.total, note=self.note)
-        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+        elif time.monotonic() - self._printed > max(PLAIN_SECONDS, PLAIN_FRACTION * (self._printed - self.start)):
             self.print_line()
 
     def print_line(self) -> None:
         """Print the phase as a plain line."""
         self._printed = time.monotonic()
-        total = f"/{self.total:g}" if self.total else ""
+        total = f"/{self.total:.12g}" if self.total else ""
         seconds = self._printed - self.start
+        left = (self.total - self.done) * seconds / self.done if self.total and self.done else 0.0
+        remaining = f", {left:.0f} s left" if left > 0 else ""
         print(
-            f"{self.name}: {self.done:g}{total} {self.unit} in {seconds:.1f} s  {self.note}".rstrip(), file=sys.stderr
+            f"{self.name}: {self.done:.12g}{total} {self.unit} in {seconds:.1f} s{remaining}  {self.note}".rstrip(),
+            file=sys.stderr,
         )
 
 
@@ -57,13 +63,15 @@ class Progress:
             phase.print_line()  # not after an exception, whose one line stands alone
             return
         columns = (
-            bars.TextColumn("{task.description:<22}"),
-            bars.BarColumn(bar_width=24),
+            bars.TextColumn("{task.description:<12}"),
+            bars.BarColumn(bar_width=12),
             bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[unit]}"),
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(compact=True),
             bars.TextColumn("[dim]{task.fields[note]}"),
         )
-        with bars.Progress(*columns, console=self._console, refresh_per_second=4) as live:
+        with bars.Progress(
+            *columns, console=self._console, refresh_per_second=4, speed_estimate_period=SPEED_SECONDS
+        ) as live:
             yield Phase(name, unit, total, live)

@@ -62,6 +62,19 @@ class Recipe:
             raise ValueError(f"{there} was made with another recipe than {here}: {difference}")
 
 
+def recipe_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str]]:
+    """Return (field, ours, theirs) of all fields that differ, nested ones as `outer.inner`; an absent one is "-"."""
+    a, b = _flat(asdict(ours)), _flat(asdict(theirs))
+    return [(key, a.get(key, "-"), b.get(key, "-")) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
+    return flat
+
+
 def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
     """Return the recipe of what an encoder writes."""
     streams = {name: StreamRecipe(encoder.digests[name], width) for name, width in encoder.widths.items()}

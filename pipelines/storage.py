@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -23,6 +23,8 @@ from pyarrow import fs
 from encoders.recordings import open_recording, open_regular
 
 TEMPORARY_PREFIX = ".tmp-"
+CLAIM_SECONDS = 600.0
+"""Time after which a claim on an object counts as left behind; uploading a plan takes seconds."""
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
@@ -153,7 +155,7 @@ def read_bytes(uri: str) -> bytes:
 def staged_file(uri: str, *, exclusive: bool = False) -> Iterator[Path]:
     """Yield a local path to write; on success the finished file appears at `uri` whole, on an exception nothing does.
 
-    With `exclusive` a file that is there already is a FileExistsError; object stores tell only before the upload.
+    With `exclusive` a file that is there already, or that another writer is about to put there, is a FileExistsError.
     Locally the temporary file lies beside its target and is fsynced and renamed. On an object store the finished bytes
     are uploaded in one go: a client that is writing publishes a truncated object when an exception passes through it.
     """
@@ -176,9 +178,31 @@ def staged_file(uri: str, *, exclusive: bool = False) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / posixpath.basename(path)
         yield staged
-        if exclusive and file_exists(uri):
-            raise FileExistsError(f"{uri}: is there already")
-        fs.copy_files(str(staged), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+        with _claim(filesystem, path) if exclusive else nullcontext():
+            fs.copy_files(str(staged), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+
+
+@contextmanager
+def _claim(filesystem: fs.FileSystem, path: str) -> Iterator[None]:
+    """Be the only writer of an object that is not there yet.
+
+    pyarrow has no conditional upload, but listings are consistent: of two writers that each put a claim beside the
+    object and then look for others, the later one sees the earlier one's. A killed writer's claim counts for a while.
+    """
+    folder, name = posixpath.split(path)
+    claims = f"{TEMPORARY_PREFIX}claim-{name}-"
+    own = f"{folder}/{claims}{uuid.uuid4().hex}"
+    with filesystem.open_output_stream(own) as file:
+        file.write(b"claimed")  # not every store lists an empty object as a file
+    try:
+        oldest = time.time() - CLAIM_SECONDS
+        for info in filesystem.get_file_info(fs.FileSelector(folder)):
+            rival = info.base_name.startswith(claims) and info.path != own and info.mtime_ns / 1e9 > oldest
+            if rival or info.base_name == name:
+                raise FileExistsError(f"{path}: is there already, or about to be")
+        yield
+    finally:
+        filesystem.delete_file(own)
 
 
 def list_unfinished(uri: str) -> dict[str, float]:

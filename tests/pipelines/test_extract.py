@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.unit_queue import QueueLimits
+from cluster.unit_queue import QueueLimits, UnitResult
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.errors import JobIncompleteError
-from pipelines.extract import ExtractConfig, extract
-from pipelines.feature_cache import FeatureCache, committed_units
+from pipelines.extract import ExtractConfig, RejectLimit, extract
+from pipelines.extract_record import UnitLog, read_unit_log
+from pipelines.extract_worker import UnitStats
+from pipelines.feature_cache import FeatureCache, ShardInfo, committed_units
 from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
 from tests.toy import write_tones
 
@@ -192,3 +195,57 @@ def test_cache_info_shows_counts_and_reasons(undisturbed, capsys):
     shown = capsys.readouterr().out
     assert "complete" in shown and "23 of 24 planned" in shown and "tone-23.wav" in shown
     assert main(["cache", "info", "cache=absent"]) == 2
+
+
+def test_every_unit_and_the_outcome_are_recorded(undisturbed):
+    (page,) = (undisturbed / "jobs").glob("*.html")
+    log = read_unit_log(str(page.with_suffix("")))
+    assert log["unit"].to_pylist() == sorted(committed_units(str(undisturbed)))
+    assert sum(log["clips"].to_pylist()) == 23 and sum(log["rejects"].to_pylist()) == 1
+    nbytes = {int(shard.stem): shard.stat().st_size for shard in (undisturbed / "shards").glob("*.tar")}
+    assert dict(zip(log["unit"].to_pylist(), log["nbytes"].to_pylist(), strict=True)) == nbytes
+    assert dict(log["parts"][0].as_py())["whisper"] > 0 and set(log["attempt"].to_pylist()) == {1}
+    text = page.read_text()
+    assert "24" in text and "23, of which 1 rejected" not in text and "24, of which 1 rejected" in text
+    assert text.count("data:image/png") == 2
+
+
+def test_records_of_units_are_written_in_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.extract_record.UNITS_PER_FILE", 4)
+    log = UnitLog(str(tmp_path))
+    for unit in range(10):
+        stats = UnitStats(ShardInfo(unit, 2, 0, 20.0, 1_000), 1.5, "cpu", {"write": 0.5})
+        log.add(UnitResult(unit=None, value=stats, attempt=1, seconds=1.6))
+        assert len(log._rows) < 4
+    assert len(storage.list_names(str(tmp_path))) == 2
+    log.flush()
+    assert read_unit_log(str(tmp_path))["unit"].to_pylist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("clips", "rejects", "stops"),
+    [
+        (2_000, 1_000, True),  # half of the first clips
+        (1_999, 90, False),  # too few to judge by
+        (2_000, 120, False),  # one damaged recording of 120 segments
+        (2_000, 160, True),
+        (20_000, 1_000, False),  # just what is allowed
+        (20_000, 1_200, True),
+        (40_000, 5_001, True),  # more than can still be made good
+    ],
+)
+def test_too_many_rejects_are_seen_early(clips, rejects, stops):
+    limit = RejectLimit(fraction=0.05, planned=100_000, known=0)
+    assert (limit.exceeded(clips=clips, rejects=rejects) is not None) == stops
+
+
+def test_job_with_hopeless_clips_stops_long_before_its_limit_is_reached(tmp_path, ray_session, monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.extract.EARLY_CLIPS", 8)
+    manifest = prepare_tones(tmp_path / "tones", num_clips=80)
+    for file in (tmp_path / "tones" / "audio").iterdir():
+        file.write_bytes(file.read_bytes()[:1000])
+    words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "workers=1"]
+    assert main(["extract", *words, "shard_megabytes=1", "max_reject_fraction=0.2"]) == 1
+    error = capsys.readouterr().err
+    seen = int(re.search(r"of the first (\d+) clips of this run were rejected", error).group(1))
+    assert 8 <= seen < 16

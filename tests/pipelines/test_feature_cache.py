@@ -18,12 +18,13 @@ from pipelines.extract_worker import ExtractWorker, WorkerConfig
 from pipelines.feature_cache import FeatureCache, committed_units, read_rejects, write_shard
 from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import (
-    assign_units,
     audio_frames,
-    clip_nbytes,
+    clip_seconds,
     count_planned_clips,
     count_units,
     extend_plan,
+    predict_nbytes,
+    read_clip_table,
     read_units,
 )
 from pipelines.recipe import Recipe, read_recipe, recipe_of, write_recipe
@@ -189,21 +190,6 @@ def test_damaged_shard_is_noticed_when_read(tmp_path):
         cache.read(1)
 
 
-@pytest.mark.parametrize("sizes", [[1], [5, 5, 5], [9, 1, 1, 1], [100, 1, 100], list(range(1, 40))])
-def test_units_are_disjoint_complete_in_order_and_no_larger_than_a_shard(tmp_path, sizes):
-    manifest = prepare_tones(tmp_path, num_clips=1)
-    clip = next(read_clips(manifest))
-    clips = [clip.__class__(**{**vars(clip), "clip_id": f"{n:032x}"}) for n in range(len(sizes))]
-    nbytes = {clip.clip_id: size for clip, size in zip(clips, sizes, strict=True)}
-    assigned = list(assign_units(clips, nbytes=lambda c: nbytes[c.clip_id], shard_nbytes=10, first=3))
-    assert [clip for _, clip in assigned] == clips
-    units = [unit for unit, _ in assigned]
-    assert sorted(set(units)) == list(range(3, units[-1] + 1)) and units == sorted(units)
-    for unit in set(units):
-        members = [nbytes[clip.clip_id] for number, clip in assigned if number == unit]
-        assert sum(members) <= 10 or len(members) == 1
-
-
 def test_grown_manifest_gets_new_units_and_leaves_the_old(tmp_path):
     manifest = prepare_tones(tmp_path, num_clips=8)
     worker = make_worker(tmp_path / "c")
@@ -263,12 +249,13 @@ def test_predicted_bytes_are_close_to_the_shard(tmp_path):
     manifest = prepare_tones(tmp_path, num_clips=4)
     worker = make_worker(tmp_path / "c")
     fill(tmp_path / "c", manifest, worker, shard_nbytes=1_000_000_000)
-    predicted = sum(clip_nbytes(clip, worker.config.recipe) for clip in read_clips(manifest))
+    seconds_N = clip_seconds(read_clip_table(manifest))
+    predicted = predict_nbytes(seconds_N, worker.config.recipe, "float16").sum()
     actual = (tmp_path / "c" / "shards" / "000000.tar").stat().st_size
     assert 0.97 < predicted / actual < 1.03
     frames = FeatureCache(str(tmp_path / "c")).index["audio_frames"].to_pylist()
-    assert frames == [audio_frames(clip.seconds) for clip in read_clips(manifest)]
-    assert audio_frames(30.0) == 1496
+    assert frames == audio_frames(seconds_N).tolist()
+    assert audio_frames(np.array([30.0])) == 1496
 
 
 def test_recipe_reads_back_and_names_the_first_difference(tmp_path):
@@ -314,3 +301,24 @@ def test_worker_refuses_encoders_of_another_recipe(tmp_path):
     recipe = Recipe(streams, "float16", "float32", "sdpa")
     with pytest.raises(ValueError, match=r"streams\.speech\.digest"):
         ExtractWorker(WorkerConfig(str(tmp_path / "c"), "tiny", "tiny", recipe, "cpu", 1, 4))
+
+
+def test_unit_that_another_job_commits_meanwhile_stays_as_it_is(tmp_path, monkeypatch):
+    manifest = prepare_tones(tmp_path / "tones", num_clips=4, damaged=1)
+    ours, cache = make_worker(tmp_path / "c"), str(tmp_path / "c")
+    theirs = ExtractWorker(ours.config)
+    extend_plan(cache, read_clips(manifest), recipe=ours.config.recipe, shard_nbytes=10**9)
+    (unit,) = read_units(cache)
+    encoded = ours._encoded
+    commits = []
+
+    def slow(*arguments):
+        yield from encoded(*arguments)
+        commits.append(theirs.run(unit, 1).shard)
+
+    monkeypatch.setattr(ours, "_encoded", slow)
+    assert ours.run(unit, 1).shard == commits[0] and (commits[0].clips, commits[0].rejects) == (3, 1)
+    before = shard_digests(tmp_path / "c")
+    monkeypatch.setattr(theirs, "encoder", None)
+    assert theirs.run(unit, 1).shard == commits[0]
+    assert shard_digests(tmp_path / "c") == before and len(before) == 3

@@ -1,0 +1,244 @@
+"""`salmonn plan extract`: what an extraction will cost, before anything runs. Writes nothing. Letters: N clips."""
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
+from encoders.clip_encoder import ClipEncoder
+from encoders.codecs import Codec, quantise
+from pipelines import storage
+from pipelines.config import require_range
+from pipelines.extract import MEGABYTE, ExtractConfig, load_encoder_and_recipe, with_full_paths
+from pipelines.feature_cache import committed_units
+from pipelines.manifest import EXAMPLES, Clip, clip_from_row
+from pipelines.plan import (
+    VALUE_NBYTES,
+    Floats,
+    Integers,
+    clip_seconds,
+    count_units,
+    cut_units,
+    new_rows,
+    pending_seconds,
+    predict_nbytes,
+    read_clip_table,
+)
+
+SAMPLED_QUANTILES = (0.1, 0.5, 0.9)
+MOST_FILES_LOOKED_AT = 1_000
+PCM_NBYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class PlanExtractConfig(ExtractConfig):
+    clips_per_second: float = 0.0
+    """[clips/s] A worker's speed where it is known; 0: measured here, on clips of the manifest."""
+    calibration_seconds: float = 10.0
+    """[seconds] Time spent on measuring, once the encoders are warm."""
+    device_hour_price: float = 0.0
+    """[money] An hour of a worker's device; with terabyte_price the break-even counts the storage too."""
+    terabyte_price: float = 0.0
+    """[money] A terabyte (10¹² bytes) for as long as the cache is kept."""
+    json: bool = False
+    """[true/false] Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
+        if self.terabyte_price and not self.device_hour_price:
+            raise ValueError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a clip costs a worker: seconds + seconds_per_second · its length; decoding runs beside it on CPU threads."""
+
+    device: str
+    seconds: float
+    seconds_per_second: float
+    decode_seconds: float | None
+
+
+@dataclass(frozen=True)
+class ExtractForecast:
+    """What is left to do and what it costs."""
+
+    clips: int
+    hours: float
+    clips_in_cache: int
+    shards: int
+    nbytes: dict[Codec, int]
+    codec: Codec
+    audio_nbytes: int
+    audio_nbytes_from: str
+    examples_per_clip: float
+    device: str
+    clips_per_second: float
+    device_hours: float
+    decode_cpu_hours: float | None
+    write_megabytes_per_second: float
+    read_megabytes_per_second: float
+    break_even_epochs: float
+
+
+def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
+    """Print what `salmonn extract` with the same keys would do.
+
+    Raises:
+        ValueError: If the manifest is empty, an encoder cannot be loaded, the cache has another recipe, or no sampled
+            clip can be read.
+    """
+    config = with_full_paths(config)
+    clips = read_clip_table(config.manifest)
+    gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    encoder, recipe = load_encoder_and_recipe(config, "cuda" if gpu else "cpu")
+    done = committed_units(config.cache)
+    rows_N = new_rows(config.cache, clips)
+    begun_N, new_N = pending_seconds(config.cache, done=done), clip_seconds(clips)[rows_N]
+    new_units_N = cut_units(predict_nbytes(new_N, recipe, config.codec), shard_nbytes=config.shard_megabytes * MEGABYTE)
+    seconds_N = np.concatenate([begun_N, new_N])
+    nbytes = {codec: int(predict_nbytes(seconds_N, recipe, codec).sum()) for codec in VALUE_NBYTES}
+    audio_nbytes, audio_nbytes_from = _audio_nbytes(clips, rows_N, seconds_N)
+    speed = _speed(config, encoder, clips)
+    device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())
+    per_second = 1 / max(device_seconds, 1e-9)
+    with storage.open_parquet(storage.join(config.manifest, EXAMPLES)) as file:
+        examples_per_clip = max(1.0, file.metadata.num_rows / clips.num_rows)
+    storage_hours = (
+        nbytes[config.codec] / 1e12 * config.terabyte_price / config.device_hour_price if config.terabyte_price else 0.0
+    )
+    forecast = ExtractForecast(
+        clips=len(seconds_N),
+        hours=float(seconds_N.sum()) / 3600,
+        clips_in_cache=clips.num_rows - len(rows_N) - len(begun_N),
+        shards=count_units(config.cache) - len(done) + (1 + int(new_units_N[-1]) if len(new_units_N) else 0),
+        nbytes=nbytes,
+        codec=config.codec,
+        audio_nbytes=audio_nbytes,
+        audio_nbytes_from=audio_nbytes_from,
+        examples_per_clip=examples_per_clip,
+        device=speed.device,
+        clips_per_second=len(seconds_N) * per_second,
+        device_hours=device_seconds / 3600,
+        decode_cpu_hours=None if speed.decode_seconds is None else speed.decode_seconds * len(seconds_N) / 3600,
+        write_megabytes_per_second=nbytes[config.codec] / 1e6 * per_second,
+        read_megabytes_per_second=audio_nbytes / 1e6 * per_second,
+        break_even_epochs=break_even_epochs(device_seconds / 3600, storage_hours, examples_per_clip),
+    )
+    print(json.dumps(asdict(forecast), indent=2) if config.json else _table(forecast))
+    return forecast
+
+
+def break_even_epochs(device_hours: float, storage_hours: float, examples_per_clip: float) -> float:
+    """Return after how many epochs over the examples extracting once costs as much as encoding in each step.
+
+    Online, an epoch encodes every example: E·r device hours for r examples per clip; once costs E, and storage worth S
+    device hours. n·E·r = E + S gives n = (1 + S/E) / r. Reading features in training is taken to be hidden.
+    """
+    return (1 + storage_hours / device_hours) / examples_per_clip if device_hours else 0.0
+
+
+def _audio_nbytes(clips: pa.Table, rows_N: Integers, seconds_N: Floats) -> tuple[int, str]:
+    """Return the bytes of the recordings to be read, and where the number comes from."""
+    if 0 < len(rows_N) <= MOST_FILES_LOOKED_AT and len(rows_N) == len(seconds_N):
+        located = [segment for row in rows_N for segment in _clip(clips, row).located()]
+        places = {segment.recording for segment in located}
+        sizes = [] if any("!" in place for place in places) else [storage.file_nbytes(place) for place in places]
+        if sizes and all(sizes):
+            return sum(sizes), "file sizes"
+    return int(seconds_N.sum() * PCM_NBYTES_PER_SECOND), "16-bit PCM at 16 kHz; FLAC is about half, Opus a tenth"
+
+
+def _clip(clips: pa.Table, row: int) -> Clip:
+    return clip_from_row(clips.slice(int(row), 1).to_pylist()[0])
+
+
+def _speed(config: PlanExtractConfig, encoder: ClipEncoder, clips: pa.Table) -> Speed:
+    if config.clips_per_second:
+        return Speed("the stated device", 1 / config.clips_per_second, 0.0, None)
+    torch.set_num_threads(config.threads)
+    on_gpu = encoder.device.type == "cuda"
+    size = config.batch_clips if on_gpu else 1
+    order_N = np.argsort(clip_seconds(clips), kind="stable")
+    last = max(0, len(order_N) - size)
+    groups, decoded, started = [], 0, time.perf_counter()
+    for quantile in SAMPLED_QUANTILES:
+        waves = []
+        for row in order_N[int(quantile * last) : int(quantile * last) + size]:
+            try:
+                waves.append(load_clip(_clip(clips, row).located(), open_file=storage.open_file))
+            except AudioError:
+                continue
+        decoded += len(waves)
+        if waves:
+            groups.append(waves)
+    if not groups:
+        raise ValueError(f"{config.manifest}: none of the clips sampled can be read; clips_per_second=… needs none")
+    decode_seconds = (time.perf_counter() - started) / decoded
+    fixed, per_second = fit_cost(_measure(encoder, groups, config))
+    return Speed(torch.cuda.get_device_name() if on_gpu else platform.machine(), fixed, per_second, decode_seconds)
+
+
+def _measure(
+    encoder: ClipEncoder, groups: Sequence[Sequence[Tensor]], config: PlanExtractConfig
+) -> list[tuple[float, float]]:
+    """Return (mean length, time per clip) in seconds of groups of clips encoded in turn, at least once each."""
+    points: list[tuple[float, float]] = []
+    _encode(encoder, groups[0], config)
+    begun = time.perf_counter()
+    while not points or time.perf_counter() - begun < config.calibration_seconds:
+        for waves in groups:
+            start = time.perf_counter()
+            _encode(encoder, waves, config)
+            seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE_HZ
+            points.append((seconds / len(waves), (time.perf_counter() - start) / len(waves)))
+    return points
+
+
+def _encode(encoder: ClipEncoder, waves: Sequence[Tensor], config: PlanExtractConfig) -> None:
+    for clip in encoder.encode(waves, batch_size=config.batch_clips):
+        for frames in clip.values():
+            for array in quantise(frames, config.codec).values():
+                array.cpu()
+
+
+def fit_cost(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Fit (seconds per clip, seconds per second of audio) to (length, time) by least squares; neither is negative."""
+    lengths, times = np.array(points).T
+    spread = lengths - lengths.mean()
+    if spread.std() < 0.5:
+        return float(times.mean()), 0.0
+    slope = max(0.0, float(spread @ times / (spread @ spread)))
+    fixed = float(times.mean() - slope * lengths.mean())
+    return (fixed, slope) if fixed > 0 else (0.0, float(times.mean() / lengths.mean()))
+
+
+def _table(forecast: ExtractForecast) -> str:
+    bytes_line = ", ".join(f"{nbytes / 1e9:,.3f} GB {codec}" for codec, nbytes in forecast.nbytes.items())
+    decode_hours = forecast.decode_cpu_hours
+    decoding = "" if decode_hours is None else f", beside them {decode_hours:,.3f} h of decoding on a CPU"
+    bandwidth = f"{forecast.write_megabytes_per_second:,.1f} MB/s written"
+    lines = [
+        ("clips", f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache"),
+        ("audio", f"{forecast.hours:,.3f} h, {forecast.audio_nbytes / 1e9:,.3f} GB ({forecast.audio_nbytes_from})"),
+        ("shards", f"{forecast.shards:,}"),
+        ("bytes", f"{bytes_line}; this plan: {forecast.codec}"),
+        ("speed", f"{forecast.clips_per_second:,.3f} clips/s per worker ({forecast.device})"),
+        ("time", f"{forecast.device_hours:,.3f} device hours{decoding}"),
+        ("bandwidth", f"{bandwidth}, {forecast.read_megabytes_per_second:,.1f} MB/s read, to keep a worker busy"),
+        (
+            "break-even",
+            f"{forecast.break_even_epochs:.2f} epochs of {forecast.examples_per_clip:.2f} examples per clip: "
+            f"each one more saves {forecast.device_hours * forecast.examples_per_clip:,.3f} device hours",
+        ),
+    ]
+    return "\n".join(f"{name:<11}{text}" for name, text in lines)

@@ -1,0 +1,211 @@
+"""Extraction on a cluster of several machines while everything dies at random: the cache must come out the same.
+
+Kept out of the quick tests: `make chaos` (some ten minutes). CHAOS_FAULTS and CHAOS_SEED change how many and which.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from ray.cluster_utils import Cluster
+
+from pipelines import storage
+from pipelines.cache_verify import CacheVerifyConfig, cache_verify
+from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.feature_cache import FeatureCache, committed_units
+from tests.pipelines.test_extract import worker_pids
+from tests.pipelines.test_feature_cache import prepare_tones
+from tests.s3_server import Fault, s3_server
+from tests.toy import write_tone_corpus
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+ROOT = Path(__file__).parents[2]
+NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "50"))
+SEED = int(os.environ.get("CHAOS_SEED", "0"))
+MEAN_SECONDS_BETWEEN = 2.5
+NUM_CLIPS = 300
+DISK_MB = 400
+HONEST_ENDS = {0, 1, -signal.SIGKILL}
+
+Injector = Callable[[], None]
+
+
+class Machines:
+    """A head without room for work, and two machines of one CPU each."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.nodes = [self._new(), self._new()]
+
+    def _new(self):
+        return self.cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+    def lose_one(self, rng: random.Random) -> None:
+        node = self.nodes.pop(rng.randrange(len(self.nodes)))
+        node.kill_raylet(allow_graceful=False)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes.append(self._new())
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        machines = Machines()
+        yield machines
+        machines.cluster.shutdown()
+
+
+def start_job(machines: Machines, manifest: str, cache: str, log: Path, *, workers: int = 2) -> subprocess.Popen[bytes]:
+    words = ["whisper=tiny", "beats=tiny", "shard_megabytes=2", f"workers={workers}", "limits.unit_seconds=60"]
+    command = [sys.executable, "-m", "pipelines", "extract", f"manifest={manifest}", f"cache={cache}", *words]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [*command, f"ray.address={machines.cluster.address}"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def digests(cache: str) -> dict[str, str]:
+    """The SHA-256 of every file whose bytes the manifest and the recipe decide."""
+    folders = [storage.join(cache, name) for name in ("shards", "index", "rejects", "units")]
+    return {
+        f"{folder.partition('?')[0].rpartition('/')[2]}/{name}": sha256(
+            storage.read_bytes(storage.join(folder, name))
+        ).hexdigest()
+        for folder in folders
+        for name in storage.list_names(folder)
+    }
+
+
+class Chaos:
+    """Starts the job again and again until it has ended well, while faults are injected at random moments."""
+
+    def __init__(self, machines: Machines, manifest: str, folder: str, log: Path, seed: int) -> None:
+        self.machines, self.manifest, self.log = machines, manifest, log
+        self.cache, self.undisturbed = storage.join(folder, "cache"), storage.join(folder, "undisturbed")
+        assert start_job(machines, manifest, self.undisturbed, log, workers=1).wait() == 0, log.read_text()[-3000:]
+        self.reference = FeatureCache(self.undisturbed)
+        self.rng = random.Random(seed)
+        self.tally: Counter[str] = Counter()
+        self.ends: Counter[int] = Counter()
+        self.faults: dict[str, Injector] = {
+            "SIGKILL of an actor": self._kill_actor,
+            "SIGKILL of a raylet": lambda: self.machines.lose_one(self.rng),
+            "SIGKILL of the driver": lambda: self.job.send_signal(signal.SIGKILL),
+        }
+
+    def during(self, name: str, fault: Callable[[], AbstractContextManager[None]]) -> None:
+        """Add a fault that lasts for some seconds."""
+
+        def inject() -> None:
+            with fault():
+                time.sleep(self.rng.uniform(0.5, 3))
+
+        self.faults[name] = inject
+
+    def _kill_actor(self) -> None:
+        for pid in worker_pids(os.getpid())[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                return
+        raise LookupError
+
+    def run(self, most: int) -> None:
+        """Inject up to so many faults, then let the job end in peace."""
+        deadline = time.monotonic() + 3600
+        while True:
+            assert time.monotonic() < deadline, f"no end in sight: {self.tally}, {self.ends}"
+            self.job = start_job(self.machines, self.manifest, self.cache, self.log)
+            while self.job.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.job.wait(self.rng.expovariate(1 / MEAN_SECONDS_BETWEEN))
+                if self.job.poll() is None and self.tally.total() < most:
+                    self._inject()
+            self.ends[self.job.returncode] += 1
+            assert self.job.returncode in HONEST_ENDS, self.log.read_text()[-3000:]
+            self.check_what_is_there()
+            if self.job.returncode == 0:
+                return
+
+    def _inject(self) -> None:
+        name = self.rng.choice(list(self.faults))
+        with contextlib.suppress(LookupError):
+            self.faults[name]()
+            self.tally[name] += 1
+
+    def check_what_is_there(self) -> None:
+        """Whatever is committed now can be read, and is what an undisturbed run wrote."""
+        if not committed_units(self.cache):
+            return
+        cache = FeatureCache(self.cache)
+        positions = self.reference.positions(cache.index["clip_id"])
+        for position in self.rng.sample(range(cache.index.num_rows), min(20, cache.index.num_rows)):
+            ours, reference = cache.read(position), self.reference.read(int(positions[position]))
+            assert all(torch.equal(ours[stream], reference[stream]) for stream in reference)
+
+    def check_end(self) -> None:
+        assert digests(self.cache) == digests(self.undisturbed)
+        assert FeatureCache(self.cache).index.equals(self.reference.index)
+        cache_verify(CacheVerifyConfig(cache=self.cache))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a file system of a few hundred megabytes; only root may."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small disk to fill: {done.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Let the disk have no byte left."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(65_536))
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+def test_cache_on_a_disk_that_fills_up(machines, tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=NUM_CLIPS, damaged=4)
+    with small_disk(tmp_path / "disk") as disk:
+        chaos = Chaos(machines, manifest, str(disk), tmp_path / "log", SEED)
+        chaos.during("disk full", lambda: full(disk))
+        chaos.run(NUM_FAULTS // 2)
+        chaos.check_end()
+    print(f"\nlocal disk: {dict(chaos.tally)}, ends {dict(chaos.ends)}")
+
+
+def test_audio_and_cache_on_an_object_store_that_fails(machines, tmp_path):
+    corpus = write_tone_corpus(tmp_path, num_clips=NUM_CLIPS, damaged=4)
+    with s3_server("bucket") as server:
+        audio_root, manifest = server.upload(corpus / "audio", "bucket/audio"), server.uri("bucket/manifest")
+        prepare_table(TableConfig(table=str(corpus / "table.jsonl"), audio_root=audio_root, out=manifest))
+        chaos = Chaos(machines, manifest, server.uri("bucket"), tmp_path / "log", SEED + 1)
+        for fault in get_args(Fault):
+            chaos.during(f"S3: {fault}", lambda fault=fault: server.gate.failing(fault))
+        chaos.run(NUM_FAULTS - NUM_FAULTS // 2)
+        chaos.check_end()
+        print(f"\nS3: {dict(chaos.tally)}, {server.gate.met} connections met one, ends {dict(chaos.ends)}")
