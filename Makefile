@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test chaos check format bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ bench: $(READY)  ## Run the benchmarks (results: benchmarks/RESULTS.md)
 lock: $(READY)  ## Pin pyproject.toml's requirements again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make lock' -o requirements.lock
+
+chaos: $(READY)  ## Extraction while machines, jobs, disks and stores fail (some twenty minutes)
+	$(BIN)/pytest -n0 -s -m chaos tests/chaos
 
 clean:  ## Remove the environment and the demo's output
 	rm -rf $(VENV) demo

@@ -1,8 +1,9 @@
 """From examples and cached features to batches, in an order that depends on the seed alone.
 
-Position p of a training run is example `order(epoch)[p % n]` of epoch `p // n`; global batch s holds positions
-s·B … (s+1)·B-1. Nothing else is needed to know which example comes next, on any number of workers. Its examples are
-dealt to micro-batches by their texts' lengths, so that all workers are done at the same time.
+Position p of a training run is example `order(epoch)[p % n]` of epoch `p // n`, where n is what an epoch holds: every
+example once, or what a mix draws. Global batch s holds positions s·B … (s+1)·B-1. Nothing else is needed to know which
+example comes next, on any number of workers. Its examples are dealt to micro-batches by their texts' lengths, so that
+all workers are done at the same time.
 """
 
 import hashlib
@@ -24,19 +25,23 @@ from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import EXAMPLES, read_examples
+from pipelines.mix import Indices, MixRow, Mixture, make_mixture
 
 FRAME_RATE_HZ = 50
 COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Examples whose clips lie in a cache; `positions` are their rows in its index. About 300 bytes per example."""
+    """Examples whose clips lie in a cache; `positions` are their rows in its index. About 300 bytes per example.
+
+    An epoch of them is what `mixture` draws, without one every example once.
+    """
 
     table: pa.Table
     positions: Indices
     num_missing: int
+    mixture: Mixture | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -54,17 +59,26 @@ class ExampleSet:
 
 
 def load_examples(
-    manifest: str, cache: FeatureCache, *, splits: Sequence[str], tasks: Sequence[str], max_missing_fraction: float
+    manifest: str,
+    cache: FeatureCache,
+    *,
+    splits: Sequence[str],
+    tasks: Sequence[str],
+    max_missing_fraction: float,
+    mix: Sequence[MixRow] = (),
 ) -> ExampleSet:
-    """Join a manifest's examples with a cache; an empty list of splits or tasks stands for all.
+    """Join a manifest's examples with a cache; an empty list of splits or tasks stands for all, or all of the mix.
 
     Raises:
         ValueError: If nothing is selected, or more than `max_missing_fraction` of it has no features in the cache.
     """
+    tasks = tasks or sorted({row.task for row in mix})
+    splits_read = splits and sorted({*splits, *(split for row in mix for split in row.splits)})
     next(read_examples(manifest), None)  # its errors name what a manifest is
     filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
-    conditions = [(name, "in", list(names)) for name, names in (("split", splits), ("task", tasks)) if names]
-    table = pq.read_table(path, filesystem=filesystem, columns=COLUMNS, filters=conditions or None)
+    conditions = [(name, "in", list(names)) for name, names in (("split", splits_read), ("task", tasks)) if names]
+    columns = [*COLUMNS, "corpus", "split"] if mix else COLUMNS
+    table = pq.read_table(path, filesystem=filesystem, columns=columns, filters=conditions or None)
     if table.num_rows == 0:
         raise ValueError(_nothing_selected(manifest, splits, tasks))
     positions = cache.positions(table["clip_id"])
@@ -76,8 +90,9 @@ def load_examples(
             f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract adds what was not rejected"
         )
     table = table.filter(pa.array(positions >= 0))
+    mixture = make_mixture(mix, table, splits=splits) if mix else None
     # In one chunk: picking some rows of many chunks takes time that grows with the table.
-    return ExampleSet(table.combine_chunks(), positions[positions >= 0], missing)
+    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions[positions >= 0], missing, mixture)
 
 
 def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:
@@ -91,15 +106,22 @@ def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]
 
 
 @lru_cache(maxsize=2)
-def epoch_order(num_examples: int, seed: int, epoch: int) -> Indices:
-    """Return the order of an epoch, a permutation that depends on nothing but its arguments."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+def epoch_order(num_examples: int, seed: int, epoch: int, mixture: Mixture | None = None) -> Indices:
+    """Return the examples of an epoch in their order, which depends on nothing but the arguments.
+
+    Without a mixture it is a permutation of all; with one, `num_examples` is the mixture's `epoch_examples`.
+    """
+    order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
+    return mixture.draw(seed, epoch)[order] if mixture else order
 
 
-def global_batch(step: int, *, batch_examples: int, num_examples: int, seed: int) -> list[tuple[int, int]]:
-    """Return (epoch, example index) of every example of a step."""
-    places = (divmod(step * batch_examples + offset, num_examples) for offset in range(batch_examples))
-    return [(epoch, int(epoch_order(num_examples, seed, epoch)[place])) for epoch, place in places]
+def global_batch(
+    step: int, *, batch_examples: int, num_examples: int, seed: int, mixture: Mixture | None = None
+) -> list[tuple[int, int]]:
+    """Return (epoch, example index) of every example of a step; an epoch holds what a mixture, if any, draws."""
+    epoch_examples = mixture.epoch_examples if mixture else num_examples
+    places = (divmod(step * batch_examples + offset, epoch_examples) for offset in range(batch_examples))
+    return [(epoch, int(epoch_order(epoch_examples, seed, epoch, mixture)[place])) for epoch, place in places]
 
 
 def micro_batches(

@@ -46,11 +46,44 @@ VERBS = {
     "prepare annotations": Verb(
         "pipelines.corpora.annotations", "AnnotationsConfig", "prepare_annotations", "manifest from SALMONN's JSON"
     ),
+    "prepare audiocaps": Verb(
+        "pipelines.corpora.audiocaps", "AudioCapsConfig", "prepare_audiocaps", "manifest from AudioCaps"
+    ),
+    "prepare clotho": Verb("pipelines.corpora.clotho", "ClothoConfig", "prepare_clotho", "manifest from Clotho"),
+    "prepare covost": Verb("pipelines.corpora.covost", "CovostConfig", "prepare_covost", "manifest from CoVoST 2"),
+    "prepare esc": Verb("pipelines.corpora.esc", "EscConfig", "prepare_esc", "manifest from ESC-50 or ESC-10"),
+    "prepare gigaspeech": Verb(
+        "pipelines.corpora.gigaspeech", "GigaSpeechConfig", "prepare_gigaspeech", "manifest from GigaSpeech"
+    ),
+    "prepare iemocap": Verb("pipelines.corpora.iemocap", "IemocapConfig", "prepare_iemocap", "manifest from IEMOCAP"),
+    "prepare librimix": Verb(
+        "pipelines.corpora.librimix", "LibriMixConfig", "prepare_librimix", "manifest from Libri2Mix"
+    ),
     "prepare librispeech": Verb(
         "pipelines.corpora.librispeech", "LibriSpeechConfig", "prepare_librispeech", "manifest from LibriSpeech"
     ),
+    "prepare musiccaps": Verb(
+        "pipelines.corpora.musiccaps", "MusicCapsConfig", "prepare_musiccaps", "manifest from MusicCaps"
+    ),
+    "prepare slurp": Verb("pipelines.corpora.slurp", "SlurpConfig", "prepare_slurp", "manifest from SLURP"),
+    "prepare voxceleb": Verb(
+        "pipelines.corpora.voxceleb", "VoxCelebConfig", "prepare_voxceleb", "manifest from VoxCeleb1"
+    ),
+    "prepare wavcaps": Verb("pipelines.corpora.wavcaps", "WavCapsConfig", "prepare_wavcaps", "manifest from WavCaps"),
     "prepare table": Verb(
         "pipelines.corpora.table", "TableConfig", "prepare_table", "manifest from CSV, JSONL, Parquet"
+    ),
+    "manifest info": Verb(
+        "pipelines.manifest_info", "ManifestInfoConfig", "manifest_info", "what a manifest holds: counts and hours"
+    ),
+    "manifest check": Verb(
+        "pipelines.manifest_check", "ManifestCheckConfig", "manifest_check", "missing files, duplicates, leaks"
+    ),
+    "manifest sample": Verb(
+        "pipelines.manifest_sample", "ManifestSampleConfig", "manifest_sample", "some examples to read"
+    ),
+    "manifest plot": Verb(
+        "pipelines.manifest_plot", "ManifestPlotConfig", "manifest_plot", "lengths and hours as a picture"
     ),
     "plan extract": Verb(
         "pipelines.plan_extract", "PlanExtractConfig", "plan_extract", "what an extraction costs, before it runs"

@@ -17,8 +17,8 @@ from pipelines.batches import load_examples, read_batch
 from pipelines.checkpoint import RunSpec, load_run
 from pipelines.config import require_range, save_config
 from pipelines.feature_cache import FeatureCache
-from pipelines.metrics import score
 from pipelines.progress import Progress
+from pipelines.tasks import score
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,29 @@
 """The manifest: what is heard (clips.parquet) and what is asked and answered (examples.parquet).
 
 A clip is keyed by a digest of its corpus and segments, so that n examples about the same audio share one clip, and the
-same clip has the same id on every machine. Ten million clips with an example each cost the writer about 2 GB for the
-digests it has seen; everything else streams. Two writers must not add to one manifest at the same time.
+same clip has the same id on every machine. Tables are read and written as streams; a writer keeps 16 bytes per id.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import os
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.id_set import Booleans, IdSet, to_ids
 
-CLIPS, EXAMPLES = "clips.parquet", "examples.parquet"
+CLIPS, EXAMPLES, LOCK = "clips.parquet", "examples.parquet", "prepare.lock"
 ROWS_PER_GROUP = 16_384
 CLIP_SCHEMA = pa.schema(
     [
@@ -103,53 +107,61 @@ def _digest(content: object) -> str:
 
 
 class ManifestWriter:
-    """Writes both tables in the order given, each clip and each example once; nothing appears before the block ends.
+    """Writes both tables in the order given; nothing appears before the block ends. A manifest has one writer at once.
+
+    The clips are replaced before the examples: killed in between, the manifest holds clips that nothing asks about
+    yet, and the same command run again adds their examples. A manifest is there once its examples are.
 
     Args:
         uri: The manifest's folder.
         append: Add to the manifest that is there.
 
     Raises:
-        ValueError: If there is a manifest and `append` is off.
+        ValueError: If there is a manifest and `append` is off, or another writer is at work.
     """
 
     def __init__(self, uri: str, *, append: bool) -> None:
         self.uri = uri
-        self.num_clips = self.num_examples = self.num_duplicates = 0
-        self._seen: set[bytes] = set()
-        there = storage.file_exists(storage.join(uri, CLIPS))
-        if there and not append:
-            raise ValueError(f"{uri}: holds a manifest already; append=true adds to it")
-        self._files = ExitStack()
-        self._clips = self._open(CLIPS, CLIP_SCHEMA)
-        self._examples = self._open(EXAMPLES, EXAMPLE_SCHEMA)
-        if there:
-            for clip in read_clips(uri):
-                self.add_clip(clip)
-            for example in read_examples(uri):
-                self.add_example(example)
+        self._clip_ids, self._example_ids = IdSet(), IdSet()
+        with ExitStack() as files:
+            files.enter_context(_lock(uri))
+            there = storage.file_exists(storage.join(uri, EXAMPLES))
+            if there and not append:
+                raise ValueError(f"{uri}: holds a manifest already; append=true adds to it")
+            # Tables are finished in the reverse order.
+            self._examples = files.enter_context(RowTable(storage.join(uri, EXAMPLES), EXAMPLE_SCHEMA))
+            self._clips = files.enter_context(RowTable(storage.join(uri, CLIPS), CLIP_SCHEMA))
+            if there:
+                self._copy(CLIPS, self._clips, self._clip_ids)
+                self._copy(EXAMPLES, self._examples, self._example_ids)
+            self._files = files.pop_all()
 
-    def _open(self, name: str, schema: pa.Schema) -> "_BufferedTable":
-        path = self._files.enter_context(storage.staged_file(storage.join(self.uri, name)))
-        return self._files.enter_context(_BufferedTable(str(path), schema))
+    def _copy(self, name: str, table: "RowTable", ids: IdSet) -> None:
+        for batch in read_batches(self.uri, name, table.schema.names):
+            ids.add(to_ids(batch.column(0)))
+            table.add_batch(batch)
 
-    def has_clip(self, clip: str) -> bool:
-        return bytes.fromhex(clip) in self._seen
+    @property
+    def num_clips(self) -> int:
+        return self._clips.num_rows
+
+    @property
+    def num_examples(self) -> int:
+        return self._examples.num_rows
+
+    def note_clips(self, clip_ids: Sequence[str]) -> Booleans:
+        """Tell which clips [N] are new, that is neither written nor noted before; the caller adds those."""
+        return self._clip_ids.add(to_ids(pa.array(clip_ids, pa.string())))
+
+    def note_examples(self, example_ids: Sequence[str]) -> Booleans:
+        """Tell which examples [N] are new, as `note_clips`."""
+        return self._example_ids.add(to_ids(pa.array(example_ids, pa.string())))
 
     def add_clip(self, clip: Clip) -> None:
-        self._seen.add(bytes.fromhex(clip.clip_id))
-        segments = [vars(segment) for segment in clip.segments]
-        self._clips.add({**vars(clip), "segments": segments})
-        self.num_clips += 1
+        self._clips.add({**vars(clip), "segments": [vars(segment) for segment in clip.segments]})
 
     def add_example(self, example: Example) -> None:
-        key = bytes.fromhex(example.example_id)
-        if key in self._seen:
-            self.num_duplicates += 1
-            return
-        self._seen.add(key)
         self._examples.add(vars(example))
-        self.num_examples += 1
 
     def __enter__(self) -> Self:
         return self
@@ -160,30 +172,68 @@ class ManifestWriter:
         self._files.__exit__(kind, error, trace)
 
 
-class _BufferedTable:
-    """A Parquet file written row by row in groups of `ROWS_PER_GROUP`."""
+@contextmanager
+def _lock(uri: str) -> Iterator[None]:
+    lock = storage.join(uri, LOCK)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    owner = f"process {os.getpid()} on {socket.gethostname()} since {started}"
+    try:
+        storage.write_bytes(lock, owner.encode(), exclusive=True)
+    except FileExistsError:
+        if not storage.file_exists(lock):
+            raise
+        raise ValueError(
+            f"{uri}: is being written by {storage.read_bytes(lock).decode()}; if that was killed, delete {lock}"
+        ) from None
+    try:
+        yield
+    finally:
+        storage.delete_file(lock)
 
-    def __init__(self, path: str, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._schema = schema
+
+class RowTable:
+    """A Parquet file written in groups of `ROWS_PER_GROUP`; it appears when the block ends, if it has any rows."""
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self.uri, self.schema, self.num_rows = uri, schema, 0
+        self._file = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
         self._rows: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
+        self.num_rows += 1
         if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Add rows as a group of their own; none may wait that were added singly."""
+        assert not self._rows, "groups would change places with rows"
+        self.num_rows += batch.num_rows
+        self._write(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
+
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._write(pa.Table.from_pylist(self._rows, schema=self.schema))
         self._rows.clear()
+
+    def _write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            path = self._file.enter_context(storage.staged_file(self.uri))
+            self._writer = self._file.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
+        self._writer.write_table(table)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._file.__exit__(kind, error, trace)
+            return
+        with self._file:
+            if self._rows:
+                self._flush()
 
 
 def read_clips(uri: str) -> Iterator[Clip]:
@@ -193,8 +243,8 @@ def read_clips(uri: str) -> Iterator[Clip]:
         FileNotFoundError: If the folder holds no manifest.
         ValueError: If the table lacks a column.
     """
-    for row in _read_rows(uri, CLIPS, CLIP_SCHEMA):
-        yield clip_from_row(row)
+    for batch in read_batches(uri, CLIPS, CLIP_SCHEMA.names):
+        yield from map(clip_from_row, batch.to_pylist())
 
 
 def clip_from_row(row: Mapping[str, Any]) -> Clip:
@@ -205,20 +255,33 @@ def clip_from_row(row: Mapping[str, Any]) -> Clip:
 
 def read_examples(uri: str) -> Iterator[Example]:
     """Yield a manifest's examples in their order. Raises as `read_clips`."""
-    for row in _read_rows(uri, EXAMPLES, EXAMPLE_SCHEMA):
-        yield Example(**row)
+    for batch in read_batches(uri, EXAMPLES, EXAMPLE_SCHEMA.names):
+        yield from (Example(**row) for row in batch.to_pylist())
 
 
-def _read_rows(uri: str, name: str, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield columns of `CLIPS` or `EXAMPLES`, up to `ROWS_PER_GROUP` rows at a time. Raises as `read_clips`."""
     table = storage.join(uri, name)
     if not storage.file_exists(table):
         raise FileNotFoundError(f"{uri}: no manifest there ({name} is missing); salmonn prepare … makes one")
     with storage.open_parquet(table) as file:
-        missing = [column for column in schema.names if column not in file.schema_arrow.names]
+        missing = [column for column in columns if column not in file.schema_arrow.names]
         if missing:
             raise ValueError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=schema.names):
-            yield from batch.to_pylist()
+        for group in range(file.num_row_groups):  # one pass over all would keep the whole file's bytes to its end
+            for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=list(columns)):
+                yield batch.select(list(columns))
+
+
+def read_rows(uri: str, name: str, columns: Sequence[str], numbers: Collection[int]) -> list[dict[str, Any]]:
+    """Return the rows of these numbers, counted from 0, in the table's order. Raises as `read_clips`."""
+    wanted, start = np.unique(np.array([*numbers], np.int64)), 0
+    rows: list[dict[str, Any]] = []
+    for batch in read_batches(uri, name, columns):
+        here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
+        rows += batch.take(pa.array(here - start)).to_pylist() if len(here) else []
+        start += batch.num_rows
+    return rows
 
 
 def count_clips(uri: str) -> int:
@@ -230,8 +293,7 @@ def count_clips(uri: str) -> int:
 def corpus_roots(uri: str) -> dict[str, str]:
     """Return corpus -> root for the corpora that lie in one place."""
     roots: dict[str, set[str]] = {}
-    with storage.open_parquet(storage.join(uri, CLIPS)) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=["corpus", "root"]):
-            for pair in pa.Table.from_batches([batch]).group_by(["corpus", "root"]).aggregate([]).to_pylist():
-                roots.setdefault(pair["corpus"], set()).add(pair["root"])
+    for batch in read_batches(uri, CLIPS, ["corpus", "root"]):
+        for pair in pa.Table.from_batches([batch]).group_by(["corpus", "root"]).aggregate([]).to_pylist():
+            roots.setdefault(pair["corpus"], set()).add(pair["root"])
     return {corpus: next(iter(places)) for corpus, places in roots.items() if len(places) == 1}

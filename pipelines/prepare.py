@@ -1,22 +1,38 @@
-"""What every `salmonn prepare` verb shares: a reader's examples in, both manifest tables out."""
+"""What every `salmonn prepare` verb shares: a reader's examples in, both manifest tables out.
 
+Everything streams, in the reader's order, so that the same corpus gives the same bytes wherever headers are read.
+"""
+
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
+import pyarrow as pa
+import ray
 from omegaconf import MISSING
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
+from cluster.connection import RayConfig, connect
 from encoders.audio import AudioError, Segment, clip_seconds, probe_seconds
 from pipelines import storage
 from pipelines.config import save_config
-from pipelines.manifest import Clip, Example, ManifestWriter, clip_id, example_id
+from pipelines.manifest import Clip, Example, ManifestWriter, RowTable, clip_id, example_id
 from pipelines.progress import Progress
 
+BATCH_EXAMPLES = 2_048
 PROBE_THREADS = 16
-PROBE_BATCH = 2_048
+HEADERS_READ_HERE = 50_000
+"""Headers read by threads of this process before a local Ray cluster, which takes 10 s to start, is worth it."""
+PROBE_RETRIES = 10
+"""Times a batch of headers is read again after its worker or machine went away."""
+
+SKIPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("recording", "reason", "detail")])
+UNREADABLE = "header cannot be read; kept without a length"
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,7 @@ class PrepareConfig:
     """[URI] Folder of the manifest to write."""
     append: bool = False
     """[true/false] Add to the manifest that lies there; clips and examples it holds already are not written twice."""
+    ray: RayConfig = field(default_factory=RayConfig)
 
 
 @dataclass(frozen=True)
@@ -41,116 +58,202 @@ class CorpusExample:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """What a corpus lists and its reader leaves out."""
+
+    recording: str
+    reason: str
+    """One of few, such as `longer than 180 s`: the summary counts them."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class PrepareReport:
-    """What one `prepare` added to a manifest."""
+    """What one `prepare` added to a manifest, and what it left out by reason."""
 
     clips: int
     examples: int
     duplicates: int
     unreadable: int
     hours: float
+    skipped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is new in some of a reader's entries; the clips' lengths are not known yet."""
+
+    clips: Sequence[Clip]
+    examples: Sequence[Example]
+    duplicates: int
+    skipped: Sequence[Skipped]
+
+    @property
+    def headers(self) -> int:
+        return sum(segment.duration_seconds is None for clip in self.clips for segment in clip.segments)
 
 
 def write_manifest(
-    examples: Iterable[CorpusExample],
+    examples: Iterable[CorpusExample | Skipped],
     *,
     corpus: str,
     root: str,
     config: PrepareConfig,
     progress: Progress | None = None,
 ) -> PrepareReport:
-    """Write (or add to) a manifest, reading the length of each clip from its files' headers.
+    """Write (or add to) a manifest, reading the length of each clip from its files' headers where it is not stated.
 
-    A file that cannot be opened does not stop the work: its clip has no length, and extraction rejects it.
+    A file that cannot be opened does not stop the work: its clip has no length, and extraction rejects it. It is
+    listed, as is what the reader leaves out, in `skipped-….parquet` beside the tables. Headers are read by threads
+    here, or on Ray where a cluster is given or there are more than `HEADERS_READ_HERE`.
 
     Raises:
-        ValueError: If there is no example, or if no file of the first batch can be opened (a wrong folder).
+        ValueError: If there is no example, if no file of the first batch can be opened (a wrong folder), or if another
+            prepare is writing to the manifest.
     """
     if not re.fullmatch(r"[\w.-]+", corpus):
         raise ValueError(f"corpus={corpus}: letters, digits, '_', '-' and '.' only")
-    unreadable, seconds = 0, 0.0
-    with (
-        ManifestWriter(config.out, append=config.append) as writer,
-        ThreadPoolExecutor(PROBE_THREADS) as pool,
-        (progress or Progress()).phase(f"prepare {corpus}", unit="examples") as phase,
-    ):
+    duplicates, seconds, reasons = 0, 0.0, Counter[str]()
+    with ManifestWriter(config.out, append=config.append) as writer:
         there = writer.num_clips, writer.num_examples
-        for batch in _batches(iter(examples), PROBE_BATCH):
-            new = _new_clips(batch, corpus, writer)
-            lengths = list(pool.map(lambda segments: _probe(root, segments), new.values()))
-            _refuse_wrong_root(root, lengths, first=writer.num_clips == there[0])
-            split_of = {clip_id(corpus, example.segments): example.split for example in reversed(batch)}
-            for (identity, segments), length in zip(new.items(), lengths, strict=True):
-                known = None if isinstance(length, Exception) else length
-                writer.add_clip(Clip(identity, corpus, split_of[identity], root, segments, known))
-                unreadable += known is None
-                seconds += known or 0.0
-            for example in batch:
-                writer.add_example(_example(example, corpus))
-            phase.advance(len(batch))
-        if writer.num_examples == 0:
-            raise ValueError(f"corpus {corpus}, recordings below {root}: no examples were found")
+        name = f"{len(storage.list_names(config.out, '.yaml')) + 1:03d}-{corpus}"
+        with (
+            RowTable(storage.join(config.out, f"skipped-{name}.parquet"), SKIPPED_SCHEMA) as skipped,
+            (progress or Progress()).phase(f"prepare {corpus}", unit="examples") as phase,
+        ):
+            batches = (_read_batch(entries, corpus, root, writer) for entries in _entries(iter(examples)))
+            for batch, lengths in _with_lengths(batches, config.ray):
+                _refuse_wrong_root(root, lengths, first=writer.num_clips == there[0])
+                _write_batch(batch, lengths, writer)
+                for entry in _left_out(batch, lengths):
+                    skipped.add(vars(entry))
+                    reasons[entry.reason] += 1
+                seconds += sum(length for length in lengths if not isinstance(length, str))
+                duplicates += batch.duplicates
+                phase.advance(len(batch.examples) + batch.duplicates)
+            if writer.num_examples + duplicates == there[1]:
+                raise ValueError(f"corpus {corpus}, recordings below {root}: no examples were found")
         report = PrepareReport(
-            writer.num_clips - there[0],
-            writer.num_examples - there[1],
-            writer.num_duplicates,
-            unreadable,
-            seconds / 3600,
+            clips=writer.num_clips - there[0],
+            examples=writer.num_examples - there[1],
+            duplicates=duplicates,
+            unreadable=reasons.pop(UNREADABLE, 0),
+            hours=seconds / 3600,
+            skipped=reasons,
         )
-    before = len(storage.list_names(config.out, ".yaml"))
-    save_config(config, storage.join(config.out, f"prepare-{before + 1:03d}-{corpus}.yaml"))
-    _print_report(config.out, corpus, report)
+        save_config(config, storage.join(config.out, f"prepare-{name}.yaml"))
+    _print_report(config.out, corpus, report, listed=f"skipped-{name}.parquet")
     return report
 
 
-def _batches(examples: Iterator[CorpusExample], size: int) -> Iterator[list[CorpusExample]]:
-    while batch := list(islice(examples, size)):
-        yield batch
+def _write_batch(batch: _Batch, lengths: Sequence[float | str], writer: ManifestWriter) -> None:
+    for clip, length in zip(batch.clips, lengths, strict=True):
+        writer.add_clip(clip if isinstance(length, str) else replace(clip, seconds=length))
+    for example in batch.examples:
+        writer.add_example(example)
 
 
-def _new_clips(batch: list[CorpusExample], corpus: str, writer: ManifestWriter) -> dict[str, tuple[Segment, ...]]:
-    new: dict[str, tuple[Segment, ...]] = {}
-    for example in batch:
-        identity = clip_id(corpus, example.segments)
-        if not writer.has_clip(identity):
-            new[identity] = example.segments
-    return new
+def _left_out(batch: _Batch, lengths: Sequence[float | str]) -> Iterator[Skipped]:
+    yield from batch.skipped
+    for clip, length in zip(batch.clips, lengths, strict=True):
+        if isinstance(length, str):
+            yield Skipped(", ".join(clip.recordings), UNREADABLE, length)
 
 
-def _example(example: CorpusExample, corpus: str) -> Example:
-    clip = clip_id(corpus, example.segments)
-    identity = example_id(clip, example.task, example.question, example.answer)
-    return Example(identity, clip, corpus, example.split, example.task, example.question, example.answer)
+def _entries(examples: Iterator[CorpusExample | Skipped]) -> Iterator[list[CorpusExample | Skipped]]:
+    while entries := list(islice(examples, BATCH_EXAMPLES)):
+        yield entries
 
 
-def _probe(root: str, segments: Sequence[Segment]) -> float | Exception:
+def _read_batch(entries: Sequence[CorpusExample | Skipped], corpus: str, root: str, writer: ManifestWriter) -> _Batch:
+    told = [entry for entry in entries if isinstance(entry, CorpusExample)]
+    clip_ids = [clip_id(corpus, entry.segments) for entry in told]
+    clips = [
+        Clip(identity, corpus, entry.split, root, entry.segments, None)
+        for identity, entry, is_new in zip(clip_ids, told, writer.note_clips(clip_ids), strict=True)
+        if is_new
+    ]
+    examples = [
+        Example(example_id(clip, e.task, e.question, e.answer), clip, corpus, e.split, e.task, e.question, e.answer)
+        for clip, e in zip(clip_ids, told, strict=True)
+    ]
+    are_new = writer.note_examples([example.example_id for example in examples])
+    new = [example for example, is_new in zip(examples, are_new, strict=True) if is_new]
+    return _Batch(clips, new, len(examples) - len(new), [entry for entry in entries if isinstance(entry, Skipped)])
+
+
+def _with_lengths(batches: Iterator[_Batch], config: RayConfig) -> Iterator[tuple[_Batch, list[float | str]]]:
+    """Yield each batch with its clips' lengths in seconds, or why one is not known, in the batches' order."""
+    left = 0 if config.address or os.environ.get("RAY_ADDRESS") else HEADERS_READ_HERE
+    for batch in batches:
+        left -= batch.headers
+        if batch.headers and left < 0:
+            yield from _with_lengths_on_ray(chain([batch], batches), config)
+            return
+        yield batch, read_lengths(batch.clips)
+
+
+def _with_lengths_on_ray(batches: Iterable[_Batch], config: RayConfig) -> Iterator[tuple[_Batch, list[float | str]]]:
+    connect(config)
+    read = ray.remote(read_lengths).options(num_cpus=1, max_retries=PROBE_RETRIES)
+    most = 2 * int(ray.cluster_resources().get("CPU", 1))
+    in_flight: deque[tuple[_Batch, Any]] = deque()
+    for batch in batches:
+        in_flight.append((batch, read.remote(batch.clips)))
+        if len(in_flight) > most:
+            yield _received(*in_flight.popleft())
+    while in_flight:
+        yield _received(*in_flight.popleft())
+
+
+def _received(batch: _Batch, reference: Any) -> tuple[_Batch, list[float | str]]:
     try:
-        return clip_seconds([_segment_seconds(root, segment) for segment in segments])
+        return batch, ray.get(reference)
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        reason = f"each process that read headers with it ended: {type(error).__name__}"
+        return batch, [reason] * len(batch.clips)
+
+
+def read_lengths(clips: Sequence[Clip]) -> list[float | str]:
+    """Return clips' lengths in seconds, from their files' headers where no duration is stated, or why it cannot be."""
+    if all(segment.duration_seconds is not None for clip in clips for segment in clip.segments):
+        return [_clip_length(clip) for clip in clips]
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        return list(pool.map(_clip_length, clips))
+
+
+def _clip_length(clip: Clip) -> float | str:
+    try:
+        return clip_seconds([_segment_seconds(clip.root, segment) for segment in clip.segments])
     except (AudioError, OSError) as error:
-        return error
+        return " ".join(str(error).split())
 
 
 def _segment_seconds(root: str, segment: Segment) -> float:
     if segment.duration_seconds is not None:
         return segment.duration_seconds
     uri = storage.join(root, segment.recording)
-    return probe_seconds(uri, open_file=storage.open_file) - segment.start_seconds
+    seconds = probe_seconds(uri, open_file=storage.open_file) - segment.start_seconds
+    if seconds <= 0:
+        raise AudioError(uri, "length", f"start_seconds {segment.start_seconds} lies after its end")
+    return seconds
 
 
-def _refuse_wrong_root(root: str, lengths: list[float | Exception], *, first: bool) -> None:
-    errors = [length for length in lengths if isinstance(length, Exception)]
+def _refuse_wrong_root(root: str, lengths: Sequence[float | str], *, first: bool) -> None:
+    errors = [length for length in lengths if isinstance(length, str)]
     if first and errors and len(errors) == len(lengths):
         raise ValueError(f"none of the first {len(lengths)} recordings below {root} can be opened; {errors[0]}")
 
 
-def _print_report(out: str, corpus: str, report: PrepareReport) -> None:
-    left_out: list[Any] = [
-        f", {report.duplicates} repeated examples left out" if report.duplicates else "",
-        f", {report.unreadable} clips whose header cannot be read" if report.unreadable else "",
-    ]
-    print(
-        f"{out}: {report.clips} clips ({report.hours:.3f} h), {report.examples} examples of {corpus}{''.join(left_out)}"
-    )
+def _print_report(out: str, corpus: str, report: PrepareReport, *, listed: str) -> None:
+    added = f"{report.clips} clips ({report.hours:.3f} h), {report.examples} examples of {corpus}"
+    repeated = f", {report.duplicates} repeated examples left out" if report.duplicates else ""
+    unreadable = f", {report.unreadable} clips whose header cannot be read" if report.unreadable else ""
+    print(f"{out}: {added}{repeated}{unreadable}")
+    for reason, count in sorted(report.skipped.items()):
+        print(f"  skipped {count}: {reason}")
+    if report.skipped or report.unreadable:
+        print(f"  {storage.join(out, listed)} lists them")
 
 
 def require_folder(uri: str, key: str) -> str:

@@ -29,13 +29,15 @@ from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
+from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.progress import Phase, Progress
-from pipelines.train_loop import TrainConfig, read_metrics, train_loop
+from pipelines.train_loop import MIX, TrainConfig, read_metrics, train_loop
 from qformer.aligner import AlignerConfig
 
 FREE_KEYS = {
     "manifest",
     "cache",
+    "mix",
     "run",
     "workers",
     "threads",
@@ -46,7 +48,7 @@ FREE_KEYS = {
     "max_failures",
     "ray",
 }
-"""Keys that may change when a run continues: none changes what is computed (recipe and examples are compared)."""
+"""Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,19 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     """Check everything that can be checked before a cluster is asked for; return the number of examples."""
     _check_run_folder(config)
     cache = FeatureCache(config.cache)
+    mix = load_mix(config.mix) if config.mix else ()
     examples = load_examples(
         config.manifest,
         cache,
         splits=config.splits,
         tasks=config.tasks,
         max_missing_fraction=config.max_missing_fraction,
+        mix=mix,
     )
     _check_prompts(examples.table)
-    _write_run(config, cache, examples.digest, pending)
+    _write_run(config, cache, examples.digest, mix, pending)
+    if examples.mixture:
+        print(f"{config.run}: {examples.mixture.describe()}")
     return len(examples)
 
 
@@ -148,7 +154,9 @@ def _check_prompts(examples: pa.Table) -> None:
         question_for(task)
 
 
-def _write_run(config: TrainConfig, cache: FeatureCache, examples_digest: str, pending: Sequence[str]) -> None:
+def _write_run(
+    config: TrainConfig, cache: FeatureCache, examples_digest: str, mix: Sequence[MixRow], pending: Sequence[str]
+) -> None:
     """Write the run's config, LLM (if tiny) and, last, its description; a run that continues finds its own again."""
     if storage.file_exists(storage.join(config.run, "run.json")):
         spec = RunSpec.read(config.run)
@@ -157,6 +165,7 @@ def _write_run(config: TrainConfig, cache: FeatureCache, examples_digest: str, p
             raise ValueError(
                 f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now"
             )
+        _check_same_mix(config, mix)
         return
     before = RunSpec.read(config.init_from) if config.init_from else None
     if before:
@@ -177,7 +186,19 @@ def _write_run(config: TrainConfig, cache: FeatureCache, examples_digest: str, p
     if before:
         _check_sizes(config, spec, before)
     save_config(config, storage.join(config.run, "config.yaml"))
+    if mix:
+        save_mix(mix, storage.join(config.run, MIX))
     spec.write(config.run)
+
+
+def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:
+    """Refuse another mix than a run was started with, whatever the file is called."""
+    uri = storage.join(config.run, MIX)
+    started = load_mix(uri) if storage.file_exists(uri) else ()
+    here, there = ({f"row {number}": asdict(row) for number, row in enumerate(rows, 1)} for rows in (mix, started))
+    difference = first_difference(here, there)
+    if difference:
+        raise ValueError(f"{config.run} was started with another mix than mix={config.mix}: {difference}")
 
 
 def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:

@@ -28,10 +28,11 @@ from pipelines.batches import ExampleSet, global_batch, load_examples, micro_bat
 from pipelines.checkpoint import RunSpec, complete_steps, load_optimizer, load_weights, save_checkpoint
 from pipelines.config import require_range
 from pipelines.feature_cache import FeatureCache
+from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import Aligner, QFormerConfig
 
-METRICS = "metrics.jsonl"
+METRICS, MIX = "metrics.jsonl", "mix.yaml"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ class TrainConfig:
     splits: list[str] = field(default_factory=lambda: ["train"])
     """[names] Splits of the manifest to learn from; empty: all."""
     tasks: list[str] = field(default_factory=list)
-    """[names] Tasks to learn; empty: all."""
+    """[names] Tasks to learn; empty: all, or those of the mix."""
+    mix: str = ""
+    """[name|URI] How much of which corpus and task an epoch holds: stage1, stage2, stage3, or a YAML file that lists
+    rows of task, corpus, examples and weight; empty: every example once."""
     steps: int = 90_000
     """[steps] Length of the run."""
     batch_examples: int = 64
@@ -156,6 +160,7 @@ class TrainWorker:
             splits=config.splits,
             tasks=config.tasks,
             max_missing_fraction=config.max_missing_fraction,
+            mix=load_mix(storage.join(config.run, MIX)) if config.mix else (),
         )
         self.spec = RunSpec.read(config.run)
         self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
@@ -204,7 +209,13 @@ class TrainWorker:
     def _read(self, step: int) -> list[tuple[int, Batch]]:
         """Read this worker's micro-batches of a step, with their numbers."""
         config, frames, seed = self.config, self.spec.frames, self.config.seed
-        picked = global_batch(step, batch_examples=config.batch_examples, num_examples=len(self.examples), seed=seed)
+        picked = global_batch(
+            step,
+            batch_examples=config.batch_examples,
+            num_examples=len(self.examples),
+            seed=seed,
+            mixture=self.examples.mixture,
+        )
         assert isinstance(self.model.aligner, Aligner)
         num_audio_tokens = self.model.aligner.num_tokens(frames)
         num_tokens = [

@@ -8,6 +8,7 @@ import torch
 
 from cluster.connection import RayConfig, connect
 from tests.ray_head import RayHead, ray_head
+from tests.s3_server import CREDENTIALS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,6 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_thread() -> None:
     """Networks this small gain nothing from more threads, and lose much on a machine that is busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def object_store_keys() -> Iterator[None]:
+    """Put the keys of the local S3 server where workers find them: they have the environment of Ray's start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,33 @@
 """SALMONN's own annotation files: `{"annotation": [{"path", "text", "task", "Q"?, "expand_wav"?}, …]}`.
 
-The spoken and audio question-answering sets that its authors published come in this form. `expand_wav` names further
-recordings that are joined to the first.
+Question answering about speech, sounds and music (Million Song, MusicNet), stories and co-reasoning sets come in this
+form. `expand_wav` names further recordings that are joined to the first. Where a corpus has a reader of its own, give
+its name and root (`corpus=librispeech audio_root=…/LibriSpeech`): both then share their clips.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.corpora.files import read_json_items
+from pipelines.corpora.slurp import slot_question
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
 from pipelines.progress import Progress
+
+OFFICIAL_TASKS = {
+    "translation_ec": "en2zh",
+    "translation_en2de": "en2de",
+    "translation_en2ja": "en2ja",
+    "music_description": "music_caption",
+    "speech_separation": "overlapped_speech_recognition",
+    "speech_query": "sqqa",
+    "audio_story_telling": "audio_story",
+    "speech_audio_query": "speech_audio_coreasoning",
+}
+"""Names of the official prompt file that differ from ours. Its `QA` is of speech, sounds or music: give `task`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,8 @@ class AnnotationsConfig(PrepareConfig):
     """[name] Corpus name in the manifest; part of every clip's identity."""
     split: str = "train"
     """[name] Split that all its examples belong to."""
+    task: str = ""
+    """[name] Task of all its examples, such as sqa, aqa or mqa; empty: as the file says, official names translated."""
     path_prefix: str = ""
     """[path] Taken off the front of every path in the file, for files that hold another machine's paths."""
 
@@ -43,10 +58,7 @@ def read_annotations(config: AnnotationsConfig) -> Iterator[CorpusExample]:
     Raises:
         ValueError: Naming the file and the entry that is not as described above.
     """
-    for position, entry in enumerate(_entries(config.annotation)):
-        where = f"{config.annotation}: annotation[{position}]"
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where} is {type(entry).__name__}, not an object")
+    for where, entry in read_json_items(config.annotation, "annotation"):
         for key in ("path", "text", "task"):
             if not isinstance(entry.get(key), str):
                 raise ValueError(f"{where}: {key!r} must be a text; found the keys {', '.join(map(repr, entry))}")
@@ -56,17 +68,13 @@ def read_annotations(config: AnnotationsConfig) -> Iterator[CorpusExample]:
         if not isinstance(expanded, list):
             raise ValueError(f"{where}: 'expand_wav' must be a list of paths")
         segments = tuple(Segment(_below(str(path), config, where)) for path in [entry["path"], *expanded])
-        yield CorpusExample(segments, config.split, entry["task"], entry["text"], entry.get("Q") or None)
+        task = config.task or OFFICIAL_TASKS.get(entry["task"], entry["task"])
+        yield CorpusExample(segments, config.split, task, entry["text"], _question(task, entry.get("Q", "")))
 
 
-def _entries(uri: str) -> list[Any]:
-    try:
-        content = json.loads(storage.read_bytes(uri))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{uri}: not JSON ({error})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("annotation"), list):
-        raise ValueError(f"{uri}: has no list under 'annotation'")
-    return list(content["annotation"])
+def _question(task: str, asked: str) -> str | None:
+    """Return the entry's own question; about a slot, official files give only its name, without punctuation."""
+    return slot_question(asked) if task == "slot_filling" and asked[-1:].isalnum() else asked or None
 
 
 def _below(path: str, config: AnnotationsConfig, where: str) -> str:

@@ -1,83 +1,129 @@
-"""LibriSpeech (OpenSLR 12): `<split>/<speaker>/<chapter>/<utterance>.flac`, a `.trans.txt` a chapter, SPEAKERS.TXT."""
+"""LibriSpeech (OpenSLR 12): `<split>/<speaker>/<chapter>/<utterance>.flac`, a `.trans.txt` a chapter, SPEAKERS.TXT.
 
-from collections.abc import Iterator
+Transcripts are upper case in the corpus, lower case here. Phones are ARPAbet without stress.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.corpora.files import read_lines, require_layout
+from pipelines.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, require_folder, write_manifest
 from pipelines.progress import Progress
 
+TASKS = ("asr", "gender_recognition", "phone_recognition")
 GENDERS = {"M": "male", "F": "female"}
+
+Answer = Callable[[str, str], str | None]
+"""What a task answers about (recording, text), None where it has no answer."""
 
 
 @dataclass(frozen=True)
 class LibriSpeechConfig(PrepareConfig):
     root: str = MISSING
-    """[URI] The folder `LibriSpeech` that the archives unpack to, with the splits in it."""
+    """[URI] The folder `LibriSpeech` that the archives unpack to, with SPEAKERS.TXT and the splits in it."""
     splits: list[str] = field(default_factory=list)
     """[names] Splits to read, such as [train-clean-100,test-other]; empty: all that are there."""
     tasks: list[str] = field(default_factory=lambda: ["asr"])
-    """[names] Examples to make of every utterance: asr, gender_recognition (needs SPEAKERS.TXT)."""
+    """[names] Examples to make of every utterance: asr, gender_recognition, phone_recognition (needs alignments or
+    lexicon)."""
+    alignments: str = ""
+    """[URI] Folder of Montreal Forced Aligner's TextGrids, laid out as the recordings are; may be the root itself."""
+    lexicon: str = ""
+    """[URI] A word and its phones a line, such as LibriSpeech's own lexicon; a word's first pronunciation counts."""
     corpus: str = "librispeech"
     """[name] Corpus name in the manifest; part of every clip's identity."""
 
     def __post_init__(self) -> None:
         """Refuse tasks that the corpus cannot give."""
         for task in self.tasks:
-            if task not in ("asr", "gender_recognition"):
-                raise ValueError(
-                    f"tasks: {task!r} cannot be made from LibriSpeech; choose from asr, gender_recognition"
-                )
+            if task not in TASKS:
+                raise ValueError(f"tasks: {task!r} cannot be made from LibriSpeech; choose from {', '.join(TASKS)}")
+        if "phone_recognition" in self.tasks and bool(self.alignments) == bool(self.lexicon):
+            raise ValueError("tasks: phone_recognition needs either alignments=… or lexicon=…")
 
 
 def prepare_librispeech(config: LibriSpeechConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of the splits that lie below `root`."""
-    root = require_folder(config.root, "root")
+    root = require_layout(config.root, ["SPEAKERS.TXT"], expected="the folder LibriSpeech, which holds the splits")
     return write_manifest(read_librispeech(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
 
-def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample]:
+def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample | Skipped]:
     """Yield the examples of every utterance, sorted by split, speaker, chapter and utterance.
 
+    An utterance whose phones are not all known is skipped in phone recognition.
+
     Raises:
-        ValueError: If a split is not there, or (for gender) a speaker is not in SPEAKERS.TXT.
+        ValueError: If a split is not there, a line is malformed or (for gender) a speaker is not in SPEAKERS.TXT.
     """
     found = storage.list_folders(config.root)
     for split in config.splits or found:
         if split not in found:
             raise ValueError(f"{config.root}: no split {split!r}; found {', '.join(found) or 'no folders'}")
-    genders = _read_genders(config.root) if "gender_recognition" in config.tasks else {}
+    answers = {task: _answer(config, task) for task in config.tasks}
     for split in config.splits or found:
-        for speaker in storage.list_folders(storage.join(config.root, split)):
-            for recording, text in _utterances(config.root, f"{split}/{speaker}"):
-                yield from _examples(config, split, recording, text, genders.get(speaker))
+        for recording, text in read_transcripts(config.root, split):
+            for task, answer in answers.items():
+                answered = answer(recording, text)
+                if answered is None:
+                    yield Skipped(recording, "phones are not known", text)
+                else:
+                    yield CorpusExample((Segment(recording),), split, task, answered)
 
 
-def _examples(
-    config: LibriSpeechConfig, split: str, recording: str, text: str, gender: str | None
-) -> Iterator[CorpusExample]:
-    for task in config.tasks:
-        if task == "gender_recognition" and gender is None:
-            raise ValueError(f"{config.root}/SPEAKERS.TXT: does not name the speaker of {recording}")
-        yield CorpusExample((Segment(recording),), split, task, text if task == "asr" else str(gender))
+def _answer(config: LibriSpeechConfig, task: str) -> Answer:
+    if task == "gender_recognition":
+        genders = _read_genders(config.root)
+        return lambda recording, _: _gender(config.root, genders, recording)
+    if task == "phone_recognition" and config.lexicon:
+        lexicon = read_lexicon(config.lexicon)
+        return lambda _, text: lexicon_phones(text, lexicon)
+    if task == "phone_recognition":
+        folder = require_folder(config.alignments, "alignments")
+        if not set(storage.list_folders(folder)) & set(storage.list_folders(config.root)):
+            raise FileNotFoundError(
+                f"alignments={folder}: no folder of a split; expected <split>/…/<utterance>.TextGrid"
+            )
+        return lambda recording, _: textgrid_phones(storage.join(folder, recording.replace(".flac", ".TextGrid")))
+    return lambda _, text: text
 
 
-def _utterances(root: str, speaker: str) -> Iterator[tuple[str, str]]:
-    """Yield (recording, text) of a speaker's chapters; transcripts are upper case in the corpus, lower case here."""
-    for chapter in storage.list_folders(storage.join(root, speaker)):
-        folder = f"{speaker}/{chapter}"
-        for name in storage.list_names(storage.join(root, folder), ".trans.txt"):
-            lines = storage.read_bytes(storage.join(root, folder, name)).decode("utf-8").splitlines()
-            for line in filter(None, map(str.strip, lines)):
-                utterance, _, text = line.partition(" ")
-                yield f"{folder}/{utterance}.flac", text.strip().lower()
+def read_transcripts(root: str, split: str) -> Iterator[tuple[str, str]]:
+    """Yield (recording, lower-case text) of a split's utterances, sorted.
+
+    Raises:
+        ValueError: Naming the line that is not an utterance of its chapter and a text.
+    """
+    for speaker in storage.list_folders(storage.join(root, split)):
+        for chapter in storage.list_folders(storage.join(root, split, speaker)):
+            folder = f"{split}/{speaker}/{chapter}"
+            for name in storage.list_names(storage.join(root, folder), ".trans.txt"):
+                for place, line in read_lines(storage.join(root, folder, name)):
+                    utterance, _, text = line.partition(" ")
+                    if not utterance.startswith(f"{speaker}-{chapter}-") or not text.strip():
+                        raise ValueError(f"{place}: {line!r} is not an utterance {speaker}-{chapter}-… and its text")
+                    yield f"{folder}/{utterance}.flac", text.strip().lower()
+
+
+def _gender(root: str, genders: dict[str, str], recording: str) -> str:
+    speaker = recording.split("/")[1]
+    if speaker not in genders:
+        raise ValueError(f"{root}/SPEAKERS.TXT: does not name the speaker of {recording}")
+    return genders[speaker]
 
 
 def _read_genders(root: str) -> dict[str, str]:
     """Return speaker -> male/female; lines read `ID | SEX | SUBSET | MINUTES | NAME`, `;` begins a comment."""
-    lines = storage.read_bytes(storage.join(root, "SPEAKERS.TXT")).decode("utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.strip() and not line.startswith(";")]
-    return {row[0]: GENDERS[row[1]] for row in rows if len(row) > 1 and row[1] in GENDERS}
+    genders: dict[str, str] = {}
+    for place, line in read_lines(storage.join(root, "SPEAKERS.TXT")):
+        if not line.startswith(";"):
+            speaker, sex, *_ = [*map(str.strip, line.split("|")), ""]
+            if sex not in GENDERS:
+                raise ValueError(f"{place}: {line!r} does not give a speaker's sex as M or F")
+            genders[speaker] = GENDERS[sex]
+    return genders

@@ -1,16 +1,21 @@
-"""Any table of recordings and texts: CSV with a header, JSON lines, or Parquet."""
+"""Any table of recordings and texts: CSV, JSON lines, or Parquet.
+
+It is also the way in for texts that somebody spoke or had spoken, and whose recordings are therefore nobody else's:
+keywords of Inspec's abstracts (task `keywords`, the answer's keywords between semicolons), WikiQA's questions (`sqqa`).
+"""
 
 import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.corpora.recordings import recording_name
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
 from pipelines.progress import Progress
 
@@ -18,19 +23,30 @@ from pipelines.progress import Progress
 @dataclass(frozen=True)
 class TableConfig(PrepareConfig):
     table: str = MISSING
-    """[URI] The file: .csv (with a header line), .jsonl or .parquet."""
+    """[URI] The file: .csv, .jsonl or .parquet."""
     audio_root: str = ""
     """[URI] Folder below which the paths lie; empty: the table's own folder."""
     corpus: str = "table"
     """[name] Corpus name in the manifest; part of every clip's identity."""
-    path_column: str = "path"
-    """[column] The recording, relative to audio_root."""
+    columns: list[str] = field(default_factory=list)
+    """[names] The columns of a CSV file without a header line; empty: its first line says them."""
+    delimiter: str = ","
+    """[character] Between the cells of a CSV file."""
+    quotes: bool = True
+    """[true/false] Whether double quotes hold the cells of a CSV file together; false: they are text."""
+    recording: str = "{path}"
+    """[template] The recording below audio_root, made of the row's columns, such as wavs/{id}.wav."""
     text_column: str = "text"
     """[column] The answer: transcript, caption, label."""
     task: str = "asr"
     """[name] Task of all rows, unless there is a column `task`."""
     split: str = "train"
     """[name] Split of all rows, unless there is a column `split`."""
+
+    def __post_init__(self) -> None:
+        """Check the delimiter."""
+        if len(self.delimiter) != 1:
+            raise ValueError(f"delimiter={self.delimiter!r}: must be one character")
 
 
 def prepare_table(config: TableConfig, progress: Progress | None = None) -> PrepareReport:
@@ -46,16 +62,11 @@ def read_table(config: TableConfig) -> Iterator[CorpusExample]:
     Raises:
         ValueError: Naming the file, the row and the column that is missing or empty.
     """
-    for number, row in _rows(config.table):
-        place = f"{config.table}:{number}"
-        for column in (config.path_column, config.text_column):
-            if column not in row:
-                raise ValueError(f"{place}: no column {column!r}; found {', '.join(map(repr, row))}")
-        path = _text(row, config.path_column, place)
-        if not path or ".." in path.split("/") or path.startswith("/"):
-            raise ValueError(f"{place}: {config.path_column} {path!r} must be a path below audio_root")
-        if row[config.text_column] is None:
-            raise ValueError(f"{place}: {config.text_column} is missing")
+    for number, cells in _rows(config):
+        place, row = f"{config.table}:{number}", {column: cell for column, cell in cells.items() if cell is not None}
+        path = recording_name(config.recording, row, place)
+        if config.text_column not in row:
+            raise ValueError(f"{place}: {config.text_column} is missing; found {', '.join(map(repr, row))}")
         start = _seconds(row, "start_seconds", place) or 0.0
         yield CorpusExample(
             (Segment(path, start, _seconds(row, "duration_seconds", place)),),
@@ -86,11 +97,12 @@ def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
     return seconds
 
 
-def _rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line or row number, row)."""
+    uri = config.table
     ending = uri.partition("?")[0].rpartition(".")[2].lower()
     if ending == "csv":
-        yield from _csv_rows(uri)
+        yield from _csv_rows(config)
     elif ending in ("jsonl", "ndjson"):
         yield from _json_rows(uri)
     elif ending == "parquet":
@@ -101,9 +113,11 @@ def _rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"table={uri}: the name must end in .csv, .jsonl or .parquet")
 
 
-def _csv_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+    uri, columns = config.table, config.columns or None
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quotes else csv.QUOTE_NONE
     with storage.open_file(uri) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, columns, delimiter=config.delimiter, quoting=quoting)
         try:
             for row in reader:
                 yield reader.line_num, {key: value for key, value in row.items() if key is not None}

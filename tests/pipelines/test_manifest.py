@@ -94,7 +94,8 @@ def test_wrong_audio_root_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "no list under 'annotation'"),
+        ('{"annotation": [{', "not JSON"),
         ("[]", "no list under 'annotation'"),
         (json.dumps({"annotation": []}), "no examples"),
         (json.dumps({"annotation": [{"path": "a.wav", "text": "x"}]}), r"annotation\[0\]: 'task' must be a text"),
@@ -224,7 +225,7 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
     [
         ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path'; found 'file', 'text'"),
         ("t.csv", "path,text\n", "no examples"),
-        ("t.csv", "path,text\n../a.wav,x\n", "below audio_root"),
+        ("t.csv", "path,text\n../a.wav,x\n", "must be a path below its root"),
         ("t.jsonl", '{"path": "a.wav", "text": null}\n', "t.jsonl:1: text is missing"),
         ("t.jsonl", '{"path": "a.wav", "text": "x", "question": ["q"]}\n', "question ['q'] must be a text"),
         ("t.jsonl", '{"path": "a.wav", "text": "x", "start_seconds": [1]}\n', "start_seconds [1] must be"),

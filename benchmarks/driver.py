@@ -1,0 +1,91 @@
+"""What a unit costs the driver of an extraction, and its memory, with workers that only commit.
+
+`python -m benchmarks.driver [units]`: the whole of `salmonn extract` but for the encoding: plan, queue, records,
+progress, closing report. The workers write an index file per unit, so that the job ends as a real one does.
+"""
+
+import multiprocessing
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from cluster.connection import RayConfig
+from pipelines import extract as extract_module
+from pipelines import storage
+from pipelines.extract import ExtractConfig, extract
+from pipelines.extract_worker import UnitStats, WorkerConfig
+from pipelines.feature_cache import ShardInfo, index_schema
+from pipelines.manifest import CLIP_SCHEMA, CLIPS, EXAMPLE_SCHEMA, EXAMPLES
+from pipelines.plan import ExtractUnit, count_units, unit_name
+
+CLIPS_PER_UNIT = 10
+CLIPS_PER_RECORDING = 50
+
+
+class NoOpWorker:
+    """Commits units without encoding them."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
+
+    def ready(self) -> None: ...
+
+    def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
+        table = index_schema(self.config.recipe).empty_table()
+        storage.write_table(storage.join(self.config.cache, "index", f"{unit_name(unit.unit)}.parquet"), table)
+        return UnitStats(ShardInfo(unit.unit, len(unit.clips), 0, 30.0 * len(unit.clips), 0), 0.0, "none")
+
+
+def write_manifest(folder: str, num_clips: int) -> None:
+    """Write clips of 30 s, some of each recording, and one example."""
+    numbers = pa.array(range(num_clips))
+    rows = {
+        "clip_id": [f"{number:032x}" for number in range(num_clips)],
+        "segments": [
+            [
+                {
+                    "recording": f"{number // CLIPS_PER_RECORDING}.flac",
+                    "start_seconds": 30.0 * (number % CLIPS_PER_RECORDING),
+                    "duration_seconds": 30.0,
+                }
+            ]
+            for number in range(num_clips)
+        ],
+        "seconds": [30.0] * len(numbers),
+    }
+    same = {name: [value] * num_clips for name, value in (("corpus", "none"), ("split", "train"), ("root", "/none"))}
+    storage.write_table(
+        storage.join(folder, CLIPS), pa.table({**rows, **same}).select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
+    )
+    storage.write_table(storage.join(folder, EXAMPLES), EXAMPLE_SCHEMA.empty_table())
+
+
+def megabytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) // 1024
+
+
+def main(num_units: int) -> None:
+    setattr(extract_module, "ExtractWorker", NoOpWorker)  # noqa: B010
+    with tempfile.TemporaryDirectory() as folder:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # its memory is not the driver's
+            pool.apply(write_manifest, (f"{folder}/m", CLIPS_PER_UNIT * num_units))
+        before, cpu = megabytes("VmRSS"), time.process_time()
+        keys = {"whisper": "tiny", "beats": "none", "shard_megabytes": 4, "workers": 2}
+        ray_config = RayConfig(address="local", num_cpus=2)
+        report = extract(ExtractConfig(manifest=f"{folder}/m", cache=f"{folder}/c", ray=ray_config, **keys))  # type: ignore[arg-type]
+        cpu, units = time.process_time() - cpu, count_units(f"{folder}/c")
+        assert report.units == units
+    print(f"{units} units of {CLIPS_PER_UNIT} clips, 2 workers; {platform.machine()}, ray {ray.__version__}")
+    print(f"{1000 * report.seconds / units:.2f} ms per unit from the queue's start to its end")
+    print(f"{1000 * cpu / units:.2f} ms of the driver's processor time per unit, planning and Ray's start included")
+    print(f"memory: {before} MB with its imports, at the end {megabytes('VmRSS')} MB, peak {megabytes('VmHWM')} MB")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)

@@ -1,0 +1,80 @@
+"""ESC-50 (`meta/esc50.csv`, `audio/*.wav`) and the first ESC-10 (`001 - Dog bark/<fold>-….ogg`): what makes a sound.
+
+Every sound becomes a question (`aqa`) whose answer is its category. One fold is the split `test`, the others `train`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from encoders.audio import Segment
+from pipelines import storage
+from pipelines.config import require_range
+from pipelines.corpora.files import read_rows
+from pipelines.corpora.recordings import recording_name
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.progress import Progress
+
+METADATA = "meta/esc50.csv"
+
+
+@dataclass(frozen=True)
+class EscConfig(PrepareConfig):
+    root: str = MISSING
+    """[URI] The folder that holds meta/ and audio/ of ESC-50, or ESC-10's folder per category."""
+    test_fold: int = 5
+    """[number] Fold that is held out, 1 to 5."""
+    esc10: bool = False
+    """[true/false] Of ESC-50, only the ten categories of ESC-10."""
+    question: str = "What makes this sound? Answer with one or two words."
+    """[text] What is asked about every sound."""
+    corpus: str = "esc50"
+    """[name] Corpus name in the manifest; part of every clip's identity."""
+
+    def __post_init__(self) -> None:
+        """Check the fold."""
+        require_range(self, ("test_fold",), low=1, high=5)
+
+
+def prepare_esc(config: EscConfig, progress: Progress | None = None) -> PrepareReport:
+    """Write the manifest of whichever of the two lies at `root`."""
+    root = require_folder(config.root, "root")
+    return write_manifest(read_esc(config), corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def read_esc(config: EscConfig) -> Iterator[CorpusExample]:
+    """Yield the sounds in the metadata's order, or category by category.
+
+    Raises:
+        FileNotFoundError: If neither layout lies at the root.
+        ValueError: Naming the line that is malformed, or the column that is missing.
+    """
+    categories = [name for name in storage.list_folders(config.root) if re.fullmatch(r"\d{3} - .+", name)]
+    if storage.file_exists(storage.join(config.root, METADATA)):
+        sounds = _metadata_sounds(config)
+    elif categories:
+        sounds = _folder_sounds(config, categories)
+    else:
+        raise FileNotFoundError(
+            f"root={config.root}: neither {METADATA} nor folders such as '001 - Dog bark' are there"
+        )
+    for recording, fold, category in sounds:
+        split = "test" if fold == str(config.test_fold) else "train"
+        answer = category.replace("_", " ").lower()
+        yield CorpusExample((Segment(recording),), split, "aqa", answer, config.question)
+
+
+def _metadata_sounds(config: EscConfig) -> Iterator[tuple[str, str, str]]:
+    """Yield (recording, fold, category)."""
+    columns = ["filename", "fold", "category", "esc10"]
+    for place, row in read_rows(storage.join(config.root, METADATA), columns):
+        if row["esc10"] == "True" or not config.esc10:
+            yield recording_name("audio/{filename}", row, place), row["fold"], row["category"]
+
+
+def _folder_sounds(config: EscConfig, categories: list[str]) -> Iterator[tuple[str, str, str]]:
+    for folder in categories:
+        for name in storage.list_names(storage.join(config.root, folder), ".ogg"):
+            yield f"{folder}/{name}", name.partition("-")[0], folder.partition(" - ")[2]

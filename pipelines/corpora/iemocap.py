@@ -1,0 +1,69 @@
+"""IEMOCAP (full release): `Session<n>/dialog/EmoEvaluation/*.txt`, `Session<n>/sentences/wav/<dialog>/<turn>.wav`.
+
+The four classes of the field: angry, happy (with excited), sad, neutral; 5,531 turns. Other turns are skipped.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from encoders.audio import Segment
+from pipelines import storage
+from pipelines.config import require_range
+from pipelines.corpora.files import read_lines, require_layout
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
+from pipelines.progress import Progress
+
+SESSIONS = range(1, 6)
+EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral"}
+LABELS_DIR, WAV_DIR = "dialog/EmoEvaluation", "sentences/wav"
+
+_TURN = re.compile(r"\[\d+\.\d+ - \d+\.\d+\]\s+(Ses\w+)\s+([a-z]{3})\s+\[.*\]")
+
+
+@dataclass(frozen=True)
+class IemocapConfig(PrepareConfig):
+    root: str = MISSING
+    """[URI] The folder IEMOCAP_full_release, with Session1 to Session5 in it."""
+    test_session: int = 5
+    """[number] Session whose two speakers are held out as split `test`; the others are `train`."""
+    corpus: str = "iemocap"
+    """[name] Corpus name in the manifest; part of every clip's identity."""
+
+    def __post_init__(self) -> None:
+        require_range(self, ["test_session"], low=SESSIONS[0], high=SESSIONS[-1])
+
+
+def prepare_iemocap(config: IemocapConfig, progress: Progress | None = None) -> PrepareReport:
+    """Write the manifest of the five sessions."""
+    folders = [f"Session{session}/{folder}" for session in SESSIONS for folder in (LABELS_DIR, WAV_DIR)]
+    root = require_layout(config.root, folders, expected="IEMOCAP_full_release, the folder that holds the sessions")
+    return write_manifest(read_iemocap(config), corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def read_iemocap(config: IemocapConfig) -> Iterator[CorpusExample | Skipped]:
+    """Yield the turns by session, dialogue and place in the dialogue's label file.
+
+    Raises:
+        ValueError: Naming the line of a turn that does not read `[start - end] turn emotion [v, a, d]`.
+    """
+    for session in SESSIONS:
+        split = "test" if session == config.test_session else "train"
+        folder = storage.join(config.root, f"Session{session}", LABELS_DIR)
+        for name in storage.list_names(folder, ".txt"):
+            if name.startswith("._"):  # left in the release by the system it was packed on
+                continue
+            for place, line in read_lines(storage.join(folder, name)):
+                if not line.startswith("["):
+                    continue
+                turn = _TURN.fullmatch(line)
+                if turn is None:
+                    raise ValueError(f"{place}: {line!r} does not read [start - end] turn emotion [v, a, d]")
+                dialog = turn[1].rpartition("_")[0]
+                recording = f"Session{session}/{WAV_DIR}/{dialog}/{turn[1]}.wav"
+                if emotion := EMOTIONS.get(turn[2]):
+                    yield CorpusExample((Segment(recording),), split, "emotion_recognition", emotion)
+                else:
+                    yield Skipped(recording, "not one of the four emotions", turn[2])

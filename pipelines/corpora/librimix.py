@@ -1,0 +1,107 @@
+"""Libri2Mix (as its generation script writes it): `wav16k/max/<subset>/<mixture>/<id>.wav` and tables of the mixtures.
+
+The tables, `wav16k/max/metadata/mixture_<subset>_<mixture>.csv`, hold no texts: these are LibriSpeech's, found by the
+two utterances that a mixture's id is made of. Only mode `max` is read: `min` cuts the longer utterance off.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Literal
+
+from omegaconf import MISSING
+
+from encoders.audio import Segment
+from pipelines import storage
+from pipelines.corpora.files import read_rows, require_layout
+from pipelines.corpora.librispeech import read_transcripts
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.progress import Progress
+
+LIBRISPEECH_SPLITS = {
+    "train-360": "train-clean-360",
+    "train-100": "train-clean-100",
+    "dev": "dev-clean",
+    "test": "test-clean",
+}
+
+
+@dataclass(frozen=True)
+class LibriMixConfig(PrepareConfig):
+    root: str = MISSING
+    """[URI] The folder Libri2Mix, with wav16k or wav8k in it."""
+    librispeech: str = MISSING
+    """[URI] The folder LibriSpeech; only its transcripts are read."""
+    subsets: list[str] = field(default_factory=lambda: list(LIBRISPEECH_SPLITS))
+    """[names] Subsets to read, which become the splits."""
+    rate: Literal["16k", "8k"] = "16k"
+    """[Hz] Sampling rate of the mixtures to read."""
+    mixture: Literal["mix_clean", "mix_both"] = "mix_clean"
+    """[name] Two speakers alone, or with noise."""
+    corpus: str = "librimix"
+    """[name] Corpus name in the manifest; part of every clip's identity."""
+
+    def __post_init__(self) -> None:
+        """Refuse subsets that there are not."""
+        for subset in self.subsets:
+            if subset not in LIBRISPEECH_SPLITS:
+                known = ", ".join(LIBRISPEECH_SPLITS)
+                raise ValueError(f"subsets: {subset!r} is not in Libri2Mix; choose from {known}")
+
+    @property
+    def folder(self) -> str:
+        """Folder of the mixtures below the root."""
+        return f"wav{self.rate}/max"
+
+
+def prepare_librimix(config: LibriMixConfig, progress: Progress | None = None) -> PrepareReport:
+    """Write the manifest of some subsets."""
+    tables = [f"{config.folder}/metadata/{_table(config, subset)}" for subset in config.subsets]
+    root = require_layout(config.root, tables, expected="the folder Libri2Mix, generated with --modes max")
+    return write_manifest(read_librimix(config), corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def read_librimix(config: LibriMixConfig) -> Iterator[CorpusExample]:
+    """Yield the mixtures in their tables' order; a subset's transcripts are in memory (train-360: 104,000).
+
+    The answer is the longer transcript, a line break, and the shorter, an order that can be heard: both start at once,
+    and who says more mostly goes on alone. Which is source 1 cannot be heard.
+
+    Raises:
+        FileNotFoundError: If LibriSpeech's folder is not there.
+        ValueError: Naming the row that is malformed, or whose utterances have no transcript.
+    """
+    librispeech = require_folder(config.librispeech, "librispeech")
+    rate_hz = int(config.rate.removesuffix("k")) * 1000
+    for subset in config.subsets:
+        transcripts = {
+            PurePosixPath(recording).stem: text
+            for recording, text in read_transcripts(librispeech, LIBRISPEECH_SPLITS[subset])
+        }
+        table = storage.join(config.root, config.folder, "metadata", _table(config, subset))
+        for place, row in read_rows(table, ["mixture_ID", "mixture_path", "length"]):
+            utterances = row["mixture_ID"].split("_")
+            for utterance in utterances:
+                if utterance not in transcripts:
+                    split = LIBRISPEECH_SPLITS[subset]
+                    raise ValueError(f"{place}: no transcript of {utterance!r} below {librispeech}/{split}")
+            # The paths are those of the machine that made the mixtures.
+            name = PurePosixPath(row["mixture_path"]).name
+            recording = f"{config.folder}/{subset}/{config.mixture}/{name}"
+            segment = Segment(recording, 0.0, _samples(row["length"], place) / rate_hz)
+            texts = sorted((transcripts[utterance] for utterance in utterances), key=len, reverse=True)
+            yield CorpusExample((segment,), subset, "overlapped_speech_recognition", "\n".join(texts))
+
+
+def _table(config: LibriMixConfig, subset: str) -> str:
+    return f"mixture_{subset}_{config.mixture}.csv"
+
+
+def _samples(length: str, place: str) -> int:
+    try:
+        samples = int(float(length))  # some versions of the script write 123.0
+    except (ValueError, OverflowError):
+        samples = 0
+    if samples <= 0:
+        raise ValueError(f"{place}: length {length!r} must be a number of samples")
+    return samples

@@ -1,0 +1,65 @@
+"""MusicCaps (2023): `musiccaps-public.csv` of captions of ten seconds of videos, which each user downloads.
+
+Rows of AudioSet's evaluation part are the split `test`, the others `train`. Captions whose recording is not there are
+skipped: the corpus publishes none, and some videos are gone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from encoders.audio import Segment
+from pipelines import storage
+from pipelines.corpora.files import read_rows, require_layout
+from pipelines.corpora.recordings import NOT_THERE, Recordings, recording_name
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
+from pipelines.progress import Progress
+
+METADATA = "musiccaps-public.csv"
+
+
+@dataclass(frozen=True)
+class MusicCapsConfig(PrepareConfig):
+    root: str = MISSING
+    """[URI] The folder that holds musiccaps-public.csv and the recordings."""
+    recording: str = "audio/{ytid}.wav"
+    """[template] A recording's name below the root, made of the columns ytid, start_s and end_s."""
+    whole_videos: bool = False
+    """[true/false] Recordings are whole videos, of which start_s to end_s is heard; false: they are cut already."""
+    corpus: str = "musiccaps"
+    """[name] Corpus name in the manifest; part of every clip's identity."""
+
+
+def prepare_musiccaps(config: MusicCapsConfig, progress: Progress | None = None) -> PrepareReport:
+    """Write the manifest of the captions whose recordings are there."""
+    root = require_layout(config.root, [METADATA], expected=f"the folder that holds {METADATA} and the recordings")
+    return write_manifest(read_musiccaps(config), corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def read_musiccaps(config: MusicCapsConfig) -> Iterator[CorpusExample | Skipped]:
+    """Yield the captions in the file's order.
+
+    Raises:
+        FileNotFoundError: If not one of the recordings is there.
+        ValueError: Naming the line that is malformed, or the column that is missing.
+    """
+    there = Recordings(config.root)
+    columns = ["ytid", "start_s", "end_s", "caption", "is_audioset_eval"]
+    for place, row in read_rows(storage.join(config.root, METADATA), columns):
+        recording = recording_name(config.recording, row, place)
+        if recording not in there:
+            yield Skipped(recording, NOT_THERE)
+            continue
+        segment = _cut(recording, row, place) if config.whole_videos else Segment(recording)
+        split = "test" if row["is_audioset_eval"].strip().lower() == "true" else "train"
+        yield CorpusExample((segment,), split, "music_caption", row["caption"].strip())
+    there.require_any()
+
+
+def _cut(recording: str, row: dict[str, str], place: str) -> Segment:
+    try:
+        start, end = float(row["start_s"]), float(row["end_s"])
+        return Segment(recording, start, end - start)
+    except ValueError:
+        raise ValueError(f"{place}: start_s {row['start_s']!r} to end_s {row['end_s']!r} is no span") from None

@@ -1,0 +1,171 @@
+"""VoxCeleb1: `wav/<speaker>/<video>/<number>.wav` and a list of trials, lines of `0|1 path path`.
+
+A clip is two recordings joined with 0.1 s of silence. Both are heard: of each the first 14.95 s at most, half of the
+30 s that a clip holds. (The mean recording lasts 8 s, the longest 145 s.)
+"""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from omegaconf import MISSING
+
+from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment, probe_seconds
+from pipelines import storage
+from pipelines.config import require_range
+from pipelines.corpora.files import read_lines, require_layout
+from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, write_manifest
+from pipelines.progress import Progress
+
+HALF_SECONDS = (CLIP_SAMPLES - JOIN_SILENCE_SAMPLES) / 2 / SAMPLE_RATE_HZ
+WAV_DIRS = ("wav", "dev/wav", "test/wav")
+"""Where speakers' folders lie: both archives unpacked into one place, or each into its own."""
+THREADS = 16
+BATCH_PAIRS = 1_024
+
+ItemT = TypeVar("ItemT")
+_TRIAL = re.compile(r"([01])\s+((id\d+)/[^/\s]+/\d+\.wav)\s+((id\d+)/[^/\s]+/\d+\.wav)")
+
+
+@dataclass(frozen=True)
+class VoxCelebConfig(PrepareConfig):
+    root: str = MISSING
+    """[URI] The folder that holds wav/, or dev/wav/ and test/wav/, and the list of trials."""
+    trials: str = "veri_test2.txt"
+    """[path] List of trials below the root, which become split `test`: veri_test.txt or, cleaned, veri_test2.txt."""
+    train_pairs: int = 520_000
+    """[pairs] Drawn from the speakers that no trial names, half of one speaker in two videos, half of two speakers."""
+    seed: int = 0
+    """[number] Chooses the training pairs."""
+    corpus: str = "voxceleb"
+    """[name] Corpus name in the manifest; part of every clip's identity."""
+
+    def __post_init__(self) -> None:
+        require_range(self, ["train_pairs"], low=0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two recordings below the root, and whether one speaker is heard in both."""
+
+    recordings: tuple[str, str]
+    same: bool
+    split: str
+
+
+def prepare_voxceleb(config: VoxCelebConfig, progress: Progress | None = None) -> PrepareReport:
+    """Write the manifest of training pairs and trials."""
+    root = require_layout(config.root, [config.trials], expected="the folder that holds wav/ and the list of trials")
+    return write_manifest(read_voxceleb(config), corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def read_voxceleb(config: VoxCelebConfig) -> Iterator[CorpusExample]:
+    """Yield the training pairs in the order drawn, then the trials in their list's; the answer is yes or no.
+
+    The names of all training recordings (148,642) are in memory. Headers are read, as a recording's length decides
+    where it is cut; one that cannot be read is passed on whole.
+
+    Raises:
+        FileNotFoundError: If no speaker's folder is there.
+        ValueError: Naming the trial that is malformed, or if training speakers are too few.
+        OSError: If storage fails.
+    """
+    folder_of = _speaker_folders(config.root)
+    pairs = _pairs(config, folder_of)
+    segments: dict[str, Segment] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        while batch := list(islice(pairs, BATCH_PAIRS)):
+            recordings = {recording for pair in batch for recording in pair.recordings} - segments.keys()
+            segments |= zip(recordings, pool.map(partial(_cut, config.root), recordings), strict=True)
+            for pair in batch:
+                first, second = pair.recordings
+                answer = "yes" if pair.same else "no"
+                yield CorpusExample((segments[first], segments[second]), pair.split, "speaker_verification", answer)
+
+
+def _speaker_folders(root: str) -> dict[str, str]:
+    """Return speaker -> folder below the root that holds the speaker's."""
+    folders = {
+        speaker: folder
+        for folder in WAV_DIRS
+        for speaker in storage.list_folders(storage.join(root, folder))
+        if re.fullmatch(r"id\d+", speaker)
+    }
+    if not folders:
+        places = ", ".join(f"{folder}/" for folder in WAV_DIRS)
+        raise FileNotFoundError(f"root={root}: no speaker's folder id…, looked in {places}")
+    return folders
+
+
+def _cut(root: str, recording: str) -> Segment:
+    try:
+        seconds = probe_seconds(storage.join(root, recording), open_file=storage.open_file)
+    except AudioError:
+        return Segment(recording)
+    return Segment(recording, 0.0, min(seconds, HALF_SECONDS))
+
+
+def _pairs(config: VoxCelebConfig, folder_of: dict[str, str]) -> Iterator[Pair]:
+    trials = list(_trials(config, folder_of))
+    if config.train_pairs:
+        tested = {recording.split("/")[-3] for trial in trials for recording in trial.recordings}
+        yield from _training_pairs(config, {name: folder_of[name] for name in sorted(folder_of.keys() - tested)})
+    yield from trials
+
+
+def _trials(config: VoxCelebConfig, folder_of: dict[str, str]) -> Iterator[Pair]:
+    for place, line in read_lines(storage.join(config.root, config.trials)):
+        trial = _TRIAL.fullmatch(line)
+        if trial is None:
+            raise ValueError(f"{place}: {line!r} does not read 0|1 id…/video/number.wav id…/video/number.wav")
+        same, first, speaker, second, other = trial.groups()
+        where = folder_of.get(speaker, WAV_DIRS[0]), folder_of.get(other, WAV_DIRS[0])
+        yield Pair((f"{where[0]}/{first}", f"{where[1]}/{second}"), same == "1", "test")
+
+
+def _training_pairs(config: VoxCelebConfig, folder_of: dict[str, str]) -> Iterator[Pair]:
+    """Draw pairs, the even ones of one speaker; some may be drawn twice."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        places = [f"{folder}/{speaker}" for speaker, folder in folder_of.items()]
+        videos_of = dict(zip(folder_of, pool.map(partial(_videos, config.root), places), strict=True))
+    speakers = [speaker for speaker, videos in videos_of.items() if videos]
+    in_two_videos = [speaker for speaker in speakers if len(videos_of[speaker]) > 1]
+    if len(speakers) < 2 or not in_two_videos:
+        raise ValueError(
+            f"root={config.root}: {len(speakers)} speakers that {config.trials} does not name, {len(in_two_videos)} of "
+            f"them in two videos; train_pairs={config.train_pairs} needs two and one, train_pairs=0 none"
+        )
+    rng = random.Random(config.seed)
+    for number in range(config.train_pairs):
+        same = number % 2 == 0
+        if same:
+            videos = _draw_two(rng, videos_of[_draw(rng, in_two_videos)])
+        else:
+            first_speaker, second_speaker = _draw_two(rng, speakers)
+            videos = _draw(rng, videos_of[first_speaker]), _draw(rng, videos_of[second_speaker])
+        yield Pair((_draw(rng, videos[0]), _draw(rng, videos[1])), same, "train")
+
+
+def _videos(root: str, speaker: str) -> list[list[str]]:
+    """Return the recordings of each of a speaker's videos that has any."""
+    videos = (f"{speaker}/{video}" for video in storage.list_folders(storage.join(root, speaker)))
+    found = ([f"{video}/{name}" for name in storage.list_names(storage.join(root, video), ".wav")] for video in videos)
+    return [recordings for recordings in found if recordings]
+
+
+def _draw(rng: random.Random, items: Sequence[ItemT]) -> ItemT:
+    """Draw an item by `random()`, the one method that gives the same in every version of Python."""
+    return items[int(rng.random() * len(items))]
+
+
+def _draw_two(rng: random.Random, items: Sequence[ItemT]) -> tuple[ItemT, ItemT]:
+    """Draw two different items."""
+    first = second = _draw(rng, items)
+    while second == first:
+        second = _draw(rng, items)
+    return first, second

@@ -1,0 +1,64 @@
+"""Sets of 128-bit ids at 16 bytes each: ten million as Python objects would take a gigabyte. Letters: N ids."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ID_NBYTES = 16
+ID_TYPE = np.dtype(f"S{ID_NBYTES}")  # compares all bytes, as all are as long
+
+Ids = np.ndarray[Any, np.dtype[np.bytes_]]
+Booleans = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def to_ids(names: pa.Array) -> Ids:
+    """Return texts of 32 hex digits as an array [N] of 16 bytes each.
+
+    Raises:
+        ValueError: If one is something else.
+    """
+    names = names.cast(pa.string())
+    if names.null_count or not pc.all(pc.equal(pc.binary_length(names), 2 * ID_NBYTES), min_count=0).as_py():
+        raise ValueError(_not_ids(names))
+    joined = pc.binary_join(pa.ListArray.from_arrays([0, len(names)], names), "")[0].as_py()
+    try:
+        data = bytes.fromhex(joined)
+    except ValueError:
+        raise ValueError(_not_ids(names)) from None
+    if len(data) != ID_NBYTES * len(names):  # fromhex passes over spaces
+        raise ValueError(_not_ids(names))
+    return np.frombuffer(data, ID_TYPE)
+
+
+def _not_ids(names: pa.Array) -> str:
+    wrong = next(name for name in names.to_pylist() if not re.fullmatch(r"[0-9a-fA-F]{32}", name or ""))
+    return f"id {wrong!r}: must be {2 * ID_NBYTES} hex digits"
+
+
+class IdSet:
+    """Ids as sorted runs, each more than twice as long as the next: an id is moved a few times, a look-up bisects."""
+
+    def __init__(self) -> None:
+        self._runs: list[Ids] = []
+
+    def add(self, ids_N: Ids) -> Booleans:
+        """Add ids and tell which [N] were not there before; of equal ones the first is new."""
+        distinct, first = np.unique(ids_N, return_index=True)
+        is_new = np.ones(len(distinct), np.bool_)
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, distinct), len(run) - 1)
+            is_new &= run[places] != distinct
+        if is_new.any():
+            self._insert(distinct[is_new])
+        is_new_N = np.zeros(len(ids_N), np.bool_)
+        is_new_N[first[is_new]] = True
+        return is_new_N
+
+    def _insert(self, run: Ids) -> None:
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.concatenate([self._runs.pop(), run])
+            run.sort(kind="stable")  # merges runs that are sorted already
+        self._runs.append(run)

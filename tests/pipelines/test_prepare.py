@@ -1,0 +1,183 @@
+import os
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from encoders.audio import Segment
+from pipelines import prepare
+from pipelines.manifest import ManifestWriter, read_clips, read_examples
+from pipelines.prepare import CorpusExample, PrepareConfig, Skipped, write_manifest
+from tests.toy import write_tones
+
+
+def examples_of(numbers, *, tasks=("asr", "sqa"), split="train", stated=True):
+    return [
+        CorpusExample(
+            (Segment(f"tone-{number}.wav", 0.0, 1.0 + number if stated else None),), split, task, f"{task} {number}"
+        )
+        for number in numbers
+        for task in tasks
+    ]
+
+
+def write(folder, examples, *, root="/corpus", corpus="c", **keys):
+    return write_manifest(examples, corpus=corpus, root=str(root), config=PrepareConfig(out=str(folder), **keys))
+
+
+def content(folder):
+    return list(read_clips(str(folder))), list(read_examples(str(folder)))
+
+
+def tables(folder):
+    return [(folder / name).read_bytes() for name in ("clips.parquet", "examples.parquet")]
+
+
+def test_same_corpus_gives_the_same_bytes(tmp_path):
+    for name in "ab":
+        write(tmp_path / name, examples_of(range(50)))
+    assert tables(tmp_path / "a") == tables(tmp_path / "b")
+
+
+def test_rows_do_not_depend_on_batches_and_groups(tmp_path, monkeypatch):
+    examples = examples_of([0, 1, 2, 1, 3, 0, 4, 5, 6, 4, 7])
+    write(tmp_path / "one", examples)
+    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 3)
+    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 4)
+    report = write(tmp_path / "many", examples)
+    assert (report.clips, report.examples, report.duplicates) == (8, 16, 6)
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert pq.ParquetFile(tmp_path / "many" / "clips.parquet").num_row_groups == 2
+
+
+def test_appending_adds_what_is_new_behind_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 4)
+    write(tmp_path / "m", examples_of(range(6)))
+    report = write(tmp_path / "m", examples_of([9, 2, 5, 7], tasks=("asr", "aqa")), append=True)
+    assert (report.clips, report.examples, report.duplicates) == (2, 6, 2)
+    write(tmp_path / "whole", [*examples_of(range(6)), *examples_of([9, 2, 5, 7], tasks=("asr", "aqa"))])
+    assert content(tmp_path / "m") == content(tmp_path / "whole")
+    again = write(tmp_path / "m", examples_of([9]), append=True, corpus="other")
+    assert (again.clips, again.examples, again.duplicates) == (1, 2, 0)
+
+
+def test_a_clip_belongs_to_the_split_of_its_first_example(tmp_path):
+    write(tmp_path / "m", [*examples_of([0], split="test"), *examples_of([0], split="train", tasks=["aqa"])])
+    assert [clip.split for clip in content(tmp_path / "m")[0]] == ["test"]
+
+
+def test_what_is_left_out_is_counted_and_listed(tmp_path, capsys):
+    names = write_tones(tmp_path / "audio", [1.0, 1.5])
+    (tmp_path / "audio" / "tone-9.wav").write_text("not audio")
+    examples = examples_of([0, 1, 9, 5], tasks=["asr"], stated=False)
+    entries = [Skipped("long.wav", "longer than 180 s", "200 s"), *examples, Skipped("b.wav", "no text")]
+    late = CorpusExample((Segment(names[0], 1.0),), "train", "asr", "nothing left")
+    report = write(tmp_path / "m", [*entries, late], root=tmp_path / "audio")
+    assert (report.clips, report.unreadable, report.skipped) == (5, 3, {"longer than 180 s": 1, "no text": 1})
+    rows = pq.read_table(tmp_path / "m" / "skipped-001-c.parquet").to_pylist()
+    assert [row["recording"] for row in rows] == ["long.wav", "b.wav", "tone-9.wav", "tone-5.wav", "tone-0.wav"]
+    assert "tone-9.wav" in rows[2]["detail"] and "no such file" in rows[3]["detail"]
+    assert "lies after its end" in rows[4]["detail"] and rows[0]["detail"] == "200 s"
+    out = capsys.readouterr().out
+    assert "3 clips whose header cannot be read" in out and "skipped 1: longer than 180 s" in out
+    assert "skipped-001-c.parquet lists them" in out
+
+
+def test_nothing_left_out_leaves_no_list(tmp_path):
+    write(tmp_path / "m", examples_of([0]))
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+        "clips.parquet",
+        "examples.parquet",
+        "prepare-001-c.yaml",
+    ]
+
+
+def test_corpus_without_examples_is_refused_and_changes_nothing(tmp_path):
+    write(tmp_path / "m", examples_of([0]))
+    before = tables(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"corpus other.*no examples were found"):
+        write(tmp_path / "m", [Skipped("a", "no text")], append=True, corpus="other")
+    assert tables(tmp_path / "m") == before and len(list((tmp_path / "m").iterdir())) == 3
+
+
+def test_manifest_that_is_being_written_is_refused_and_keeps_its_rows(tmp_path):
+    write(tmp_path / "m", examples_of([0]))
+    with ManifestWriter(str(tmp_path / "m"), append=True) as writer:
+        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .*delete .*/m/prepare\.lock"):
+            write(tmp_path / "m", examples_of([1]), append=True)
+        writer.add_clip(content(tmp_path / "m")[0][0])
+    assert write(tmp_path / "m", examples_of([1]), append=True).clips == 1
+    assert len(content(tmp_path / "m")[0]) == 3
+
+
+def test_a_prepare_that_failed_leaves_neither_lock_nor_files(tmp_path):
+    def broken():
+        yield from examples_of(range(5))
+        raise ValueError("metadata:6: damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        write(tmp_path / "m", broken())
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_killed_between_its_two_tables_the_same_command_finishes_the_work(tmp_path, monkeypatch, append):
+    if append:
+        write(tmp_path / "m", examples_of([0]))
+        write(tmp_path / "whole", examples_of([0]))
+    write(tmp_path / "whole", examples_of([1, 2]), append=append)
+    replace = Path.replace
+
+    def killed(source, target):
+        if target.name == "examples.parquet":
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "m", examples_of([1, 2]), append=append)
+    clips = {clip.clip_id for clip in read_clips(str(tmp_path / "m"))}
+    assert len(clips) == 2 + append
+    if append:
+        assert {example.clip_id for example in read_examples(str(tmp_path / "m"))} < clips
+    write(tmp_path / "m", examples_of([1, 2]), append=append)
+    assert content(tmp_path / "m") == content(tmp_path / "whole")
+
+
+@pytest.mark.ray
+def test_headers_read_on_ray_give_the_same_bytes(tmp_path, ray_session, monkeypatch):
+    write_tones(tmp_path / "audio", [1.0 + 0.1 * number for number in range(12)])
+    (tmp_path / "audio" / "tone-7.wav").write_text("not audio")
+    examples = examples_of([*range(14), 3, 5], tasks=["asr"], stated=False)
+    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 4)
+    here = write(tmp_path / "here", examples, root=tmp_path / "audio")
+    monkeypatch.setattr("pipelines.prepare.HEADERS_READ_HERE", 4)
+    there = write(tmp_path / "there", examples, root=tmp_path / "audio")
+    assert here == there and here.unreadable == 3
+    assert tables(tmp_path / "here") == tables(tmp_path / "there")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("deaths", [1, 100])
+def test_headers_of_a_worker_that_dies_are_read_again_and_given_up_in_the_end(
+    tmp_path, ray_session, monkeypatch, deaths
+):
+    read_lengths, marks = prepare.read_lengths, tmp_path / "marks"
+    marks.mkdir()
+
+    def deadly(clips):
+        if clips[0].recordings == ["tone-4.wav"] and len(list(marks.iterdir())) < deaths:
+            (marks / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_lengths(clips)
+
+    write_tones(tmp_path / "audio", [1.0] * 8)
+    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 4)
+    monkeypatch.setattr("pipelines.prepare.HEADERS_READ_HERE", 0)
+    monkeypatch.setattr("pipelines.prepare.PROBE_RETRIES", 1)
+    monkeypatch.setattr("pipelines.prepare.read_lengths", deadly)
+    report = write(tmp_path / "m", examples_of(range(8), tasks=["asr"], stated=False), root=tmp_path / "audio")
+    assert (report.clips, report.unreadable) == (8, 0 if deaths == 1 else 4)
+    assert [clip.seconds for clip in content(tmp_path / "m")[0]] == [1.0] * 4 + [1.0 if deaths == 1 else None] * 4
