@@ -64,8 +64,8 @@ def count(clips: int) -> None:
 
 
 class CountingWorker(ExtractWorker):
-    def _encode(self, decoded: Any) -> Any:
-        encoded = super()._encode(decoded)
+    def _encode(self, decoded: Any, sampled: Any) -> Any:
+        encoded = super()._encode(decoded, sampled)
         count(len(decoded))
         return encoded
 

@@ -1,12 +1,16 @@
 """How frames are stored. Letters: T frames, C channels."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Codec = Literal["float16", "int8"]
+MOST_SNR_DB = 150.0
+"""Frames that come back exactly count as this good; float32 itself ends about there."""
 _INT8_MAX = 127
 
 
@@ -47,3 +51,30 @@ def dequantise(arrays: Mapping[str, Tensor], codec: Codec) -> Tensor:
             return arrays[""].float() * arrays["scale"]
         case _:
             raise ValueError(f"codec {codec!r} is not one of {', '.join(get_args(Codec))}")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near a clip's stored frames are to those computed."""
+
+    snr_db: float
+    """[dB] Energy of the frames over that of the error, within ±`MOST_SNR_DB`."""
+    cosine: float
+    """[1] Of each frame with itself as computed, the mean over the frames."""
+    worst_cosine: float
+    """[1] The same, of the worst frame."""
+
+
+def measure_fidelity(computed_TC: Tensor, stored_TC: Tensor) -> Fidelity:
+    """Compare the frames that come back, float32 [T, C], with those that an encoder computed.
+
+    The ratio is 10 log10(sum x^2 / sum (x - y)^2) over all values, in float64. T is at least 1.
+    """
+    computed_TC, stored_TC = computed_TC.double(), stored_TC.double()
+    error_TC = computed_TC - stored_TC
+    cosine_T = torch.nn.functional.cosine_similarity(computed_TC, stored_TC)
+    cosine_T = torch.where(error_TC.any(dim=1), cosine_T, 1.0)  # of two frames of zeros too
+    numbers = [computed_TC.square().sum(), error_TC.square().sum(), cosine_T.mean(), cosine_T.min()]
+    signal, lost, cosine, worst_cosine = torch.stack(numbers).tolist()  # one wait for the device
+    snr_db = 10 * math.log10(min(max(signal / lost, 1e-15), 1e15)) if lost else MOST_SNR_DB
+    return Fidelity(snr_db, cosine, worst_cosine)

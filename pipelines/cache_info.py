@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from omegaconf import MISSING
 
@@ -40,6 +41,7 @@ def cache_info(config: CacheInfoConfig) -> None:
         index = FeatureCache(config.cache).index
         hours = (pc.sum(index["seconds"]).as_py() or 0.0) / 3600
         print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
+        _print_fidelity(index, recipe)
     _print_rejects(config.cache, units)
 
 
@@ -53,6 +55,20 @@ def _checked_nbytes(cache: str, unit: int, recipe: Recipe) -> int:
     if storage.file_nbytes(shard) != expected:
         raise ValueError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")
     return expected
+
+
+def _print_fidelity(index: pa.Table, recipe: Recipe) -> None:
+    """Print how near the stored frames of the sampled clips are to those computed, and which clip is worst."""
+    for stream in recipe.streams:
+        sampled = index.filter(index[f"{stream}_snr_db"].is_valid())
+        if sampled.num_rows:
+            snrs, worst = sampled[f"{stream}_snr_db"], pc.min(sampled[f"{stream}_snr_db"]).as_py()
+            clip = sampled["clip_id"][pc.index(snrs, pa.scalar(worst, pa.float32())).as_py()].as_py()
+            cosine, worst_cosine = pc.mean(sampled[f"{stream}_cosine"]), pc.min(sampled[f"{stream}_worst_cosine"])
+            print(
+                f"fidelity   {stream}: {pc.mean(snrs).as_py():.1f} dB, the worst clip {worst:.1f} ({clip}); cosine "
+                f"{cosine.as_py():.6f}, the worst frame {worst_cosine.as_py():.5f}; {sampled.num_rows} clips sampled"
+            )
 
 
 def _print_rejects(cache: str, units: frozenset[int]) -> None:

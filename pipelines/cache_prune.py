@@ -185,6 +185,6 @@ def _prune_plan(cache: str, wanted: Collection[bytes], units: Collection[int]) -
 
 
 def _planned(file: pq.ParquetFile, wanted: Collection[bytes], units: Collection[int]) -> Iterator[pa.RecordBatch]:
-    for batch in file.iter_batches(ROWS_PER_GROUP):
+    for batch in storage.iter_batches(file, ROWS_PER_GROUP):
         pairs = zip(batch["unit"].to_pylist(), batch["clip_id"].to_pylist(), strict=True)
         yield batch.filter(pa.array([unit not in units or bytes.fromhex(clip) in wanted for unit, clip in pairs]))

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from cluster.connection import RayConfig, connect
 from cluster.unit_queue import (
     ActorStartError,
+    FatalUnitError,
     QueueLimits,
     QueueProgress,
     QueueReport,
@@ -29,7 +30,7 @@ from pipelines import storage
 from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
-from pipelines.extract_worker import ExtractWorker, UnitStats, WorkerConfig
+from pipelines.extract_worker import MIN_FIDELITY_DB, ExtractWorker, UnitStats, WorkerConfig
 from pipelines.feature_cache import committed_units, read_rejects
 from pipelines.manifest import corpus_roots
 from pipelines.plan import (
@@ -81,6 +82,10 @@ class ExtractConfig:
     """[count] CPU threads (and Ray CPUs) of each actor."""
     batch_clips: int = 8
     """[clips] Clips per encoder batch."""
+    min_fidelity_db: float = MIN_FIDELITY_DB
+    """[dB] Lowest signal-to-noise ratio at which the codec may give a stream back: it is measured on up to 4 clips of a
+    shard, and one below ends the job. 30 dB are an error of 3 %; Whisper's frames have about 43 in int8, 73 in
+    float16."""
     max_reject_fraction: float = 0.05
     """[fraction] Share of all planned clips that may be rejected, rounded up to clips; the job stops once there are
     more, or once a run's first clips, 2,000 or more, show beyond doubt (Wilson's bound) that there will be."""
@@ -112,6 +117,7 @@ class ExtractReport:
     retries: int = 0
     actor_deaths: int = 0
     workers: int = 0
+    lowest_snr_db: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
 
@@ -122,6 +128,8 @@ class ExtractReport:
         self.rejects += stats.shard.rejects
         self.hours += stats.shard.seconds / 3600
         self.nbytes += stats.shard.nbytes
+        snrs = [snr for snr in (self.lowest_snr_db, stats.shard.lowest_snr_db) if snr is not None]
+        self.lowest_snr_db = min(snrs, default=None)
         self.devices = sorted({*self.devices, stats.device})
         for part, seconds in stats.parts.items():
             self.parts[part] = self.parts.get(part, 0.0) + seconds
@@ -246,7 +254,14 @@ def _run(
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
-        config.cache, config.whisper, config.beats, recipe, device, config.threads, config.batch_clips
+        config.cache,
+        config.whisper,
+        config.beats,
+        recipe,
+        device,
+        config.threads,
+        config.batch_clips,
+        config.min_fidelity_db,
     )
     actor_type = ray.remote(ExtractWorker).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
@@ -277,7 +292,7 @@ def _run(
                 on_result=on_result,
                 on_progress=on_progress,
             )
-        except ActorStartError as error:
+        except (ActorStartError, FatalUnitError) as error:
             raise JobIncompleteError(f"{config.cache}: {error}") from error
     report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
     if queue.failed:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.unit_queue import UnitResult
 from pipelines import storage
@@ -24,6 +25,7 @@ UNIT_SCHEMA = pa.schema(
         ("rejects", pa.int64()),
         ("audio_seconds", pa.float64()),
         ("nbytes", pa.int64()),
+        ("lowest_snr_db", pa.float64()),
         ("parts", pa.map_(pa.string(), pa.float64())),
     ]
 )
@@ -53,6 +55,7 @@ class UnitLog:
                 "rejects": shard.rejects,
                 "audio_seconds": shard.seconds,
                 "nbytes": shard.nbytes,
+                "lowest_snr_db": shard.lowest_snr_db,
                 "parts": list(stats.parts.items()),
             }
         )
@@ -121,6 +124,7 @@ def write_closing_report(
         caption="Speed while the job ran, by the shards that were finished in each span.",
     )
     shares = draw_shares(parts, caption="Where the workers' time went; decoding and encoding overlap with writing.")
+    lowest_snr_db = pc.min(units["lowest_snr_db"]).as_py()
     tiles = [
         Tile("clips", f"{clips:,}"),
         Tile("hours of audio", f"{hours:,.2f}"),
@@ -128,6 +132,7 @@ def write_closing_report(
         Tile("GB", f"{nbytes / 1e9:,.2f}"),
         Tile("rejected clips", f"{rejects:,}"),
         Tile("shards", f"{units.num_rows:,}"),
+        Tile("dB, the worst clip sampled", "–" if lowest_snr_db is None else f"{lowest_snr_db:.1f}"),
     ]
     sections = [
         Section("Forecast and outcome", columns=("", "forecast", "came"), rows=rows),

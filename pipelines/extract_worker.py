@@ -4,16 +4,17 @@ import hashlib
 import platform
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from cluster.unit_queue import FatalUnitError
 from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.codecs import quantise
+from encoders.codecs import Fidelity, dequantise, measure_fidelity, quantise
 from pipelines import storage
 from pipelines.feature_cache import (
     AlreadyCommittedError,
@@ -30,6 +31,9 @@ from pipelines.recipe import DTYPES, Recipe, recipe_of
 CHUNK_CLIPS = 32
 """Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""
 DECODE_THREADS = 2
+SAMPLED_CLIPS = 4
+"""Clips of a unit whose fidelity is measured: those with the smallest ids, which are digests."""
+MIN_FIDELITY_DB = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class WorkerConfig:
     device: str
     threads: int
     batch_clips: int
+    min_fidelity_db: float = MIN_FIDELITY_DB
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ class ExtractWorker:
         """Encode a unit and commit its shard; running it again gives the same bytes.
 
         A unit that another job has committed, before or meanwhile, is left as it is.
+
+        Raises:
+            FatalUnitError: If a sampled clip's stored features are further from those computed than allowed.
         """
         start = time.perf_counter()
         parts: defaultdict[str, float] = defaultdict(float)
@@ -114,6 +122,7 @@ class ExtractWorker:
 
     def _encoded(self, clips: tuple[Clip, ...], parts: defaultdict[str, float]) -> Iterator[EncodedClip | RejectedClip]:
         """Yield every clip in order; `parts` gets the seconds of everything but writing."""
+        sampled = {clip.clip_id for clip in sorted(clips, key=lambda clip: clip.clip_id)[:SAMPLED_CLIPS]}
         chunks = [clips[first : first + CHUNK_CLIPS] for first in range(0, len(clips), CHUNK_CLIPS)]
         decoding = [self._decoders.submit(self._decode, clip) for clip in chunks[0]]
         encoding: deque[Future[tuple[list[EncodedClip | RejectedClip], dict[str, float]]]] = deque()
@@ -122,7 +131,7 @@ class ExtractWorker:
             decoded = [future.result() for future in decoding]
             parts["wait for decode"] += time.perf_counter() - start
             decoding = [self._decoders.submit(self._decode, clip) for clip in following]
-            encoding.append(self._encoders.submit(self._encode, decoded))
+            encoding.append(self._encoders.submit(self._encode, decoded, sampled))
             while encoding and (len(encoding) > 1 or not following):
                 start = time.perf_counter()
                 encoded, seconds = encoding.popleft().result()
@@ -138,25 +147,48 @@ class ExtractWorker:
             return RejectedClip(clip, error)
 
     def _encode(
-        self, decoded: list[tuple[Clip, Tensor] | RejectedClip]
+        self, decoded: list[tuple[Clip, Tensor] | RejectedClip], sampled: Collection[str]
     ) -> tuple[list[EncodedClip | RejectedClip], dict[str, float]]:
         """Return the chunk's clips with their features on the host, and the seconds of each part."""
         seconds: dict[str, float] = {}
         waves = [item[1] for item in decoded if not isinstance(item, RejectedClip)]
         features = iter(self.encoder.encode(waves, batch_size=self.config.batch_clips, seconds=seconds))
-        start = time.perf_counter()
-        encoded = [item if isinstance(item, RejectedClip) else self._stored(*item, next(features)) for item in decoded]
-        return encoded, {**seconds, "quantise": time.perf_counter() - start}
+        start, seconds["fidelity"] = time.perf_counter(), 0.0
+        encoded = [
+            item if isinstance(item, RejectedClip) else self._stored(*item, next(features), sampled, seconds)
+            for item in decoded
+        ]
+        return encoded, {**seconds, "quantise": time.perf_counter() - start - seconds["fidelity"]}
 
-    def _stored(self, clip: Clip, wave: Tensor, frames: dict[str, Tensor]) -> EncodedClip | RejectedClip:
+    def _stored(
+        self, clip: Clip, wave: Tensor, frames: dict[str, Tensor], sampled: Collection[str], seconds: dict[str, float]
+    ) -> EncodedClip | RejectedClip:
         codec = self.config.recipe.codec
         try:
             arrays = {stream: quantise(frames[stream], codec) for stream in frames}
         except ValueError as error:
             return RejectedClip(clip, AudioError(clip.recordings[0], "features", str(error)))
+        fidelity = {}
+        if clip.clip_id in sampled:
+            start = time.perf_counter()
+            fidelity = self._fidelity(clip, frames, arrays)
+            seconds["fidelity"] += time.perf_counter() - start
         on_host = {stream: {name: array.cpu() for name, array in parts.items()} for stream, parts in arrays.items()}
         digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
-        return EncodedClip(clip, on_host, wave.numel() / SAMPLE_RATE_HZ, digest)
+        return EncodedClip(clip, on_host, wave.numel() / SAMPLE_RATE_HZ, digest, fidelity)
+
+    def _fidelity(
+        self, clip: Clip, frames: Mapping[str, Tensor], arrays: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, Fidelity]:
+        codec, floor = self.config.recipe.codec, self.config.min_fidelity_db
+        fidelity = {name: measure_fidelity(frames[name], dequantise(arrays[name], codec)) for name in frames}
+        for name, measured in fidelity.items():
+            if measured.snr_db < floor:
+                raise FatalUnitError(
+                    f"{name} of clip {clip.clip_id} ({', '.join(clip.recordings)}) comes back from {codec} with a "
+                    f"signal-to-noise ratio of {measured.snr_db:.1f} dB, below min_fidelity_db={floor}"
+                )
+        return fidelity
 
 
 def _own_stream() -> None:

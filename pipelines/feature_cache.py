@@ -14,7 +14,7 @@ import json
 import zlib
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 from webdataset import TarWriter
 
 from encoders.audio import AudioError
-from encoders.codecs import dequantise
+from encoders.codecs import Fidelity, dequantise
 from pipelines import storage
 from pipelines.manifest import Clip
 from pipelines.plan import unit_name
@@ -34,6 +34,7 @@ from pipelines.recipe import Recipe, read_recipe
 
 TAR_BLOCK = 512
 OPEN_SHARDS = 64
+FIDELITY = tuple(measure.name for measure in fields(Fidelity))
 REJECT_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
 )
@@ -46,7 +47,10 @@ def member_names(recipe: Recipe) -> list[str]:
 
 
 def index_schema(recipe: Recipe) -> pa.Schema:
-    """Return the index's columns: offset and nbytes are those of the member's .npy file inside the tar."""
+    """Return the index's columns: offset and nbytes are those of the member's .npy file inside the tar.
+
+    Those of a stream's fidelity are null where the clip was not among its shard's sampled ones.
+    """
     columns: list[tuple[str, pa.DataType]] = [
         ("clip_id", pa.string()),
         ("shard", pa.string()),
@@ -57,6 +61,7 @@ def index_schema(recipe: Recipe) -> pa.Schema:
         columns += [(f"{member}_offset", pa.int64()), (f"{member}_nbytes", pa.int64()), (f"{member}_crc32", pa.int64())]
     for stream in sorted(recipe.streams):
         columns += [(f"{stream}_frames", pa.int32()), (f"{stream}_width", pa.int32()), (f"{stream}_dtype", pa.string())]
+        columns += [(f"{stream}_{name}", pa.float32()) for name in FIDELITY]
     return pa.schema(columns)
 
 
@@ -69,16 +74,19 @@ class ShardInfo:
     rejects: int
     seconds: float
     nbytes: int
+    lowest_snr_db: float | None = None
+    """[dB] Of any stream of its sampled clips; None where none was measured."""
 
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """A clip's features: stream -> part ("" or "scale") -> array, as `quantise` gives them."""
+    """A clip's features: stream -> part ("" or "scale") -> array, as `quantise` gives them; if sampled, how near."""
 
     clip: Clip
     streams: Mapping[str, Mapping[str, Tensor]]
     seconds: float
     source_digest: str
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def write_shard(
     index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
     about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
     storage.write_table(index_uri, index.replace_schema_metadata(about))
-    return ShardInfo(unit, len(rows), len(rejects), sum(row["seconds"] for row in rows), nbytes)
+    return _shard_info(unit, index, len(rejects), nbytes)
 
 
 def _reject_row(rejected: RejectedClip) -> dict[str, str]:
@@ -167,6 +175,8 @@ def _stored(encoded: EncodedClip) -> StoredClip:
     for stream in encoded.streams:
         frames, width = arrays[stream].shape
         row |= {f"{stream}_frames": frames, f"{stream}_width": width, f"{stream}_dtype": str(arrays[stream].dtype)}
+    for stream, fidelity in encoded.fidelity.items():
+        row |= {f"{stream}_{name}": value for name, value in vars(fidelity).items()}
     return StoredClip(encoded.clip, members, row)
 
 
@@ -235,7 +245,13 @@ def committed_shard(cache: str, unit: int) -> ShardInfo | None:
         with storage.open_parquet(reject_uri) as file:
             rejects = file.metadata.num_rows
     nbytes = int(index.schema.metadata[b"shard_nbytes"])
-    return ShardInfo(unit, index.num_rows, rejects, float(pc.sum(index["seconds"]).as_py() or 0), nbytes)
+    return _shard_info(unit, index, rejects, nbytes)
+
+
+def _shard_info(unit: int, index: pa.Table, rejects: int, nbytes: int) -> ShardInfo:
+    snrs = [pc.min(index[name]).as_py() for name in index.column_names if name.endswith("_snr_db")]
+    lowest = min((snr for snr in snrs if snr is not None), default=None)
+    return ShardInfo(unit, index.num_rows, rejects, float(pc.sum(index["seconds"]).as_py() or 0), nbytes, lowest)
 
 
 def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
@@ -261,7 +277,7 @@ def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Reci
 class FeatureCache:
     """A cache opened for reading: clips by their position in the index, in ranged reads.
 
-    The index is held in memory: about 200 bytes per clip, 2 GB for ten million.
+    The index is held in memory: about 230 bytes per clip, 2 GB for ten million.
 
     Raises:
         FileNotFoundError: If there is no cache.

@@ -268,9 +268,8 @@ def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.Rec
         missing = [column for column in columns if column not in file.schema_arrow.names]
         if missing:
             raise ValueError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
-        for group in range(file.num_row_groups):  # one pass over all would keep the whole file's bytes to its end
-            for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=list(columns)):
-                yield batch.select(list(columns))
+        for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns):
+            yield batch.select(list(columns))
 
 
 def read_rows(uri: str, name: str, columns: Sequence[str], numbers: Collection[int]) -> list[dict[str, Any]]:

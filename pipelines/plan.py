@@ -21,7 +21,7 @@ from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
 from encoders.codecs import Codec
 from encoders.whisper import SPEECH_FRAMES
 from pipelines import storage
-from pipelines.manifest import CLIP_SCHEMA, CLIPS, ROWS_PER_GROUP, Clip, clip_from_row
+from pipelines.manifest import CLIP_SCHEMA, CLIPS, ROWS_PER_GROUP, Clip, clip_from_row, read_batches
 from pipelines.recipe import Recipe
 
 UNITS = "units"
@@ -119,24 +119,16 @@ def read_clip_table(manifest: str) -> pa.Table:
         FileNotFoundError: If the folder holds no manifest.
         ValueError: If the table lacks a column or holds no clips.
     """
-    uri = storage.join(manifest, CLIPS)
-    if not storage.file_exists(uri):
-        raise FileNotFoundError(f"{manifest}: no manifest there ({CLIPS} is missing); salmonn prepare … makes one")
-    with storage.open_parquet(uri) as file:
-        missing = [column for column in CLIP_SCHEMA.names if column not in file.schema_arrow.names]
-        if missing:
-            raise ValueError(f"{uri}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
-        repeating = ["corpus", "split", "root"]
-        parts = []
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=CLIP_SCHEMA.names):
-            part = pa.Table.from_batches([batch])
-            for column in repeating:
-                place = part.schema.get_field_index(column)
-                part = part.set_column(place, column, pc.dictionary_encode(part[column]))
-            parts.append(part)
+    parts = []
+    for batch in read_batches(manifest, CLIPS, CLIP_SCHEMA.names):
+        part = pa.Table.from_batches([batch])
+        for column in ("corpus", "split", "root"):
+            place = part.schema.get_field_index(column)
+            part = part.set_column(place, column, pc.dictionary_encode(part[column]))
+        parts.append(part)
     if not parts:
         raise ValueError(f"{manifest}: the manifest holds no clips")
-    return pa.concat_tables(parts).select(CLIP_SCHEMA.names)
+    return pa.concat_tables(parts)
 
 
 def new_rows(cache: str, clips: pa.Table) -> Integers:
@@ -241,5 +233,5 @@ def read_units(
 
 def _plan_rows(uri: str) -> Iterator[dict[str, int]]:
     with storage.open_parquet(uri) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP):
+        for batch in storage.iter_batches(file, ROWS_PER_GROUP):
             yield from batch.to_pylist()

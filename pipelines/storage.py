@@ -10,7 +10,7 @@ import posixpath
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -262,3 +262,12 @@ def open_parquet(uri: str) -> pq.ParquetFile:
         return pq.ParquetFile(filesystem.open_input_file(path))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from None
+
+
+def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file's batches of at most so many rows, one group of rows in memory.
+
+    One pass of pyarrow's own over all groups keeps the bytes it has read until its end.
+    """
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(rows, row_groups=[group], columns=columns)

@@ -16,6 +16,7 @@ from omegaconf import MISSING
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.recordings import recording_name
+from pipelines.manifest import ROWS_PER_GROUP
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
 from pipelines.progress import Progress
 
@@ -107,7 +108,7 @@ def _rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from _json_rows(uri)
     elif ending == "parquet":
         with storage.open_parquet(uri) as file:
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            rows = (row for batch in storage.iter_batches(file, ROWS_PER_GROUP) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
     else:
         raise ValueError(f"table={uri}: the name must end in .csv, .jsonl or .parquet")

@@ -204,6 +204,9 @@ def test_every_unit_and_the_outcome_are_recorded(undisturbed):
     assert sum(log["clips"].to_pylist()) == 23 and sum(log["rejects"].to_pylist()) == 1
     nbytes = {int(shard.stem): shard.stat().st_size for shard in (undisturbed / "shards").glob("*.tar")}
     assert dict(zip(log["unit"].to_pylist(), log["nbytes"].to_pylist(), strict=True)) == nbytes
+    lowest = min(log["lowest_snr_db"].to_pylist())
+    report = json.loads(page.with_suffix(".json").read_text())["report"]
+    assert 60 < lowest < 80 and report["lowest_snr_db"] == lowest and f"{lowest:.1f}" in page.read_text()
     assert dict(log["parts"][0].as_py())["whisper"] > 0 and set(log["attempt"].to_pylist()) == {1}
     text = page.read_text()
     assert "24" in text and "23, of which 1 rejected" not in text and "24, of which 1 rejected" in text
@@ -249,3 +252,15 @@ def test_job_with_hopeless_clips_stops_long_before_its_limit_is_reached(tmp_path
     error = capsys.readouterr().err
     seen = int(re.search(r"of the first (\d+) clips of this run were rejected", error).group(1))
     assert 8 <= seen < 16
+
+
+def test_job_whose_codec_loses_too_much_ends_at_once(tmp_path, ray_session, capsys):
+    manifest = prepare_tones(tmp_path / "tones", num_clips=8)
+    words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "workers=1"]
+    words += ["codec=int8", "shard_megabytes=1"]
+    assert main(["extract", *words, "min_fidelity_db=80"]) == 1
+    error = capsys.readouterr().err
+    assert "comes back from int8" in error and "below min_fidelity_db=80" in error
+    assert committed_units(f"{tmp_path}/c") == frozenset()
+    (record,) = (tmp_path / "c" / "jobs").glob("*.json")
+    assert json.loads(record.read_text())["report"]["lowest_snr_db"] is None

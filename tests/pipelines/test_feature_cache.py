@@ -2,6 +2,7 @@ import hashlib
 import json
 import tarfile
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,13 +10,15 @@ import pytest
 import torch
 import webdataset
 
+from cluster.unit_queue import FatalUnitError
 from encoders.audio import load_clip
 from encoders.clip_encoder import load_clip_encoder
+from encoders.codecs import measure_fidelity
 from pipelines import storage
 from pipelines.cache_info import CacheInfoConfig, cache_info
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.extract_worker import ExtractWorker, WorkerConfig
-from pipelines.feature_cache import FeatureCache, committed_units, read_rejects, write_shard
+from pipelines.extract_worker import SAMPLED_CLIPS, ExtractWorker, WorkerConfig
+from pipelines.feature_cache import FeatureCache, committed_shard, committed_units, read_rejects, write_shard
 from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import (
     audio_frames,
@@ -94,6 +97,53 @@ def test_stock_webdataset_reads_every_sample(tmp_path):
         for name in ("speech", "audio"):
             assert sample[f"{name}.npy"].dtype == np.float16
             np.testing.assert_array_equal(sample[f"{name}.npy"].astype(np.float32), streams[name].numpy())
+
+
+def test_stock_webdataset_reads_int8_and_its_scales(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c", codec="int8"), shard_nbytes=10**9)
+    cache = FeatureCache(str(tmp_path / "c"))
+    samples = list(webdataset.WebDataset(f"{tmp_path}/c/shards/000000.tar", shardshuffle=False).decode())
+    for position, sample in enumerate(samples):
+        for name, frames in cache.read(position).items():
+            assert sample[f"{name}.npy"].dtype == np.int8
+            np.testing.assert_array_equal(sample[f"{name}.npy"] * sample[f"{name}_scale.npy"], frames.numpy())
+    assert len(samples) == 2
+
+
+def test_index_tells_the_fidelity_of_a_sample_of_each_shard(tmp_path, capsys):
+    manifest = prepare_tones(tmp_path, num_clips=SAMPLED_CLIPS + 2)
+    worker = make_worker(tmp_path / "c", codec="int8")
+    fill(tmp_path / "c", manifest, worker, shard_nbytes=10**9)
+    cache = FeatureCache(str(tmp_path / "c"))
+    rows = {row["clip_id"]: row for row in cache.index.to_pylist()}
+    measured = {clip_id for clip_id, row in rows.items() if row["speech_snr_db"] is not None}
+    assert measured == set(sorted(rows)[:SAMPLED_CLIPS])
+    for clip in read_clips(manifest):
+        if clip.clip_id in measured:
+            for name, computed in worker.encoder.encode([load_clip(clip.located())])[0].items():
+                stored = cache.read(int(cache.positions([clip.clip_id])[0]))[name]
+                expected, row = measure_fidelity(computed, stored), rows[clip.clip_id]
+                assert row[f"{name}_snr_db"] == pytest.approx(expected.snr_db, abs=0.01)
+                assert row[f"{name}_worst_cosine"] == pytest.approx(expected.worst_cosine, abs=1e-6)
+    worst = min(measured, key=lambda clip_id: rows[clip_id]["speech_snr_db"])
+    info = committed_shard(str(tmp_path / "c"), 0)
+    assert info.lowest_snr_db == min(rows[i][f"{name}_snr_db"] for i in measured for name in ("speech", "audio"))
+    cache_info(CacheInfoConfig(str(tmp_path / "c")))
+    shown = capsys.readouterr().out
+    assert f"the worst clip {rows[worst]['speech_snr_db']:.1f} ({worst})" in shown
+    assert f"{SAMPLED_CLIPS} clips sampled" in shown
+
+
+def test_unit_whose_features_lose_too_much_is_refused(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    worker = make_worker(tmp_path / "c", codec="int8")
+    worker.config = replace(worker.config, min_fidelity_db=60.0)
+    first = min(clip.clip_id for clip in read_clips(manifest))
+    with pytest.raises(FatalUnitError, match=rf"(?s){first}.*comes back from int8.* dB, below min_fidelity_db=60\.0"):
+        fill(tmp_path / "c", manifest, worker, shard_nbytes=1_000_000)
+    assert committed_units(str(tmp_path / "c")) == frozenset()
+    assert list((tmp_path / "c" / "shards").iterdir()) == []
 
 
 def test_index_points_at_the_members_of_the_tar(tmp_path):
