@@ -106,6 +106,7 @@ def run_ray_data(manifest: str, out: str) -> None:
     context.checkpoint_config = CheckpointConfig(
         id_column="clip_id", checkpoint_path=f"{out}/checkpoint", delete_checkpoint_on_success=False
     )
+    context.target_max_block_size = SHARD_MB * 1_000_000  # a block is a shard, and what a checkpoint holds
     clips = ray.data.read_parquet(f"{manifest}/clips.parquet", override_num_blocks=NUM_CLIPS // 32)
     encoded = clips.map_batches(RayDataEncoder, batch_size=BATCH_CLIPS, concurrency=ACTORS, num_cpus=1)
     encoded.write_webdataset(f"{out}/shards")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
+import pyarrow as pa
 import ray
 from omegaconf import MISSING
 
@@ -152,6 +153,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     recipe = _open_cache(config)
     extend_plan(config.cache, clips, recipe=recipe, shard_nbytes=config.shard_megabytes * MEGABYTE)
     del clips
+    pa.default_memory_pool().release_unused()
     done = committed_units(config.cache)
     if config.retry_rejects:
         done = _uncommit_rejects(config.cache, done)

@@ -25,7 +25,6 @@ from pipelines import storage
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.feature_cache import FeatureCache, committed_units
-from tests.pipelines.test_extract import worker_pids
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
@@ -34,7 +33,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 ROOT = Path(__file__).parents[2]
 NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "50"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-MEAN_SECONDS_BETWEEN = 2.0
+PATIENCE_SECONDS = 30.0
 JOB_SECONDS = 900
 NUM_CLIPS = 300
 DISK_MB = 2_000
@@ -52,6 +51,15 @@ class Machines:
 
     def _new(self):
         return self.cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+    def actor_pids(self) -> list[int]:
+        """Processes of encoding actors, which are children of the machines' raylets."""
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
+        listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
+        return [
+            int(pid) for pid, above, title in rows if title.startswith("ray::ExtractWorker") and int(above) in raylets
+        ]
 
     def lose_one(self, rng: random.Random) -> None:
         node = self.nodes.pop(rng.randrange(len(self.nodes)))
@@ -116,11 +124,8 @@ class Chaos:
         self.faults[name] = inject
 
     def _kill_actor(self) -> None:
-        for pid in worker_pids(os.getpid())[:1]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                return
-        raise LookupError
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.rng.choice(self.machines.actor_pids()), signal.SIGKILL)
 
     def run(self, faults: int) -> None:
         """Go on until so many faults were injected and the last cache is complete; compare each with undisturbed."""
@@ -137,8 +142,7 @@ class Chaos:
         self.job = start_job(self.machines, self.manifest, self.cache, self.log)
         deadline = time.monotonic() + JOB_SECONDS
         while self.job.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.job.wait(self.rng.expovariate(1 / MEAN_SECONDS_BETWEEN))
+            self._wait_for_progress()
             if self.job.poll() is None and self.tally.total() < faults:
                 self._inject()
             assert time.monotonic() < deadline, f"no end in sight: {self.log.read_text()[-3000:]}"
@@ -146,11 +150,19 @@ class Chaos:
         assert self.job.returncode in HONEST_ENDS, self.log.read_text()[-3000:]
         return self.job.returncode
 
+    def _wait_for_progress(self) -> None:
+        """Wait for one more committed unit, or some seconds, then a moment: faults meet work under way."""
+        before, end = committed_units(self.cache), time.monotonic() + self.rng.expovariate(1 / PATIENCE_SECONDS)
+        while self.job.poll() is None and time.monotonic() < end and committed_units(self.cache) <= before:
+            time.sleep(0.2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.job.wait(self.rng.uniform(0, 1))
+
     def _inject(self) -> None:
-        name = self.rng.choice(list(self.faults))
-        with contextlib.suppress(LookupError):
-            self.faults[name]()
-            self.tally[name] += 1
+        actors = self.machines.actor_pids()
+        name = self.rng.choice([name for name in self.faults if actors or not name.endswith("actor")])
+        self.faults[name]()
+        self.tally[name] += 1
 
     def check_what_is_there(self) -> None:
         """Whatever is committed now can be read, and is what an undisturbed run wrote."""
