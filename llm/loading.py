@@ -56,6 +56,8 @@ def load_llm(
                 model = AutoModelForCausalLM.from_pretrained(
                     **source, dtype=dtype, device_map={"": device}, quantization_config=quantisation
                 )
+            if precision == "int4":
+                _keep_differentiable(model)
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{path}: cannot load the language model: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -120,6 +122,16 @@ def _quantisation(precision: Precision) -> BitsAndBytesConfig | None:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Forbid the layout that bitsandbytes chooses on CPUs with AVX512-BF16 at the first product without gradients.
+
+    No gradient passes it, without an error: what lies below would not learn.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # the library's switch
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Batch:
     """Clips as cached features, and what is asked and answered about each."""
 
     speech: Tensor
-    """[B, frames, channels] Speech stream, every clip's whole."""
+    """[B, frames, channels] Speech stream, every clip's whole; floating, or int8 with its scale."""
     audio: Tensor | None
     """[B, frames, channels] Audio stream, zero-padded; None when the model hears speech alone."""
     audio_frames: Tensor | None
@@ -35,15 +35,16 @@ class Batch:
     """[B] What is asked about each clip."""
     answers: list[str] = field(default_factory=list)
     """[B] What should be answered; empty where an answer is to be generated."""
+    speech_scale: Tensor | None = None
+    """[B, channels] What `speech` is multiplied by; None for 1."""
+    audio_scale: Tensor | None = None
+    """[B, channels] What `audio` is multiplied by; None for 1."""
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "Batch":
         """Return the batch with its tensors on `device`."""
-        return replace(
-            self,
-            speech=self.speech.to(device, non_blocking=non_blocking),
-            audio=None if self.audio is None else self.audio.to(device, non_blocking=non_blocking),
-            audio_frames=None if self.audio_frames is None else self.audio_frames.to(device, non_blocking=non_blocking),
-        )
+        names = ("speech", "audio", "audio_frames", "speech_scale", "audio_scale")
+        tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,9 @@ class Salmonn(nn.Module):
     def _audio_tokens(self, batch: Batch) -> Tensor:
         if len(batch.questions) != len(batch.speech):
             raise ValueError(f"{len(batch.questions)} questions about {len(batch.speech)} clips")
-        audio_BAH: Tensor = self.aligner(batch.speech, batch.audio, audio_frames=batch.audio_frames)
+        speech_BTC = _scaled(batch.speech, batch.speech_scale)
+        audio_BTC = None if batch.audio is None else _scaled(batch.audio, batch.audio_scale)
+        audio_BAH: Tensor = self.aligner(speech_BTC, audio_BTC, audio_frames=batch.audio_frames)
         return audio_BAH
 
     def _prompt(self, question: str, *, num_audio_tokens: int) -> list[int]:
@@ -215,3 +218,8 @@ class Salmonn(nn.Module):
         ids_BT = ids_BT.to(audio_BAH.device)
         embeds_BTH: Tensor = self.llm.get_input_embeddings()(ids_BT.clamp(min=0))
         return embeds_BTH.masked_scatter((ids_BT == _AUDIO).unsqueeze(-1), audio_BAH.to(embeds_BTH.dtype))
+
+
+def _scaled(stored_BTC: Tensor, scale_BC: Tensor | None) -> Tensor:
+    """Return the frames that were stored, on the device where they are; C is channels."""
+    return stored_BTC if scale_BC is None else stored_BTC.float() * scale_BC.unsqueeze(1)

@@ -7,7 +7,7 @@ all workers are done at the same time.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -174,9 +174,32 @@ def read_batch(
         frames: How many frames of each stream are heard, from the clip's start.
         prompt_seed: Chooses among a task's prompts per example and epoch; None takes the first, as in evaluation.
     """
-    questions, answers = zip(*read_texts(examples, picked, prompt_seed=prompt_seed), strict=True)
-    streams = [cache.read(int(examples.positions[index])) for _, index in picked]
-    return make_batch(streams, questions, answers, frames=frames)
+    texts = read_texts(examples, picked, prompt_seed=prompt_seed)
+    return join_features(examples, cache, picked, dict(zip(picked, texts, strict=True)), frames=frames)
+
+
+def join_features(
+    examples: ExampleSet,
+    cache: FeatureCache,
+    picked: Sequence[tuple[int, int]],
+    texts: Mapping[tuple[int, int], tuple[str, str]],
+    *,
+    frames: int,
+    pin_memory: bool = False,
+) -> Batch:
+    """Read the features of some (epoch, example index) and put their questions and answers beside them."""
+    positions = [int(examples.positions[index]) for _, index in picked]
+    streams = cache.read_frames(positions, frames=frames, pin_memory=pin_memory)
+    speech, audio = streams["speech"], streams.get("audio")
+    return Batch(
+        speech.frames,
+        audio.frames if audio else None,
+        audio.lengths if audio else None,
+        [texts[place][0] for place in picked],
+        [texts[place][1] for place in picked],
+        speech_scale=speech.scale,
+        audio_scale=audio.scale if audio else None,
+    )
 
 
 def make_batch(

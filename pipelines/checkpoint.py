@@ -2,8 +2,9 @@
 
 <run>/config.yaml           the resolved config
       run.json              recipe and encoders of the features, the LLM, the widths
-      metrics.jsonl         one line every few steps
+      metrics.jsonl         one line every few steps, with the alarms that rang
       llm/                  the tiny LLM, if that is the base
+      tensorboard/          event files
       checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), README.md (model card), optimizer.pt, and state.json,
                             which is written last
 """
@@ -137,6 +138,35 @@ def newest_step(run: str) -> int:
     return steps[-1]
 
 
+def best_checkpoint(run: str) -> tuple[int, float] | None:
+    """Return step and validation loss of the complete checkpoint with the lowest one; None if none was validated."""
+    losses = []
+    for step in complete_steps(run):
+        state = json.loads(storage.read_bytes(storage.join(checkpoint_uri(run, step), STATE)))
+        if "valid_loss" in state:
+            losses.append((state["valid_loss"], step))
+    return (min(losses)[1], min(losses)[0]) if losses else None
+
+
+def find_checkpoint(run: str, checkpoint: str) -> int:
+    """Return the step that `best`, `last` or a number stands for.
+
+    Raises:
+        ValueError: If there is no such complete checkpoint, naming those there are.
+    """
+    if checkpoint == "last":
+        return newest_step(run)
+    if checkpoint == "best":
+        best = best_checkpoint(run)
+        if not best:
+            raise ValueError(f"{run}: checkpoint=best: none was validated; train with valid_splits and valid_every")
+        return best[0]
+    steps = complete_steps(run)
+    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
+        raise ValueError(f"{run}: checkpoint={checkpoint}: there are best, last and {', '.join(map(str, steps))}")
+    return int(checkpoint)
+
+
 def checkpoint_uri(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:06d}")
 
@@ -151,7 +181,7 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> None:
-    """Write a checkpoint, state.json last, then remove all but the newest `keep`.
+    """Write a checkpoint, state.json last, then remove all but the newest `keep` and the best one.
 
     Without an optimizer it is one to answer with or to start from, not one to continue.
     """
@@ -166,8 +196,10 @@ def save_checkpoint(
             if path.is_file():
                 storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
     storage.write_bytes(storage.join(target, STATE), json.dumps({"step": step, **state}).encode())
+    best = best_checkpoint(run)
     for old in complete_steps(run)[:-keep]:
-        _delete_checkpoint(run, old)
+        if not best or old != best[0]:
+            _delete_checkpoint(run, old)
 
 
 def _delete_checkpoint(run: str, step: int) -> None:
@@ -212,14 +244,14 @@ class LoadedRun:
     step: int
 
 
-def load_run(uri: str, *, device: str = "cpu") -> LoadedRun:
-    """Load a run's newest complete checkpoint, ready to answer.
+def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu") -> LoadedRun:
+    """Load a run's checkpoint (`best`, `last` or a step), ready to answer.
 
     Raises:
         FileNotFoundError: If there is no run.
-        ValueError: If it has no complete checkpoint, or one that does not fit.
+        ValueError: If it has no such complete checkpoint, or one that does not fit.
     """
-    spec, step = RunSpec.read(uri), newest_step(uri)
+    spec, step = RunSpec.read(uri), find_checkpoint(uri, checkpoint)
     model = spec.build(uri, device=device)
     load_weights(uri, step, model)
     return LoadedRun(model.eval(), spec, step)

@@ -104,6 +104,10 @@ VERBS = {
         "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
+    "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
+    "runs compare": Verb(
+        "pipelines.runs", "RunsCompareConfig", "runs_compare", "runs side by side where their configs differ"
+    ),
     "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),
     "ask": Verb("pipelines.ask", "AskConfig", "ask", "answer a question about a recording"),
     "import-official": Verb(

@@ -1,10 +1,11 @@
 """`salmonn train`: aligner and LoRA on cached features, by Ray Train."""
 
+import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,9 +30,10 @@ from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
+from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.progress import Phase, Progress
-from pipelines.train_loop import MIX, TrainConfig, read_metrics, train_loop
+from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
 from qformer.aligner import AlignerConfig
 
 FREE_KEYS = {
@@ -39,6 +41,9 @@ FREE_KEYS = {
     "cache",
     "mix",
     "run",
+    "runs",
+    "name",
+    "after",
     "workers",
     "threads",
     "checkpoint_every",
@@ -46,6 +51,12 @@ FREE_KEYS = {
     "gradient_checkpointing",
     "log_every",
     "max_failures",
+    "valid_splits",
+    "valid_every",
+    "max_skipped_steps",
+    "wandb",
+    "alarms",
+    "read",
     "ray",
 }
 """Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
@@ -76,7 +87,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     A run may start from one before it. Workers, threads and Ray are those of the first. Raises as `train`.
     """
     start = time.monotonic()
-    configs = [_with_full_paths(config) for config in configs]  # workers run in folders of their own
+    configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
     num_examples = [
         open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
     ]
@@ -87,7 +98,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     if todo:
         own_cluster = connect(todo[0].ray)
         total = sum(config.steps for config in todo)
-        with (progress or Progress()).phase("train", unit="steps", total=total) as phase, _watched(todo, phase):
+        with (progress or Progress()).phase("train", unit="steps", total=total) as phase, watched(todo, phase):
             _fit(todo, own_cluster=own_cluster)
     reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
     for config, report in zip(configs, reports, strict=True):
@@ -98,9 +109,14 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     return reports
 
 
-def _with_full_paths(config: TrainConfig) -> TrainConfig:
+def with_full_paths(config: TrainConfig) -> TrainConfig:
+    """Return the config with folders that mean the same everywhere, those of stages found by their names."""
+    if config.runs:
+        before = storage.join(config.runs, config.after) if config.after else ""
+        run = config.run or storage.join(config.runs, config.name)
+        config = replace(config, run=run, init_from=config.init_from or before)
     is_path = config.llm != "tiny" and not is_hub_name(config.llm)
-    keys = ("manifest", "cache", "run", "init_from", *(("llm",) if is_path else ()))
+    keys = ("manifest", "cache", "run", "runs", "init_from", *(("llm",) if is_path else ()))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
     return replace(config, **paths)
 
@@ -129,6 +145,8 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
         mix=mix,
     )
     _check_prompts(examples.table)
+    if config.valid_every:
+        load_valid_examples(config, cache, tasks_of(examples))
     _write_run(config, cache, examples.digest, mix, pending)
     if examples.mixture:
         print(f"{config.run}: {examples.mixture.describe()}")
@@ -237,20 +255,23 @@ def _texts(manifest: str) -> Iterator[str]:
 
 
 @contextmanager
-def _watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
-    """Show the newest line of the current run's metrics.jsonl as the phase's state while the block runs."""
+def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
+    """Show the current run's newest line of metrics.jsonl as the phase's state while the block runs, and all alarms."""
     ended = threading.Event()
+    told = {config.run: _last_step(read_metrics(config.run)) for config in configs}
 
     def show() -> None:
-        newest = [(config, line) for config in configs for line in read_metrics(config.run)[-1:]]
-        if newest:
-            config, line = newest[-1]
-            before = sum(other.steps for other in configs[: configs.index(config)])
-            name = config.run.rstrip("/").rpartition("/")[2]
-            note = f"{name}: loss {line['loss']:.3f}, {line['examples_per_second']:.0f} examples/s"
-            phase.update(
-                before + line["step"], note=f"{note}, {100 * line['data_wait_fraction']:.0f} % waiting for data"
-            )
+        before = 0
+        for config in configs:
+            lines, name = read_metrics(config.run), config.run.partition("?")[0].rpartition("/")[2]
+            for line in lines:
+                if line["step"] > told[config.run]:
+                    for alarm in line.get("alarms", ()):
+                        print(f"{name}: step {line['step']}: {alarm}", file=sys.stderr)
+            told[config.run] = max(told[config.run], _last_step(lines))
+            if lines:
+                phase.update(before + lines[-1]["step"], note=f"{name}: {describe_line(lines[-1])}")
+            before += config.steps
 
     def watch() -> None:
         while not ended.wait(0.5):
@@ -266,6 +287,21 @@ def _watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
         thread.join()
         with suppress(OSError):
             show()
+
+
+def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
+    return lines[-1]["step"] if lines else 0
+
+
+def describe_line(line: Mapping[str, Any]) -> str:
+    """Return a line of metrics in words: losses, held-out loss, speed, waiting, and skipped steps if any."""
+    by_task = ", ".join(f"{task} {loss:.3f}" for task, loss in line["loss_by_task"].items())
+    words = [f"loss {line['loss']:.3f}" + (f" ({by_task})" if len(line["loss_by_task"]) > 1 else "")]
+    words += [f"held-out {line['valid_loss']:.3f}"] if "valid_loss" in line else []
+    words += [f"{line['examples_per_second']:.3g} examples/s", f"{line['audio_hours_per_second']:.3g} h of audio/s"]
+    words += [f"{line['data_wait_fraction']:.0%} waiting for data"]
+    words += [f"{line['skipped_steps']} steps skipped"] if line["skipped_steps"] else []
+    return ", ".join(words)
 
 
 def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:

@@ -6,14 +6,16 @@ number of tokens comes last. Dropout is seeded per micro-batch, so it does not d
 """
 
 import json
+import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from omegaconf import MISSING
 from ray import train as ray_train
 from ray.train.torch import get_device
@@ -22,15 +24,20 @@ from cluster.connection import RayConfig
 from llm.loading import Precision, require_precision
 from llm.lora import LoraSettings, set_lora_scaling
 from llm.packing import require_packing
-from llm.salmonn import Batch
 from pipelines import storage
-from pipelines.batches import ExampleSet, global_batch, load_examples, micro_batches, read_batch, read_texts
-from pipelines.checkpoint import RunSpec, complete_steps, load_optimizer, load_weights, save_checkpoint
+from pipelines.alarms import AlarmConfig, Alarms
+from pipelines.batches import ExampleSet, global_batch, load_examples
+from pipelines.checkpoint import RunSpec, best_checkpoint, complete_steps, load_optimizer, load_weights, save_checkpoint
 from pipelines.config import require_range
+from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
+from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.micro_batch import LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
-from qformer.aligner import Aligner, QFormerConfig
+from pipelines.reading import ReadAhead, ReadConfig
+from pipelines.validation import Validation, means
+from qformer.aligner import QFormerConfig
 
 METRICS, MIX = "metrics.jsonl", "mix.yaml"
 
@@ -41,8 +48,14 @@ class TrainConfig:
     """[URI] Folder of the manifest whose examples are learnt."""
     cache: str = MISSING
     """[URI] Folder of the feature cache that holds their clips."""
-    run: str = MISSING
-    """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint."""
+    run: str = ""
+    """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint. Empty: `runs`/`name`."""
+    runs: str = ""
+    """[URI] Folder of several stages' runs, each in a folder of its name."""
+    name: str = ""
+    """[name] This stage's, in `runs`."""
+    after: str = ""
+    """[name] Stage in `runs` that this one starts from, where `init_from` is empty."""
     llm: str = MISSING
     """[path|name|tiny] Hugging Face folder of a causal language model or its name on the hub, organisation/model; tiny:
     a small seeded random one."""
@@ -85,8 +98,18 @@ class TrainConfig:
     """[count] Newest checkpoints to keep."""
     log_every: int = 10
     """[steps] Between lines of metrics.jsonl."""
+    valid_splits: list[str] = field(default_factory=list)
+    """[names] Held-out splits to validate on."""
+    valid_every: int = 0
+    """[steps] Between validations; one that finds the lowest loss yet makes a checkpoint, which is kept. 0: never."""
+    max_skipped_steps: int = 20
+    """[steps] A step whose loss or gradient is not finite changes no weight; as many in a row end the run."""
+    wandb: str = ""
+    """[name] Project on Weights & Biases to send the metrics to as well; empty: none."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
     max_failures: int = 3
     """[count] Restarts after lost workers or nodes before the job gives up."""
+    read: ReadConfig = field(default_factory=ReadConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -94,47 +117,95 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and what is installed."""
+        if not self.run and not (self.runs and self.name):
+            raise ValueError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
         require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
-        require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every"), low=1)
-        require_range(self, ("max_failures",), low=0)
+        require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"), low=1)
+        require_range(self, ("max_failures", "valid_every"), low=0)
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
         require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
+        if self.valid_every and not self.valid_splits:
+            raise ValueError(f"valid_every={self.valid_every}: valid_splits names no split")
+        if self.valid_every and (not self.splits or set(self.splits) & set(self.valid_splits)):
+            raise ValueError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
+        if self.wandb and not find_spec("wandb"):
+            raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
+
+
+def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str]) -> ExampleSet:
+    """Return the held-out examples of the run's tasks; raises as `load_examples`."""
+    return load_examples(
+        config.manifest,
+        cache,
+        splits=config.valid_splits,
+        tasks=tasks,
+        max_missing_fraction=config.max_missing_fraction,
+    )
 
 
 class MetricsLog:
-    """The lines of metrics.jsonl up to the step a run continues from; the file is rewritten whole at every line."""
+    """The lines of metrics.jsonl up to the step a run continues from, and alarms and curves that follow from them.
 
-    def __init__(self, run: str, *, first_step: int) -> None:
-        self._uri = storage.join(run, METRICS)
-        lines = read_metrics(run) if first_step else []
+    The file is rewritten whole at every line.
+    """
+
+    def __init__(self, config: TrainConfig, tasks: list[str], *, first_step: int) -> None:
+        self._uri = storage.join(config.run, METRICS)
+        lines = read_metrics(config.run) if first_step else []
         self._lines = [line for line in lines if line["step"] <= first_step]
+        self._alarms = Alarms(config.alarms, tasks)
+        for line in self._lines:
+            self._alarms.look(line)
+        self._curves: list[Curves] = [TensorBoardCurves(config.run, first_step=first_step)]
+        if config.wandb:
+            self._curves.append(WandbCurves(config.run, project=config.wandb, config=asdict(config)))
 
     def append(self, line: dict[str, Any]) -> None:
-        self._lines.append(line)
-        storage.write_bytes(self._uri, "".join(json.dumps(line) + "\n" for line in self._lines).encode())
+        alarms = self._alarms.look(line)
+        self._lines.append(line | ({"alarms": alarms} if alarms else {}))
+        text = "".join(json.dumps(_without_nan(line), allow_nan=False) + "\n" for line in self._lines)
+        storage.write_bytes(self._uri, text.encode())
+        for curves in self._curves:
+            curves.write(line["step"], scalars_of(line))
+
+    def close(self) -> None:
+        for curves in self._curves:
+            curves.close()
+
+
+def _without_nan(value: Any) -> Any:
+    """Return numbers that are not finite as null, which JSON has no other word for."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(run: str) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics; none if it has not written any."""
+    """Return the lines of a run's metrics, NaN where a number was not finite; none if it has not written any."""
     uri = storage.join(run, METRICS)
     if not storage.file_exists(uri):
         return []
-    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+    lines = [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
+    return [{key: math.nan if value is None else value for key, value in line.items()} for line in lines]
 
 
 @dataclass
 class Tally:
     """What was seen since the last line of metrics."""
 
+    sums: torch.Tensor
+    """[tasks, 3] As in `micro_batch`, of the steps that were not skipped."""
+    examples_by_task: NDArray[np.int64]
     start: float = field(default_factory=time.perf_counter)
-    loss: float = 0.0
-    targets: int = 0
-    correct: int = 0
-    examples: int = 0
     waited: float = 0.0
     skipped: int = 0
+    heard_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, tasks: list[str]) -> "Tally":
+        return cls(torch.zeros(len(tasks), 3, dtype=torch.float64), np.zeros(len(tasks), np.int64))
 
 
 def train_loop(settings: dict[str, list[TrainConfig]]) -> None:
@@ -153,7 +224,7 @@ class TrainWorker:
     def __init__(self, config: TrainConfig, rank: int, world: int, device: torch.device) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
-        self.cache = FeatureCache(config.cache)
+        self.cache = FeatureCache(config.cache, config.read)
         self.examples: ExampleSet = load_examples(
             config.manifest,
             self.cache,
@@ -166,12 +237,35 @@ class TrainWorker:
         self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
+        self.reader = self._reader(self.examples, prompt_seed=config.seed)
+        self.tasks = self.reader.tasks
+        self.validation = self._validation() if config.valid_every else None
         require_packing(self.model.llm)
         if config.gradient_checkpointing:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
         self.step = self._restore()
+        self.skipped_in_row = 0
+        self.lowest_valid_loss = best[1] if (best := best_checkpoint(config.run)) else math.inf
+
+    def _reader(self, examples: ExampleSet, *, prompt_seed: int | None) -> MicroBatchReader:
+        return MicroBatchReader(
+            examples,
+            self.cache,
+            self.model,
+            frames=self.spec.frames,
+            seconds=self.config.heard_seconds,
+            prompt_seed=prompt_seed,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _validation(self) -> Validation:
+        examples = load_valid_examples(self.config, self.cache, self.tasks)
+        config = self.config
+        return Validation(
+            self._reader(examples, prompt_seed=None), config.batch_examples, config.micro_batch_examples, config.read
+        )
 
     def _restore(self) -> int:
         """Load the newest checkpoint, or the run before, and return the step to continue from."""
@@ -186,85 +280,84 @@ class TrainWorker:
 
     def run(self) -> None:
         """Train to the last step, writing metrics and checkpoints on rank 0."""
-        config, tally = self.config, Tally()
-        log = MetricsLog(config.run, first_step=self.step)
+        config, tally = self.config, Tally.of(self.tasks)
+        log = MetricsLog(config, self.tasks, first_step=self.step) if self.rank == 0 else None
         self.model.train()
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, self.step)
-            while self.step < config.steps:
-                batches = self._take(ahead, tally)
-                if self.step + 1 < config.steps:
-                    ahead = reader.submit(self._read, self.step + 1)
-                self._train_step(batches, tally)
+        read, steps = config.read, range(self.step, config.steps)
+        # Each micro-batch has the reader's time, and it names the clip; this is for what hangs elsewhere.
+        ahead = ReadAhead(self._read, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds)
+        try:
+            for _ in steps:
+                start = time.perf_counter()
+                batch = ahead.take()
+                tally.waited += time.perf_counter() - start
+                self._train_step(batch, tally)
                 self.step += 1
-                if self.rank == 0:
-                    tally = self._write(log, tally)
+                found = self._validate(tally)
+                if log:
+                    tally = self._write(log, tally, found)
+        finally:
+            if log:
+                log.close()
 
-    def _take(self, ahead: "Future[list[tuple[int, Batch]]]", tally: Tally) -> list[tuple[int, Batch]]:
-        start = time.perf_counter()
-        batches = ahead.result()
-        tally.waited += time.perf_counter() - start
-        return batches
-
-    def _read(self, step: int) -> list[tuple[int, Batch]]:
-        """Read this worker's micro-batches of a step, with their numbers."""
-        config, frames, seed = self.config, self.spec.frames, self.config.seed
+    def _read(self, step: int) -> WorkerBatch:
+        """Read this worker's micro-batches of a step."""
+        config = self.config
         picked = global_batch(
             step,
             batch_examples=config.batch_examples,
             num_examples=len(self.examples),
-            seed=seed,
+            seed=config.seed,
             mixture=self.examples.mixture,
         )
-        assert isinstance(self.model.aligner, Aligner)
-        num_audio_tokens = self.model.aligner.num_tokens(frames)
-        num_tokens = [
-            self.model.count_tokens(question, answer, num_audio_tokens=num_audio_tokens)
-            for question, answer in read_texts(self.examples, picked, prompt_seed=seed)
-        ]
-        parts = list(enumerate(micro_batches(picked, num_tokens, size=config.micro_batch_examples)))
-        mine = parts[self.rank :: self.world]
-        return [
-            (number, read_batch(self.examples, self.cache, part, frames=frames, prompt_seed=seed))
-            for number, part in mine
-        ]
+        return self.reader.read(picked, size=config.micro_batch_examples, rank=self.rank, world=self.world)
 
-    def _train_step(self, batches: Sequence[tuple[int, Batch]], tally: Tally) -> None:
-        counts = torch.zeros(3, device=self.device)
-        for number, batch in batches:
-            torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + number)
-            loss = self.model.loss(batch.to(self.device))
-            loss.total.backward()
-            counts += torch.stack([loss.total.detach(), counts.new_tensor(loss.num_targets), loss.num_correct.float()])
-        loss_sum, targets, correct = self._reduce(counts)
-        tally.loss, tally.targets, tally.correct = (
-            tally.loss + loss_sum,
-            tally.targets + int(targets),
-            tally.correct + int(correct),
-        )
-        tally.examples += self.config.batch_examples
-        tally.skipped += not self._update()
+    def _train_step(self, batch: WorkerBatch, tally: Tally) -> None:
+        sums = torch.zeros(len(self.tasks), 3, dtype=torch.float64, device=self.device)
+        for part in batch.mine:
+            torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
+            loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
+            loss.backward()
+            sums += part_sums
+        sums = self._reduce(sums)
+        tally.examples_by_task += batch.examples_by_task
+        tally.heard_seconds += batch.heard_seconds
+        if self._update(loss_sum=float(sums[:, LOSS].sum())):
+            tally.sums += sums
+            self.skipped_in_row = 0
+        else:
+            tally.skipped += 1
+            self._count_skipped()
 
-    def _reduce(self, counts: torch.Tensor) -> tuple[float, float, float]:
-        """Add up gradients and counts over the workers, in one message, and make the gradients those of the mean."""
+    def _count_skipped(self) -> None:
+        self.skipped_in_row += 1
+        if self.skipped_in_row >= self.config.max_skipped_steps:
+            raise JobIncompleteError(
+                f"{self.config.run}: loss or gradient was not finite in {self.skipped_in_row} steps in a row, the last "
+                f"of them step {self.step + 1}; checkpoints stay (max_skipped_steps, optim.lr, precision)"
+            )
+
+    def _reduce(self, sums: torch.Tensor) -> torch.Tensor:
+        """Add up gradients and sums over the workers, in one message, and make the gradients those of the mean."""
         gradients = [
             parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             for parameter in self.parameters.values()
         ]
-        flat = torch.cat([counts, *(gradient.flatten().float() for gradient in gradients)])
+        flat = torch.cat([sums.flatten().float(), *(gradient.flatten().float() for gradient in gradients)])
         if self.world > 1:
             dist.all_reduce(flat)
-        loss_sum, targets, correct = flat[:3].tolist()
-        parts = flat[3:].div_(max(targets, 1.0)).split([parameter.numel() for parameter in self.parameters.values()])
+        sums = flat[: sums.numel()].view_as(sums).double().cpu()
+        targets = max(float(sums[:, TARGETS].sum()), 1.0)
+        parts = flat[sums.numel() :].div_(targets).split([parameter.numel() for parameter in self.parameters.values()])
         for parameter, part in zip(self.parameters.values(), parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
-        return loss_sum, targets, correct
+        return sums
 
-    def _update(self) -> bool:
-        """Take one optimizer step; gradients that are not finite are dropped and False is returned."""
+    def _update(self, *, loss_sum: float) -> bool:
+        """Take one optimizer step; if loss or gradient is not finite, on any worker, none takes one: return False."""
         config = self.config.optim
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or float("inf"))
-        finite = bool(torch.isfinite(norm))
+        finite = math.isfinite(loss_sum) and bool(torch.isfinite(norm))
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.step, self.config.steps, config)
@@ -272,24 +365,41 @@ class TrainWorker:
         self.optimizer.zero_grad(set_to_none=True)
         return finite
 
-    def _write(self, log: MetricsLog, tally: Tally) -> Tally:
+    def _validate(self, tally: Tally) -> dict[str, Any]:
+        """Return the held-out numbers where they are due; the time they take is not counted as training."""
+        config = self.config
+        if not self.validation or (self.step % config.valid_every and self.step < config.steps):
+            return {}
+        start = time.perf_counter()
+        sums = self.validation.sums(self.model, rank=self.rank, world=self.world, device=self.device)
+        tally.start += time.perf_counter() - start
+        return means(self.validation.reader.tasks, sums, "valid_")
+
+    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> Tally:
         """Write a line of metrics and a checkpoint where they are due; return the tally to go on with."""
         config, last = self.config, self.step == self.config.steps
-        due = self.step % config.log_every == 0 or last
+        due = self.step % config.log_every == 0 or last or bool(found)
         if due:
-            seconds = time.perf_counter() - tally.start
-            log.append(
-                {
-                    "step": self.step,
-                    "loss": tally.loss / max(tally.targets, 1),
-                    "token_accuracy": tally.correct / max(tally.targets, 1),
-                    "lr": learning_rate(self.step - 1, config.steps, config.optim),
-                    "examples_per_second": tally.examples / seconds,
-                    "data_wait_fraction": tally.waited / seconds,
-                    "skipped_steps": tally.skipped,
-                }
-            )
-        if self.step % config.checkpoint_every == 0 or last:
-            state, keep = {"seed": config.seed}, config.keep_checkpoints
+            log.append(self._line(tally) | found)
+        valid_loss = found.get("valid_loss", math.inf)
+        improved = valid_loss < self.lowest_valid_loss
+        self.lowest_valid_loss = min(valid_loss, self.lowest_valid_loss)
+        if self.step % config.checkpoint_every == 0 or last or improved:
+            state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
+            keep = config.keep_checkpoints
             save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
-        return Tally() if due else tally
+        return Tally.of(self.tasks) if due else tally
+
+    def _line(self, tally: Tally) -> dict[str, Any]:
+        seconds = time.perf_counter() - tally.start
+        counts = zip(self.tasks, tally.examples_by_task.tolist(), strict=True)
+        return {
+            "step": self.step,
+            **means(self.tasks, tally.sums),
+            "lr": learning_rate(self.step - 1, self.config.steps, self.config.optim),
+            "examples_by_task": {task: count for task, count in counts if count},
+            "examples_per_second": int(tally.examples_by_task.sum()) / seconds,
+            "audio_hours_per_second": tally.heard_seconds / 3600 / seconds,
+            "data_wait_fraction": tally.waited / seconds,
+            "skipped_steps": tally.skipped,
+        }

@@ -16,13 +16,14 @@ MAY_IMPORT = {
     "cluster": {"ray"},
     "pipelines": OURS
     | {"ray", "torch", "transformers", "webdataset", "pyarrow", "numpy", "safetensors", "omegaconf", "yaml", "rich"}
-    | {"jinja2", "matplotlib", "jiwer", "soundfile", "espeakng_loader"},
+    | {"jinja2", "matplotlib", "jiwer", "soundfile", "espeakng_loader", "tensorboardX"},
 }
 ONLY_IN = {
     "ray": {"pipelines", "cluster"},
     "webdataset": {"pipelines/feature_cache.py"},
     "peft": {"llm"},
     "espeakng_loader": {"pipelines/speech_synthesis.py"},
+    "tensorboardX": {"pipelines/curves.py"},
 }
 FORBIDDEN_CALLS = ("pickle.load", "torch.load(", "np.load(", "yaml.load(")
 

@@ -1,5 +1,7 @@
 import json
 import shutil
+import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,18 +10,22 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 
 from llm.lora import LoraSettings
+from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
-from pipelines.batches import FRAME_RATE_HZ
-from pipelines.checkpoint import complete_steps, load_run
+from pipelines.batches import FRAME_RATE_HZ, read_batch
+from pipelines.checkpoint import complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
 from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.feature_cache import FeatureCache
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.optim import OptimConfig
-from pipelines.train import open_run, train, train_in_turn
+from pipelines.progress import Phase
+from pipelines.train import open_run, train, train_in_turn, watched
 from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
@@ -54,10 +60,14 @@ def losses(run) -> list[float]:
     return [line["loss"] for line in read_metrics(str(run))]
 
 
+def valid_losses(run) -> list[float]:
+    return [line["valid_loss"] for line in read_metrics(str(run)) if "valid_loss" in line]
+
+
 @pytest.fixture(scope="module")
 def unbroken(corpus, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "unbroken"
-    train_here(config_of(corpus, run))
+    train_here(config_of(corpus, run, valid_splits=["test"], valid_every=2))
     return run
 
 
@@ -151,16 +161,106 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path
     assert read_metrics(config.run)[0]["skipped_steps"] == 1
     untouched = [name for name in before if name != "aligner.projection.bias"]
     assert all(torch.equal(worker.parameters[name], before[name]) for name in untouched)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_too_many_steps_in_a_row_without_finite_gradients_end_the_run(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", max_skipped_steps=3)
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    with torch.no_grad():
+        worker.model.aligner.projection.bias[0] = float("nan")
+    with pytest.raises(JobIncompleteError, match="not finite in 3 steps in a row, the last of them step 3"):
+        worker.run()
+    assert complete_steps(config.run) == [2]
+
+
+def test_held_out_loss_is_the_loss_of_those_examples_on_any_number_of_workers(corpus, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    worker = TrainWorker(
+        config_of(corpus, tmp_path / "run", valid_splits=["test"], valid_every=2, micro_batch_examples=1),
+        *(0, 1, torch.device("cpu")),
+    )
+    line = read_metrics(str(unbroken))[-1]
+    assert valid_losses(unbroken)[-1] == line["valid_loss"] == pytest.approx(line["valid_loss_by_task"]["audiocaption"])
+    alone, two, three = (
+        sum(
+            worker.validation.parts(worker.model, rank=rank, world=world, device=worker.device) for rank in range(world)
+        )
+        for world in (1, 2, 3)
+    )
+    assert torch.equal(alone, two) and torch.equal(alone, three)
+    reader = worker.validation.reader
+    batch = read_batch(reader.examples, worker.cache, [(0, 0), (0, 1), (0, 2)], frames=100, prompt_seed=None)
+    worker.model.eval()
+    assert line["valid_loss"] == pytest.approx(worker.model.loss(batch).mean.item(), rel=1e-5)
+
+
+def test_best_checkpoint_stays_and_can_be_asked_for(corpus, tmp_path):
+    wild = OptimConfig(lr=30.0, min_lr=30.0, warmup_lr=1e-3, warmup_steps=3)
+    keys = {"valid_splits": ["test"], "valid_every": 1, "keep_checkpoints": 1, "checkpoint_every": 6}
+    train_here(config_of(corpus, tmp_path / "run", optim=wild, **keys))
+    run, found = str(tmp_path / "run"), valid_losses(tmp_path / "run")
+    best = 1 + found.index(min(found))
+    assert best < 6 and complete_steps(run) == [best, 6]
+    assert [load_run(run, checkpoint=name).step for name in ("best", "last", str(best))] == [best, 6, best]
+    with pytest.raises(ValueError, match=f"checkpoint=7: there are best, last and {best}, 6"):
+        find_checkpoint(run, "7")
+
+
+def test_best_is_unknown_where_nothing_was_validated(corpus, tmp_path):
+    train_here(config_of(corpus, tmp_path / "run", steps=1))
+    with pytest.raises(ValueError, match="none was validated; train with valid_splits"):
+        find_checkpoint(str(tmp_path / "run"), "best")
+
+
+def test_metrics_say_how_fast_and_what_and_tensorboard_shows_the_same(corpus, tmp_path):
+    config = config_of(corpus, tmp_path / "run", log_every=3, alarms=AlarmConfig(data_wait_fraction=1e-9))
+    train_here(config)
+    lines = read_metrics(config.run)
+    assert [line["examples_by_task"] for line in lines] == [{"audiocaption": 24}] * 2
+    ratio = lines[0]["audio_hours_per_second"] / lines[0]["examples_per_second"]
+    seconds = FeatureCache(corpus[1]).index["seconds"].to_numpy()
+    assert seconds.min() - 1e-9 <= 3600 * ratio <= min(2.0, seconds.max()) + 1e-9
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    shown = {(value.tag, event.step): value.simple_value for event in events(file) for value in event.summary.value}
+    for line in lines:
+        assert shown["loss_by_task/audiocaption", line["step"]] == pytest.approx(line["loss"])
+        assert shown["data_wait_fraction", line["step"]] == pytest.approx(line["data_wait_fraction"])
+
+
+def events(file: Path) -> Iterator[Event]:
+    """Read TensorBoard's records: length, its checksum, bytes, their checksum."""
+    data, place = file.read_bytes(), 0
+    while place < len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        yield Event.FromString(data[place + 12 : place + 12 + length])
+        place += 16 + length
+
+
+def test_an_alarm_is_marked_in_the_metrics_and_told_once(corpus, tmp_path, capsys):
+    config = config_of(corpus, tmp_path / "run", alarms=AlarmConfig(data_wait_fraction=1e-9))
+    phase = Phase("train", "steps", 6, None)
+    with watched([config], phase):
+        train_here(config)
+    assert [line["step"] for line in read_metrics(config.run) if "alarms" in line] == [5]
+    told = capsys.readouterr().err
+    assert told.count("run: step 5: data wait: ") == 1
+    assert phase.done == 6 and "h of audio/s" in phase.note and "waiting for data" in phase.note
+    with watched([config], phase):
+        pass
+    assert "data wait" not in capsys.readouterr().err
 
 
 @pytest.mark.ray
 def test_two_workers_of_ray_train_give_the_losses_of_one_and_hand_over_to_the_next_stage(
     corpus, unbroken, tmp_path, ray_session
 ):
-    first = config_of(corpus, tmp_path / "one", workers=2)
+    first = config_of(corpus, tmp_path / "one", workers=2, valid_splits=["test"], valid_every=2)
     second = config_of(corpus, tmp_path / "two", workers=2, steps=2, init_from=first.run, lora_scaling=0.5)
     reports = train_in_turn([first, second])
     assert losses(first.run) == pytest.approx(losses(unbroken), rel=1e-5)
+    assert valid_losses(first.run) == pytest.approx(valid_losses(unbroken), rel=1e-5)
     assert [report.steps for report in reports] == [6, 2]
     assert losses(second.run)[0] < losses(first.run)[0]
     assert (tmp_path / "one/llm/model.safetensors").read_bytes() == (
@@ -193,6 +293,11 @@ def words_of(config: TrainConfig) -> list[str]:
         (["optim.lr=fast"], "optim.lr"),
         (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
         (["keep_checkpoints=0"], "keep_checkpoints=0: must be 1 or more"),
+        (["valid_every=5"], "valid_splits names no split"),
+        (["valid_every=5", "valid_splits=[train]"], "splits=['train'] are learnt, not held out"),
+        (["valid_every=5", "valid_splits=[dev]"], "splits found: test, train"),
+        (["run="], "run=… is needed"),
+        *([] if find_spec("wandb") else [(["wandb=mine"], "pip install wandb")]),
         (["heard_seconds=40"], "heard_seconds=40.0: must be between 1 and 30"),
         *([] if find_spec("bitsandbytes") else [(["precision=int4"], "pip install 'salmonn-pipeline[quantised]'")]),
     ],

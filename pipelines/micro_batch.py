@@ -1,0 +1,109 @@
+"""Micro-batches with the task of every target token, and their loss task by task, in training and in validation.
+
+Letters: N target tokens of a micro-batch, V vocabulary, T tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from llm.salmonn import Batch, Salmonn
+from pipelines.batches import ExampleSet, join_features, micro_batches, read_texts
+from pipelines.feature_cache import FeatureCache
+from qformer.aligner import Aligner
+
+Place = tuple[int, int]
+"""(epoch, example index)"""
+LOSS, TARGETS, CORRECT = range(3)
+"""Columns of a task's sums: nats, target tokens, those of them that were the most likely token."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a worker computes at a time; `number` is its place among those of the whole batch."""
+
+    number: int
+    batch: Batch
+    token_tasks: Tensor
+    """[N] Index of each target token's task."""
+
+
+@dataclass(frozen=True)
+class WorkerBatch:
+    """A worker's micro-batches of a batch, and what the whole batch holds."""
+
+    mine: list[MicroBatch]
+    examples_by_task: np.ndarray[tuple[int], np.dtype[np.int64]]
+    heard_seconds: float
+
+
+def tasks_of(examples: ExampleSet) -> list[str]:
+    """Return the names of the tasks that are drawn from, in alphabetical order."""
+    if examples.mixture:
+        return sorted({share.row.task for share in examples.mixture.shares})
+    tasks: list[str] = sorted(pc.unique(examples.table["task"]).to_pylist())
+    return tasks
+
+
+class MicroBatchReader:
+    """Reads batches of an example set; about 12 bytes per example beside it."""
+
+    def __init__(
+        self,
+        examples: ExampleSet,
+        cache: FeatureCache,
+        model: Salmonn,
+        *,
+        frames: int,
+        seconds: float,
+        prompt_seed: int | None,
+        pin_memory: bool,
+    ) -> None:
+        """Take an example set and its cache; `frames`, `seconds` of each clip are heard, `prompt_seed` asks."""
+        self.examples, self.tasks = examples, tasks_of(examples)
+        self._cache, self._model, self._frames, self._prompt_seed = cache, model, frames, prompt_seed
+        self._pin_memory = pin_memory
+        found = pc.index_in(examples.table["task"], pa.array(self.tasks))
+        self._task_of = found.fill_null(-1).to_numpy().astype(np.int32)
+        self._seconds = np.minimum(cache.index["seconds"].to_numpy()[examples.positions], seconds)
+
+    def read(self, picked: Sequence[Place], *, size: int, rank: int, world: int) -> WorkerBatch:
+        """Read one worker's micro-batches of at most `size` of these (epoch, example index)."""
+        texts = dict(zip(picked, read_texts(self.examples, picked, prompt_seed=self._prompt_seed), strict=True))
+        num_tokens = [self._count_tokens(*texts[place]) for place in picked]
+        parts = list(enumerate(micro_batches(picked, num_tokens, size=size)))
+        indices = [index for _, index in picked]
+        return WorkerBatch(
+            [self._read(number, part, texts) for number, part in parts[rank::world]],
+            np.bincount(self._task_of[indices], minlength=len(self.tasks)),
+            float(self._seconds[indices].sum()),
+        )
+
+    def _read(self, number: int, part: Sequence[Place], texts: Mapping[Place, tuple[str, str]]) -> MicroBatch:
+        batch = join_features(self.examples, self._cache, part, texts, frames=self._frames, pin_memory=self._pin_memory)
+        num_targets = [
+            self._count_tokens(*texts[place]) - self._count_tokens(texts[place][0], "") + 1 for place in part
+        ]
+        tasks = torch.from_numpy(self._task_of[[index for _, index in part]]).long()
+        return MicroBatch(number, batch, tasks.repeat_interleave(torch.tensor(num_targets)))
+
+    def _count_tokens(self, question: str, answer: str) -> int:
+        assert isinstance(self._model.aligner, Aligner)
+        num_audio_tokens = self._model.aligner.num_tokens(self._frames)
+        return self._model.count_tokens(question, answer, num_audio_tokens=num_audio_tokens)
+
+
+def loss_by_task(model: Salmonn, part: MicroBatch, num_tasks: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a micro-batch's summed loss, to go backward from, and the detached sums [T, 3] in float64."""
+    logits_NV, targets_N = model.target_logits(part.batch.to(device, non_blocking=True))
+    losses_N = nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    correct_N = logits_NV.detach().argmax(dim=-1) == targets_N
+    sums_N3 = torch.stack([losses_N.detach(), torch.ones_like(losses_N), correct_N], dim=1).double()
+    # A product adds up in the same order every time; scattered additions on a GPU do not.
+    is_task_TN = part.token_tasks.to(device) == torch.arange(num_tasks, device=device).unsqueeze(1)
+    return losses_N.sum(), is_task_TN.double() @ sums_N3

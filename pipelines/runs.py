@@ -1,0 +1,161 @@
+"""`salmonn runs list` and `salmonn runs compare`: what the runs of a folder came to, and where their configs differ."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from omegaconf import MISSING
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import storage
+from pipelines.checkpoint import best_checkpoint, complete_steps
+from pipelines.report import Section, Tile, draw_curves, write_report
+from pipelines.train_loop import read_metrics
+
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class RunsListConfig:
+    runs: str = MISSING
+    """[URI] Folder whose folders are runs."""
+
+
+@dataclass(frozen=True)
+class RunsCompareConfig:
+    runs: list[str] = field(default_factory=list)
+    """[URIs] Folders of two runs or more."""
+    out: str = ""
+    """[URI] HTML page to write, with the curves; empty: none."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How far a run is; numbers are None where it has none yet."""
+
+    name: str
+    step: int
+    steps: int
+    loss: float | None
+    valid_loss: float | None
+    best_step: int | None
+    best_valid_loss: float | None
+    checkpoints: int
+    alarms: int
+
+    def cells(self) -> list[str]:
+        """Return the row of a table under `COLUMNS`."""
+        best = f"{_number(self.best_valid_loss)} at {self.best_step}" if self.best_step is not None else ""
+        numbers = [_number(self.loss), _number(self.valid_loss), best, str(self.checkpoints), str(self.alarms)]
+        return [self.name, f"{self.step}/{self.steps}", *numbers]
+
+
+COLUMNS = ("run", "step", "loss", "held-out loss", "lowest held-out", "checkpoints", "alarms")
+
+
+def runs_list(config: RunsListConfig) -> list[RunSummary]:
+    """Print a line per run of a folder.
+
+    Raises:
+        FileNotFoundError: If no folder in it is a run.
+    """
+    folders = [storage.join(config.runs, name) for name in storage.list_folders(config.runs)]
+    runs = [folder for folder in folders if storage.file_exists(storage.join(folder, CONFIG))]
+    if not runs:
+        raise FileNotFoundError(f"{config.runs}: no folder in it is a run (none holds {CONFIG})")
+    summaries = [summarise(run) for run in runs]
+    _print_table(COLUMNS, [summary.cells() for summary in summaries])
+    return summaries
+
+
+def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
+    """Print what runs came to and the keys in which they differ, a column per run; write a page with their curves.
+
+    Raises:
+        ValueError: If there are not two runs at least.
+        FileNotFoundError: If one of the folders is no run.
+    """
+    if len(config.runs) < 2:
+        raise ValueError(f"runs={config.runs}: two runs are needed at least")
+    summaries = [summarise(run) for run in config.runs]
+    names = [summary.name for summary in summaries]
+    rows = [summary.cells() for summary in summaries]
+    differences = config_differences([_flat(read_config(run)) for run in config.runs])
+    _print_table(COLUMNS, rows)
+    _print_table(("key", *names), differences)
+    if config.out:
+        curves = [
+            draw_curves({name: lines}, caption=name)
+            for name, run in zip(names, config.runs, strict=True)
+            if (lines := read_metrics(run))
+        ]
+        write_report(
+            config.out,
+            title="Runs side by side",
+            lead="What the runs came to, the keys in which their configs differ, and their curves.",
+            tiles=[Tile(summary.name, _number(summary.loss)) for summary in summaries],
+            sections=[
+                Section("What they came to", columns=COLUMNS, rows=rows),
+                Section("Where their configs differ", columns=("key", *names), rows=differences),
+                Section("How they learnt", pictures=curves),
+            ],
+            footer="losses in nats per answer token",
+        )
+        print(f"report: {config.out}")
+    return differences
+
+
+def summarise(run: str) -> RunSummary:
+    """Read what a run came to; raises as `read_config`."""
+    config, lines, best = read_config(run), read_metrics(run), best_checkpoint(run)
+    valid_losses = [line["valid_loss"] for line in lines if "valid_loss" in line]
+    return RunSummary(
+        name=run.partition("?")[0].rstrip("/").rpartition("/")[2],
+        step=lines[-1]["step"] if lines else 0,
+        steps=config["steps"],
+        loss=lines[-1]["loss"] if lines else None,
+        valid_loss=valid_losses[-1] if valid_losses else None,
+        best_step=best[0] if best else None,
+        best_valid_loss=best[1] if best else None,
+        checkpoints=len(complete_steps(run)),
+        alarms=sum(len(line.get("alarms", ())) for line in lines),
+    )
+
+
+def read_config(run: str) -> dict[str, Any]:
+    """Read a run's resolved config.
+
+    Raises:
+        FileNotFoundError: If the folder is no run.
+    """
+    uri = storage.join(run, CONFIG)
+    if not storage.file_exists(uri):
+        raise FileNotFoundError(f"{run}: no run there ({CONFIG} is missing)")
+    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(uri))
+    return config
+
+
+def config_differences(configs: list[dict[str, str]]) -> list[list[str]]:
+    """Return the keys whose values are not the same everywhere, each with all the values."""
+    keys = sorted({key for config in configs for key in config})
+    rows = [[key, *(config.get(key, "") for config in configs)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return found
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)
