@@ -102,13 +102,17 @@ def _parameter_name(name: str) -> str:
     return f"{name.removesuffix('.weight')}.{_ADAPTER}.weight"
 
 
-def save_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
-    """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well."""
+def save_adapter(model: PeftModel, adapter_dir: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well.
+
+    The weights are those of `state`, an `adapter_state_dict` taken earlier, or as they are now.
+    """
     adapter_dir = Path(adapter_dir)
     adapter_dir.mkdir(parents=True, exist_ok=True)
     model.peft_config[_ADAPTER].save_pretrained(str(adapter_dir))
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state_dict(model).items()}
-    save_file(state, adapter_dir / WEIGHTS_NAME, metadata={"format": "pt"})
+    state = adapter_state_dict(model) if state is None else state
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(weights, adapter_dir / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
 def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:

@@ -12,8 +12,10 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ import torch
 from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from llm.loading import Precision, load_llm
-from llm.lora import LoraSettings, add_lora, load_adapter, save_adapter
+from llm.lora import LoraSettings, adapter_state_dict, add_lora, load_adapter, save_adapter
 from llm.salmonn import Salmonn
 from pipelines import storage
+from pipelines.reading import DaemonPool
 from pipelines.recipe import Recipe
 from qformer.aligner import Aligner, AlignerConfig
 
@@ -171,27 +175,44 @@ def checkpoint_uri(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:06d}")
 
 
-def save_checkpoint(
-    run: str,
-    step: int,
-    model: Salmonn,
-    optimizer: torch.optim.Optimizer | None,
-    spec: RunSpec,
-    state: Mapping[str, Any],
-    *,
-    keep: int,
-) -> None:
-    """Write a checkpoint, state.json last, then remove all but the newest `keep` and the best one.
+@dataclass(frozen=True)
+class Snapshot:
+    """What trains, as it is at one step, in memory of its own on the CPU."""
 
-    Without an optimizer it is one to answer with or to start from, not one to continue.
-    """
+    model: Salmonn
+    """Whose settings are written, not its weights."""
+    aligner: dict[str, Tensor]
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    """The optimizer's state; None for a checkpoint to answer with or to start from, not one to continue."""
+
+    @classmethod
+    def of(cls, model: Salmonn, optimizer: torch.optim.Optimizer | None) -> "Snapshot":
+        """Copy the model's trained weights and the optimizer's state."""
+        aligner, adapter = model.aligner.state_dict(), adapter_state_dict(model.llm)
+        return cls(model, _copied(aligner), _copied(adapter), _copied(optimizer.state_dict()) if optimizer else None)
+
+
+def _copied(value: Any) -> Any:
+    """Return nested dictionaries and lists with copies of their tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def save_checkpoint(
+    run: str, step: int, snapshot: Snapshot, spec: RunSpec, state: Mapping[str, Any], *, keep: int
+) -> None:
+    """Write a checkpoint, state.json last, then remove all but the newest `keep` and the best one."""
     target = checkpoint_uri(run, step)
     with tempfile.TemporaryDirectory() as folder:
-        save_file(model.aligner.state_dict(), Path(folder) / ALIGNER)
-        save_adapter(model.llm, Path(folder) / ADAPTER)
+        save_file(snapshot.aligner, Path(folder) / ALIGNER)
+        save_adapter(snapshot.model.llm, Path(folder) / ADAPTER, snapshot.adapter)
         (Path(folder) / CARD).write_text(spec.model_card(step))
-        if optimizer is not None:
-            torch.save(optimizer.state_dict(), Path(folder) / OPTIMIZER)
+        if snapshot.optimizer is not None:
+            torch.save(snapshot.optimizer, Path(folder) / OPTIMIZER)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
@@ -200,6 +221,36 @@ def save_checkpoint(
     for old in complete_steps(run)[:-keep]:
         if not best or old != best[0]:
             _delete_checkpoint(run, old)
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread while training goes on, one at a time and in their order."""
+
+    def __init__(self) -> None:
+        self._pool = DaemonPool(1)
+        self._writing: Future[None] | None = None
+
+    def save(
+        self,
+        run: str,
+        step: int,
+        model: Salmonn,
+        optimizer: torch.optim.Optimizer,
+        spec: RunSpec,
+        state: Mapping[str, Any],
+        *,
+        keep: int,
+    ) -> None:
+        """Copy what trains and begin to write it; waits for the checkpoint before, and raises what went wrong there."""
+        self.wait()
+        write = partial(save_checkpoint, run, step, Snapshot.of(model, optimizer), spec, state, keep=keep)
+        self._writing = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Wait until all is written; raises what went wrong."""
+        if self._writing:
+            self._writing.result()
+            self._writing = None
 
 
 def _delete_checkpoint(run: str, step: int) -> None:

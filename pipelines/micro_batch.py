@@ -38,8 +38,12 @@ class WorkerBatch:
     """A worker's micro-batches of a batch, and what the whole batch holds."""
 
     mine: list[MicroBatch]
+    company: MicroBatch | None
+    """One more, computed without effect where all workers have to compute the same number of times."""
     examples_by_task: np.ndarray[tuple[int], np.dtype[np.int64]]
     heard_seconds: float
+    example_ids: list[str]
+    """Those of the whole batch."""
 
 
 def tasks_of(examples: ExampleSet) -> list[str]:
@@ -72,16 +76,25 @@ class MicroBatchReader:
         self._task_of = found.fill_null(-1).to_numpy().astype(np.int32)
         self._seconds = np.minimum(cache.index["seconds"].to_numpy()[examples.positions], seconds)
 
-    def read(self, picked: Sequence[Place], *, size: int, rank: int, world: int) -> WorkerBatch:
-        """Read one worker's micro-batches of at most `size` of these (epoch, example index)."""
+    def read(self, picked: Sequence[Place], *, size: int, rank: int, world: int, in_step: bool = False) -> WorkerBatch:
+        """Read one worker's micro-batches of at most `size` of these (epoch, example index).
+
+        With `in_step` a worker that has one less than others gets company.
+        """
         texts = dict(zip(picked, read_texts(self.examples, picked, prompt_seed=self._prompt_seed), strict=True))
         num_tokens = [self._count_tokens(*texts[place]) for place in picked]
         parts = list(enumerate(micro_batches(picked, num_tokens, size=size)))
+        mine = [self._read(number, part, texts) for number, part in parts[rank::world]]
+        company = None
+        if in_step and 0 < len(parts) % world <= rank:
+            company = mine[-1] if mine else self._read(*parts[0], texts)
         indices = [index for _, index in picked]
         return WorkerBatch(
-            [self._read(number, part, texts) for number, part in parts[rank::world]],
+            mine,
+            company,
             np.bincount(self._task_of[indices], minlength=len(self.tasks)),
             float(self._seconds[indices].sum()),
+            self.examples.table["example_id"].take(pa.array(indices, pa.int64())).to_pylist(),
         )
 
     def _read(self, number: int, part: Sequence[Place], texts: Mapping[Place, tuple[str, str]]) -> MicroBatch:

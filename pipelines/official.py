@@ -26,7 +26,7 @@ from llm.lora import (
     settings_from_official,
 )
 from pipelines import storage
-from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, fetched_checkpoint, newest_step, save_checkpoint
+from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, Snapshot, fetched_checkpoint, newest_step, save_checkpoint
 from pipelines.config import require_range, save_config
 from pipelines.recipe import DTYPES, Recipe, recipe_of
 from qformer.aligner import Aligner
@@ -99,7 +99,7 @@ def import_official(config: ImportConfig) -> None:
         load_adapter_state(model.llm, adapter_from_official(tensors), assign=True)
     except ValueError as error:
         raise ValueError(f"ckpt={config.ckpt}: {error}") from None
-    save_checkpoint(config.out, 0, model, None, spec, {}, keep=1)
+    save_checkpoint(config.out, 0, Snapshot.of(model, None), spec, {}, keep=1)
     save_config(config, storage.join(config.out, "config.yaml"))
     spec.write(config.out)
     weights = sum(parameter.numel() for parameter in model.trainable_parameters().values())

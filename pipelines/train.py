@@ -1,5 +1,6 @@
 """`salmonn train`: aligner and LoRA on cached features, by Ray Train."""
 
+import math
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 import ray
 import yaml
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.connection import connect
 from cluster.unit_queue import pool_size
@@ -45,6 +46,9 @@ FREE_KEYS = {
     "name",
     "after",
     "workers",
+    "min_workers",
+    "shard_llm",
+    "collective_timeout_seconds",
     "threads",
     "checkpoint_every",
     "keep_checkpoints",
@@ -312,10 +316,11 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         raise ValueError(f"workers={first.workers} with threads={first.threads} each: this machine has room for {room}")
     storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
     trainer = TorchTrainer(
-        train_loop,
+        train_loop,  # type: ignore[arg-type]  # typed as if it could not return anything
         train_loop_config={"configs": list(configs)},
+        torch_config=TorchConfig(timeout_s=math.ceil(first.collective_timeout_seconds)),
         scaling_config=ScalingConfig(
-            num_workers=first.workers,
+            num_workers=(first.min_workers, first.workers) if first.min_workers else first.workers,  # type: ignore[arg-type]  # those of the version before
             use_gpu=use_gpu,
             resources_per_worker={"CPU": first.threads},
         ),
@@ -326,7 +331,9 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         ),
     )
     try:
-        trainer.fit()
+        reason = trainer.fit().return_value  # type: ignore[attr-defined]  # those of the version before
     except TrainingFailedError as error:
         reasons = getattr(error, "worker_failures", None) or {0: error}
         raise JobIncompleteError(f"{first.run}: training failed: {next(iter(reasons.values()))}") from error
+    if reason:
+        raise JobIncompleteError(reason)

@@ -5,9 +5,11 @@ worker adds up the gradients of its tokens' summed losses, one all-reduce adds t
 number of tokens comes last. Dropout is seeded per micro-batch, so it does not depend on who computes it either.
 """
 
+import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -21,13 +23,22 @@ from ray import train as ray_train
 from ray.train.torch import get_device
 
 from cluster.connection import RayConfig
+from cluster.preemption import preemption_announced
 from llm.loading import Precision, require_precision
 from llm.lora import LoraSettings, set_lora_scaling
 from llm.packing import require_packing
+from llm.sharding import shard_llm
 from pipelines import storage
 from pipelines.alarms import AlarmConfig, Alarms
 from pipelines.batches import ExampleSet, global_batch, load_examples
-from pipelines.checkpoint import RunSpec, best_checkpoint, complete_steps, load_optimizer, load_weights, save_checkpoint
+from pipelines.checkpoint import (
+    CheckpointWriter,
+    RunSpec,
+    best_checkpoint,
+    complete_steps,
+    load_optimizer,
+    load_weights,
+)
 from pipelines.config import require_range
 from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
 from pipelines.errors import JobIncompleteError
@@ -40,6 +51,7 @@ from pipelines.validation import Validation, means
 from qformer.aligner import QFormerConfig
 
 METRICS, MIX = "metrics.jsonl", "mix.yaml"
+REASON_BYTES = 2_000
 
 
 @dataclass(frozen=True)
@@ -88,8 +100,14 @@ class TrainConfig:
     """[dtype] The frozen LLM's weights, int8 and int4 through bitsandbytes; aligner and LoRA train in float32."""
     gradient_checkpointing: bool = False
     """[switch] Keep only what enters each of the LLM's layers and compute the rest again: less memory, more time."""
+    shard_llm: bool = False
+    """[switch] Spread the frozen LLM's layers over the workers (FSDP2) instead of a copy on each: less memory, more
+    traffic between them, the same losses."""
     workers: int = 1
     """[count] Training processes, a GPU each if the cluster has any."""
+    min_workers: int = 0
+    """[count] Go on with as few when machines are lost, and with more, up to `workers`, when they come back; every
+    change continues from the newest checkpoint. 0: always `workers`."""
     threads: int = 1
     """[count] CPU threads (and Ray CPUs) of each worker."""
     checkpoint_every: int = 1_000
@@ -108,7 +126,9 @@ class TrainConfig:
     """[name] Project on Weights & Biases to send the metrics to as well; empty: none."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     max_failures: int = 3
-    """[count] Restarts after lost workers or nodes before the job gives up."""
+    """[count] Restarts after lost workers or nodes before the job gives up; announced losses are not counted."""
+    collective_timeout_seconds: float = 1800.0
+    """[seconds] Longest that a worker waits for the others before it fails."""
     read: ReadConfig = field(default_factory=ReadConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -123,6 +143,10 @@ class TrainConfig:
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
         require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"), low=1)
         require_range(self, ("max_failures", "valid_every"), low=0)
+        require_range(self, ("min_workers",), low=0, high=self.workers)
+        require_range(self, ("collective_timeout_seconds",), low=1)
+        if self.shard_llm and self.precision in ("int8", "int4"):
+            raise ValueError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
         require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
@@ -202,28 +226,61 @@ class Tally:
     waited: float = 0.0
     skipped: int = 0
     heard_seconds: float = 0.0
+    example_ids: Any = field(default_factory=hashlib.sha256)
 
     @classmethod
     def of(cls, tasks: list[str]) -> "Tally":
         return cls(torch.zeros(len(tasks), 3, dtype=torch.float64), np.zeros(len(tasks), np.int64))
 
 
-def train_loop(settings: dict[str, list[TrainConfig]]) -> None:
-    """Train runs one after the other on one worker of a Ray Train job, but for those that are complete."""
+def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
+    """Train runs one after the other on one worker of a Ray Train job, but for those that are complete.
+
+    Returns why it stopped before the end, which trying again would not change; an exception is tried again.
+    """
     context = ray_train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     for config in settings["configs"]:
         if complete_steps(config.run)[-1:] != [config.steps]:
-            TrainWorker(config, context.get_world_rank(), context.get_world_size(), get_device()).run()
+            try:
+                TrainWorker(config, rank, world, get_device(), preempted=preemption_announced).run()
+            except JobIncompleteError as error:
+                return str(error)
         if dist.is_initialized():
             dist.barrier()  # rank 0 has written what the next run starts from
+    return ""
+
+
+def first_reason(reason: str, *, world: int, device: torch.device) -> str:
+    """Return, on every worker, the reason of the lowest rank that gave one; empty if none did."""
+    found = torch.tensor([len(reason)], device=device)
+    if world > 1:
+        dist.all_reduce(found)
+    if not found.item() or world == 1:
+        return reason
+    own = torch.tensor(list(reason.encode()[:REASON_BYTES].ljust(REASON_BYTES)), dtype=torch.uint8, device=device)
+    reasons = [torch.empty_like(own) for _ in range(world)]
+    dist.all_gather(reasons, own)
+    texts = (bytes(tensor.tolist()).decode(errors="replace").strip() for tensor in reasons)
+    return next(filter(None, texts))
 
 
 class TrainWorker:
     """One worker's model, optimizer and place in the run."""
 
-    def __init__(self, config: TrainConfig, rank: int, world: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        rank: int,
+        world: int,
+        device: torch.device,
+        *,
+        preempted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Build the model and find the place to go on from; `preempted` tells that machines are about to go."""
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
+        self.preempted, self.was_preempted = preempted, False
         self.cache = FeatureCache(config.cache, config.read)
         self.examples: ExampleSet = load_examples(
             config.manifest,
@@ -234,7 +291,11 @@ class TrainWorker:
             mix=load_mix(storage.join(config.run, MIX)) if config.mix else (),
         )
         self.spec = RunSpec.read(config.run)
-        self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
+        self.sharded = config.shard_llm and world > 1
+        self.model = self.spec.build(config.run, device="cpu" if self.sharded else str(device), seed=config.seed)
+        if self.sharded:
+            shard_llm(self.model.llm, device, world=world)
+            self.model.to(device)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
         self.reader = self._reader(self.examples, prompt_seed=config.seed)
@@ -245,6 +306,7 @@ class TrainWorker:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
+        self.writer = CheckpointWriter()
         self.step = self._restore()
         self.skipped_in_row = 0
         self.lowest_valid_loss = best[1] if (best := best_checkpoint(config.run)) else math.inf
@@ -264,7 +326,11 @@ class TrainWorker:
         examples = load_valid_examples(self.config, self.cache, self.tasks)
         config = self.config
         return Validation(
-            self._reader(examples, prompt_seed=None), config.batch_examples, config.micro_batch_examples, config.read
+            self._reader(examples, prompt_seed=None),
+            config.batch_examples,
+            config.micro_batch_examples,
+            config.read,
+            self.sharded,
         )
 
     def _restore(self) -> int:
@@ -279,7 +345,11 @@ class TrainWorker:
         return 0
 
     def run(self) -> None:
-        """Train to the last step, writing metrics and checkpoints on rank 0."""
+        """Train to the last step, writing metrics and checkpoints on rank 0.
+
+        Raises:
+            JobIncompleteError: On all workers alike, where trying again would change nothing.
+        """
         config, tally = self.config, Tally.of(self.tasks)
         log = MetricsLog(config, self.tasks, first_step=self.step) if self.rank == 0 else None
         self.model.train()
@@ -288,17 +358,31 @@ class TrainWorker:
         ahead = ReadAhead(self._read, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds)
         try:
             for _ in steps:
-                start = time.perf_counter()
-                batch = ahead.take()
-                tally.waited += time.perf_counter() - start
-                self._train_step(batch, tally)
+                self._train_step(self._take(ahead, tally), tally)
                 self.step += 1
                 found = self._validate(tally)
                 if log:
                     tally = self._write(log, tally, found)
         finally:
+            self.writer.wait()
             if log:
                 log.close()
+
+    def _take(self, ahead: ReadAhead[WorkerBatch], tally: Tally) -> WorkerBatch:
+        """Return this worker's part of the next step; where one worker's is damaged or gone, all end with its reason.
+
+        What reading again may mend (a store that does not answer) is raised as it is.
+        """
+        start, batch, reason = time.perf_counter(), None, ""
+        try:
+            batch = ahead.take()
+        except (ValueError, FileNotFoundError) as error:
+            reason = str(error)
+        tally.waited += time.perf_counter() - start
+        reason = first_reason(reason, world=self.world, device=self.device)
+        if batch is None or reason:
+            raise JobIncompleteError(f"{self.config.run}: step {self.step + 1}: {reason}")
+        return batch
 
     def _read(self, step: int) -> WorkerBatch:
         """Read this worker's micro-batches of a step."""
@@ -310,7 +394,8 @@ class TrainWorker:
             seed=config.seed,
             mixture=self.examples.mixture,
         )
-        return self.reader.read(picked, size=config.micro_batch_examples, rank=self.rank, world=self.world)
+        size = config.micro_batch_examples
+        return self.reader.read(picked, size=size, rank=self.rank, world=self.world, in_step=self.sharded)
 
     def _train_step(self, batch: WorkerBatch, tally: Tally) -> None:
         sums = torch.zeros(len(self.tasks), 3, dtype=torch.float64, device=self.device)
@@ -319,9 +404,13 @@ class TrainWorker:
             loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
             loss.backward()
             sums += part_sums
+        if batch.company:
+            loss, _ = loss_by_task(self.model, batch.company, len(self.tasks), self.device)
+            (0.0 * loss).backward()
         sums = self._reduce(sums)
         tally.examples_by_task += batch.examples_by_task
         tally.heard_seconds += batch.heard_seconds
+        tally.example_ids.update("".join(batch.example_ids).encode())
         if self._update(loss_sum=float(sums[:, LOSS].sum())):
             tally.sums += sums
             self.skipped_in_row = 0
@@ -384,10 +473,14 @@ class TrainWorker:
         valid_loss = found.get("valid_loss", math.inf)
         improved = valid_loss < self.lowest_valid_loss
         self.lowest_valid_loss = min(valid_loss, self.lowest_valid_loss)
-        if self.step % config.checkpoint_every == 0 or last or improved:
+        notice = not self.was_preempted and self.preempted()
+        if self.step % config.checkpoint_every == 0 or last or improved or notice:
             state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
             keep = config.keep_checkpoints
-            save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
+            self.writer.save(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
+        if notice:
+            self.was_preempted = True
+            self.writer.wait()
         return Tally.of(self.tasks) if due else tally
 
     def _line(self, tally: Tally) -> dict[str, Any]:
@@ -396,6 +489,7 @@ class TrainWorker:
         return {
             "step": self.step,
             **means(self.tasks, tally.sums),
+            "examples_sha256": tally.example_ids.hexdigest()[:16],
             "lr": learning_rate(self.step - 1, self.config.steps, self.config.optim),
             "examples_by_task": {task: count for task, count in counts if count},
             "examples_per_second": int(tally.examples_by_task.sum()) / seconds,

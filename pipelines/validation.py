@@ -21,6 +21,8 @@ class Validation:
     batch_examples: int
     micro_batch_examples: int
     read: ReadConfig
+    in_step: bool
+    """Whether all workers have to compute the same number of times."""
 
     def sums(self, model: Salmonn, *, rank: int, world: int, device: torch.device) -> Tensor:
         """Return the sums [tasks, 3] of all examples, on every rank.
@@ -51,8 +53,11 @@ class Validation:
         model.eval()
         try:
             for batch in batches:
-                for part in ahead.take().mine:
+                read = ahead.take()
+                for part in read.mine:
                     parts[batch, part.number] = loss_by_task(model, part, len(tasks), device)[1]
+                if read.company:
+                    loss_by_task(model, read.company, len(tasks), device)
         finally:
             model.train(was_training)
         return parts
@@ -60,7 +65,7 @@ class Validation:
     def _read(self, number: int, *, rank: int, world: int) -> WorkerBatch:
         first = number * self.batch_examples
         picked = [(0, index) for index in range(first, min(first + self.batch_examples, len(self.reader.examples)))]
-        return self.reader.read(picked, size=self.micro_batch_examples, rank=rank, world=world)
+        return self.reader.read(picked, size=self.micro_batch_examples, rank=rank, world=world, in_step=self.in_step)
 
 
 def means(tasks: list[str], sums: Tensor, prefix: str = "") -> dict[str, Any]:

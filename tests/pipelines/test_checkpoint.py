@@ -12,7 +12,7 @@ from llm.loading import load_llm
 from llm.lora import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.checkpoint import RunSpec, complete_steps, load_run, save_checkpoint
+from pipelines.checkpoint import RunSpec, Snapshot, complete_steps, load_run, save_checkpoint
 from pipelines.recipe import recipe_of
 from qformer.aligner import AlignerConfig
 
@@ -33,7 +33,7 @@ def run(tmp_path_factory) -> Path:
     for parameter in model.trainable_parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
     optimizer = torch.optim.AdamW(model.trainable_parameters().values())
-    save_checkpoint(str(run), 200, model, optimizer, spec, {"seed": 0}, keep=1)
+    save_checkpoint(str(run), 200, Snapshot.of(model, optimizer), spec, {"seed": 0}, keep=1)
     spec.write(str(run))
     return run
 

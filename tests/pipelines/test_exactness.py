@@ -2,21 +2,26 @@
 
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
 from llm.lora import LoraSettings
 from pipelines.batches import global_batch, load_examples, read_batch
 from pipelines.checkpoint import RunSpec
 from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.optim import OptimConfig, learning_rate
+from pipelines.reading import ReadConfig
 from pipelines.train import open_run
-from pipelines.train_loop import TrainConfig, TrainWorker
+from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.toy import write_tone_corpus
@@ -40,7 +45,7 @@ def data(tmp_path_factory) -> dict[str, str]:
     return {"manifest": manifest, "cache": str(folder / "c")}
 
 
-def config_of(data, run, *, micro_batch_examples=GLOBAL_BATCH, dropout=0.0) -> TrainConfig:
+def config_of(data, run, *, micro_batch_examples=GLOBAL_BATCH, dropout=0.0, **keys) -> TrainConfig:
     return TrainConfig(
         **data,
         run=str(run),
@@ -52,6 +57,7 @@ def config_of(data, run, *, micro_batch_examples=GLOBAL_BATCH, dropout=0.0) -> T
         qformer=replace(QFORMER, dropout=dropout),
         lora=LoraSettings(dropout=dropout),
         optim=OPTIM,
+        **keys,
     )
 
 
@@ -76,6 +82,7 @@ def train(config: TrainConfig, *, workers: int) -> dict[str, torch.Tensor]:
 def work(config: TrainConfig, rank: int, workers: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{config.run}/store", rank=rank, world_size=workers)
     worker = TrainWorker(config, rank, workers, torch.device("cpu"))
+    assert worker.sharded == any(isinstance(weight, DTensor) for weight in worker.model.llm.parameters())
     seen: dict[str, torch.Tensor] = {}
     worker.optimizer.register_step_pre_hook(lambda *_: seen.update(gradients_of(worker.parameters, worker.step)))
     worker.run()
@@ -151,3 +158,56 @@ def test_dropout_depends_on_the_micro_batch_and_not_on_who_computes_it(data, pla
     }
     assert differing(found[2], found[1]) == {} and differing(found[4], found[1]) == {}
     assert len(differing(found[1], plain)) > len(plain) / 2
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize(("workers", "micro_batch_examples"), [(2, 3), (4, 4)], ids=str)
+def test_llm_spread_over_workers_gives_the_same_bits_as_a_copy_on_each(
+    data, tmp_path, workers, micro_batch_examples, gradient_checkpointing
+):
+    """Also where some workers have fewer micro-batches than others (3 on 2), or none (2 on 4), and in validation."""
+    keys = {"valid_splits": ["test"], "valid_every": 1, "log_every": 1, "checkpoint_every": 2}
+    keys |= {"micro_batch_examples": micro_batch_examples, "gradient_checkpointing": gradient_checkpointing}
+    found, lines = {}, {}
+    for shard_llm in (False, True):
+        config = config_of(data, tmp_path / str(shard_llm), dropout=0.1, shard_llm=shard_llm, **keys)
+        found[shard_llm] = train(config, workers=workers)
+        lines[shard_llm] = [
+            (line["loss"], line["valid_loss"], line["examples_sha256"]) for line in read_metrics(config.run)
+        ]
+    assert all(torch.equal(found[True][name], tensor) for name, tensor in found[False].items())
+    assert lines[True] == lines[False] and len(lines[True]) == STEPS
+
+
+def test_what_one_worker_cannot_read_ends_all_of_them_with_its_reason(data, tmp_path):
+    """Only one of them has the clip in its part; the others say the same, and none waits."""
+    shutil.copytree(data["cache"], tmp_path / "c")
+    config = config_of(data | {"cache": str(tmp_path / "c")}, tmp_path / "run", micro_batch_examples=4)
+    open_run(config, pending=[])
+    cache = FeatureCache(config.cache)
+    examples = load_examples(config.manifest, cache, splits=["train"], tasks=[], max_missing_fraction=0)
+    (_, first), *_ = global_batch(0, batch_examples=GLOBAL_BATCH, num_examples=len(examples), seed=config.seed)
+    row = cache.index.slice(int(examples.positions[first]), 1).to_pylist()[0]
+    with (tmp_path / "c" / "shards" / row["shard"]).open("r+b") as file:
+        file.seek(row["speech_offset"] + row["speech_nbytes"] - 1)
+        file.write(b"\xff")
+    config = replace(config, read=ReadConfig(verify_fraction=1.0))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    processes = [context.Process(target=end, args=(config, rank)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    reasons = [(tmp_path / "run" / f"reason{rank}").read_text() for rank in range(2)]
+    assert reasons[0] == reasons[1] and f"of clip {row['clip_id']} is damaged" in reasons[0]
+
+
+def end(config: TrainConfig, rank: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{config.run}/store", rank=rank, world_size=2)
+    worker = TrainWorker(config, rank, 2, torch.device("cpu"))
+    with pytest.raises(JobIncompleteError) as raised:
+        worker.run()
+    (Path(config.run) / f"reason{rank}").write_text(str(raised.value))
