@@ -21,7 +21,9 @@ from pipelines.recipe import DTYPES, recipe_of
 @dataclass(frozen=True)
 class AskConfig:
     run: str = MISSING
-    """[URI] Run folder whose newest checkpoint answers."""
+    """[URI] Run folder."""
+    checkpoint: str = "last"
+    """[last|best|step] Which of its checkpoints answers; best: of the lowest held-out loss."""
     audio: str = MISSING
     """[URI] The recording; its first 30 seconds are heard."""
     question: str = MISSING
@@ -57,7 +59,7 @@ def ask(config: AskConfig) -> str:
     torch.set_num_threads(config.threads)
     storage.open_file(config.audio).close()  # before the models are loaded
     device = choose_device(config.device)
-    run = load_run(config.run, device=device)
+    run = load_run(config.run, checkpoint=config.checkpoint, device=device)
     wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)
     set_lora_scaling(run.model.llm, config.lora_scaling)
     recipe = run.spec.recipe

@@ -40,7 +40,8 @@ class ExampleSet:
 
     table: pa.Table
     positions: Indices
-    num_missing: int
+    missing: pa.Table
+    """example_id and clip_id of those that the cache lacks, which are left out."""
     mixture: Mixture | None = None
 
     def __len__(self) -> int:
@@ -89,10 +90,11 @@ def load_examples(
             f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
             f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract adds what was not rejected"
         )
+    missing_ids = table.filter(pa.array(positions < 0)).select(["example_id", "clip_id"])
     table = table.filter(pa.array(positions >= 0))
     mixture = make_mixture(mix, table, splits=splits) if mix else None
     # In one chunk: picking some rows of many chunks takes time that grows with the table.
-    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions[positions >= 0], missing, mixture)
+    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions[positions >= 0], missing_ids, mixture)
 
 
 def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:

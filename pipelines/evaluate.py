@@ -29,6 +29,8 @@ class EvaluateConfig:
     """[URI] Folder of the manifest that holds the held-out examples."""
     cache: str = MISSING
     """[URI] Folder of the feature cache that holds their clips."""
+    checkpoint: str = "last"
+    """[last|best|step] Which of the run's checkpoints answers; best: of the lowest held-out loss."""
     splits: list[str] = field(default_factory=lambda: ["test"])
     """[names] Splits to answer; empty: all."""
     tasks: list[str] = field(default_factory=list)
@@ -105,7 +107,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
         tasks=config.tasks,
         max_missing_fraction=config.max_missing_fraction,
     )
-    run = load_run(config.run, device=device)
+    run = load_run(config.run, checkpoint=config.checkpoint, device=device)
     set_lora_scaling(run.model.llm, config.lora_scaling)
     predictions: list[Prediction] = []
     with (progress or Progress()).phase("evaluate", unit="examples", total=len(examples)) as phase:
@@ -121,7 +123,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
                 predictions.append(Prediction(*about, answer))
             phase.advance(len(indices))
     scores = score_tasks(predictions)
-    _write(config, predictions, scores, step=run.step, num_missing=examples.num_missing)
+    _write(config, predictions, scores, step=run.step, num_missing=examples.missing.num_rows)
     _print_scores(scores)
     return scores
 

@@ -152,6 +152,10 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     if config.valid_every:
         load_valid_examples(config, cache, tasks_of(examples))
     _write_run(config, cache, examples.digest, mix, pending)
+    if examples.missing.num_rows:
+        uri = storage.join(config.run, "missing.parquet")
+        storage.write_table(uri, examples.missing)
+        print(f"{config.run}: {examples.missing.num_rows} examples are left out, {uri} lists them: no features")
     if examples.mixture:
         print(f"{config.run}: {examples.mixture.describe()}")
     return len(examples)

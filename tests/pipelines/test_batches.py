@@ -93,7 +93,7 @@ def test_micro_batches_depend_on_the_global_batch_alone():
 
 def test_rejected_clips_are_left_out_up_to_a_share(corpus):
     examples = load(corpus)
-    assert (len(examples), examples.num_missing) == (11, 1)
+    assert (len(examples), examples.missing.num_rows) == (11, 1)
     with pytest.raises(ValueError, match=r"lacks the features of 1 of 12 examples.*max_missing_fraction=0.05"):
         load(corpus, max_missing_fraction=0.05)
 

@@ -1,11 +1,13 @@
 import json
 import shutil
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from llm.lora import LoraSettings
+from pipelines import storage
 from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
 from pipelines.batches import FRAME_RATE_HZ, read_batch
@@ -208,6 +211,42 @@ def test_best_checkpoint_stays_and_can_be_asked_for(corpus, tmp_path):
         find_checkpoint(run, "7")
 
 
+def test_notice_of_preemption_gives_one_checkpoint_at_once(corpus, unbroken, tmp_path):
+    config = config_of(corpus, tmp_path / "run", checkpoint_every=100)
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"), preempted=lambda: worker.step >= 3)
+    worker.run()
+    assert complete_steps(config.run) == [3, 6]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "000006")
+    train_here(config)
+    assert losses(config.run) == losses(unbroken)
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_its_errors_end_the_run(corpus, tmp_path, monkeypatch):
+    """Storage that stands still after the second checkpoint's first file, and then is full."""
+    config, written, full = config_of(corpus, tmp_path / "run"), [], threading.Event()
+
+    def write(uri: str, data: bytes) -> None:
+        written.append((uri, worker.step))
+        if "000004" in uri:
+            assert full.wait(30)
+            raise OSError(28, "No space left on device")
+        original(uri, data)
+
+    def look(*_: object) -> None:
+        if worker.step == 5:
+            full.set()
+
+    original = storage.write_bytes
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    worker.optimizer.register_step_pre_hook(look)
+    monkeypatch.setattr(storage, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left"):
+        worker.run()
+    assert worker.step == 6 and complete_steps(config.run) == [2]
+
+
 def test_best_is_unknown_where_nothing_was_validated(corpus, tmp_path):
     train_here(config_of(corpus, tmp_path / "run", steps=1))
     with pytest.raises(ValueError, match="none was validated; train with valid_splits"):
@@ -332,6 +371,19 @@ def test_run_does_not_go_on_with_other_examples_or_features(corpus, unbroken, tm
     fill(tmp_path / "d", corpus[0], make_worker(tmp_path / "d", codec="int8"))
     with pytest.raises(ValueError, match="codec is"):
         open_run(config_of((corpus[0], str(tmp_path / "d")), tmp_path / "run"), pending=[])
+
+
+def test_examples_without_features_are_listed_before_training_starts(corpus, tmp_path, capsys):
+    shutil.copytree(corpus[1], tmp_path / "c")
+    cache = FeatureCache(corpus[1])
+    shard = min((tmp_path / "c" / "index").iterdir())
+    gone = set(pq.read_table(shard)["clip_id"].to_pylist())
+    shard.unlink()
+    config = config_of((corpus[0], str(tmp_path / "c")), tmp_path / "run", max_missing_fraction=1.0)
+    assert open_run(config, pending=[]) < 9 <= len(cache.index)
+    listed = pq.read_table(tmp_path / "run" / "missing.parquet")
+    assert set(listed["clip_id"].to_pylist()) <= gone and listed.num_rows
+    assert f"{listed.num_rows} examples are left out" in capsys.readouterr().out
 
 
 def test_stage_of_another_shape_is_refused(corpus, unbroken, tmp_path):
