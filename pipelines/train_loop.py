@@ -2,7 +2,8 @@
 
 The update is that of the mean loss over the target tokens of the global batch, whatever the number of workers: each
 worker adds up the gradients of its tokens' summed losses, one all-reduce adds the workers up, and the division by the
-number of tokens comes last. Dropout is seeded per micro-batch, so it does not depend on who computes it either.
+number of tokens comes last. Dropout is seeded per micro-batch, and sums are kept in float64, where the order of so few
+terms leaves nothing behind once the result is float32: who computes what changes no bit.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ from pipelines.config import require_range
 from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
-from pipelines.micro_batch import LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
+from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from pipelines.reading import ReadAhead, ReadConfig
@@ -306,6 +307,8 @@ class TrainWorker:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
+        num_sums = 3 * len(self.tasks) + sum(parameter.numel() for parameter in self.parameters.values())
+        self.sums = torch.zeros(num_sums, dtype=torch.float64, device=device)
         self.writer = CheckpointWriter()
         self.step = self._restore()
         self.skipped_in_row = 0
@@ -398,25 +401,38 @@ class TrainWorker:
         return self.reader.read(picked, size=size, rank=self.rank, world=self.world, in_step=self.sharded)
 
     def _train_step(self, batch: WorkerBatch, tally: Tally) -> None:
-        sums = torch.zeros(len(self.tasks), 3, dtype=torch.float64, device=self.device)
+        self.sums.zero_()
+        sums, gradient_sums = self._split_sums()
         for part in batch.mine:
             torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
             loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
             loss.backward()
             sums += part_sums
+            for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
+                if parameter.grad is not None:
+                    gradient_sum.add_(parameter.grad)
+            self.optimizer.zero_grad(set_to_none=True)
         if batch.company:
             loss, _ = loss_by_task(self.model, batch.company, len(self.tasks), self.device)
             (0.0 * loss).backward()
-        sums = self._reduce(sums)
+        if self.world > 1:
+            dist.all_reduce(self.sums)
         tally.examples_by_task += batch.examples_by_task
         tally.heard_seconds += batch.heard_seconds
         tally.example_ids.update("".join(batch.example_ids).encode())
-        if self._update(loss_sum=float(sums[:, LOSS].sum())):
-            tally.sums += sums
+        if self._update(sums, gradient_sums):
+            tally.sums += sums.cpu()
             self.skipped_in_row = 0
         else:
             tally.skipped += 1
             self._count_skipped()
+
+    def _split_sums(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return views of `sums`: what `loss_by_task` adds up to, and a gradient of each parameter's shape."""
+        parameters = self.parameters.values()
+        head, *parts = self.sums.split([3 * len(self.tasks), *(parameter.numel() for parameter in parameters)])
+        gradients = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
+        return head.view(len(self.tasks), 3), gradients
 
     def _count_skipped(self) -> None:
         self.skipped_in_row += 1
@@ -426,25 +442,12 @@ class TrainWorker:
                 f"of them step {self.step + 1}; checkpoints stay (max_skipped_steps, optim.lr, precision)"
             )
 
-    def _reduce(self, sums: torch.Tensor) -> torch.Tensor:
-        """Add up gradients and sums over the workers, in one message, and make the gradients those of the mean."""
-        gradients = [
-            parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-            for parameter in self.parameters.values()
-        ]
-        flat = torch.cat([sums.flatten().float(), *(gradient.flatten().float() for gradient in gradients)])
-        if self.world > 1:
-            dist.all_reduce(flat)
-        sums = flat[: sums.numel()].view_as(sums).double().cpu()
-        targets = max(float(sums[:, TARGETS].sum()), 1.0)
-        parts = flat[sums.numel() :].div_(targets).split([parameter.numel() for parameter in self.parameters.values()])
-        for parameter, part in zip(self.parameters.values(), parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
-        return sums
-
-    def _update(self, *, loss_sum: float) -> bool:
+    def _update(self, sums: torch.Tensor, gradient_sums: list[torch.Tensor]) -> bool:
         """Take one optimizer step; if loss or gradient is not finite, on any worker, none takes one: return False."""
         config = self.config.optim
+        loss_sum, targets, _ = sums.sum(dim=0).tolist()
+        for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
+            parameter.grad = (gradient_sum / max(targets, 1.0)).to(parameter.dtype)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or float("inf"))
         finite = math.isfinite(loss_sum) and bool(torch.isfinite(norm))
         if finite:

@@ -19,12 +19,12 @@ from typing import get_args
 
 import pytest
 import torch
-from ray.cluster_utils import Cluster
 
 from pipelines import storage
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.feature_cache import FeatureCache, committed_units
+from tests.chaos.machines import Machines
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
@@ -40,31 +40,6 @@ DISK_MB = 2_000
 HONEST_ENDS = {0, 1, -signal.SIGKILL}
 
 Injector = Callable[[], None]
-
-
-class Machines:
-    """A head without room for work, and two machines of one CPU each."""
-
-    def __init__(self) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.nodes = [self._new(), self._new()]
-
-    def _new(self):
-        return self.cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-
-    def actor_pids(self) -> list[int]:
-        """Processes of encoding actors, which are children of the machines' raylets."""
-        raylets = {node.all_processes["raylet"][0].process.pid for node in self.nodes}
-        listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
-        return [
-            int(pid) for pid, above, title in rows if title.startswith("ray::ExtractWorker") and int(above) in raylets
-        ]
-
-    def lose_one(self, rng: random.Random) -> None:
-        node = self.nodes.pop(rng.randrange(len(self.nodes)))
-        self.cluster.remove_node(node, allow_graceful=False)  # SIGKILL
-        self.nodes.append(self._new())
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +100,7 @@ class Chaos:
 
     def _kill_actor(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.rng.choice(self.machines.actor_pids()), signal.SIGKILL)
+            os.kill(self.rng.choice(self.machines.pids("ExtractWorker")), signal.SIGKILL)
 
     def run(self, faults: int) -> None:
         """Go on until so many faults were injected and the last cache is complete; compare each with undisturbed."""
@@ -159,7 +134,7 @@ class Chaos:
             self.job.wait(self.rng.uniform(0, 1))
 
     def _inject(self) -> None:
-        actors = self.machines.actor_pids()
+        actors = self.machines.pids("ExtractWorker")
         name = self.rng.choice([name for name in self.faults if actors or not name.endswith("actor")])
         self.faults[name]()
         self.tally[name] += 1

@@ -182,7 +182,7 @@ def test_training_ends_with_the_readers_error(corpus, copied, tmp_path, monkeypa
     worker, released = TrainWorker(config, 0, 1, torch.device("cpu")), threading.Event()
     update = worker._update
 
-    def break_storage(**sums: float) -> bool:
+    def break_storage(*sums: object) -> bool:
         if worker.step == 2:
             if fault == "hang":
                 block(monkeypatch, released)
@@ -191,7 +191,7 @@ def test_training_ends_with_the_readers_error(corpus, copied, tmp_path, monkeypa
                 if fault == "delete":
                     path.unlink()
             monkeypatch.setattr(worker.cache, "_shards", type(worker.cache._shards)(4))
-        return update(**sums)
+        return update(*sums)
 
     monkeypatch.setattr(worker, "_update", break_storage)
     errors = {"hang": "not read within", "delete": "no such file", "truncate": "ends before byte"}
