@@ -107,23 +107,48 @@ def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]
     )
 
 
+@dataclass(frozen=True, eq=False)
+class ShardOrder:
+    """Brings the examples of neighbouring shards together, for storage that is best read from end to end."""
+
+    numbers: Indices
+    """[N] The shard that each example's clip lies in."""
+    window: int
+    """[shards] Examples are shuffled among so many shards."""
+
+    def group(self, order_E: Indices, *, seed: int, epoch: int) -> Indices:
+        """Return an epoch's examples window by window, shards in an order drawn anew; in a window as they came."""
+        drawn = np.random.Generator(np.random.PCG64([seed, epoch, 1])).permutation(int(self.numbers.max()) + 1)
+        grouped: Indices = order_E[np.argsort(drawn[self.numbers[order_E]] // self.window, kind="stable")]
+        return grouped
+
+
 @lru_cache(maxsize=2)
-def epoch_order(num_examples: int, seed: int, epoch: int, mixture: Mixture | None = None) -> Indices:
+def epoch_order(
+    num_examples: int, seed: int, epoch: int, mixture: Mixture | None = None, shards: ShardOrder | None = None
+) -> Indices:
     """Return the examples of an epoch in their order, which depends on nothing but the arguments.
 
     Without a mixture it is a permutation of all; with one, `num_examples` is the mixture's `epoch_examples`.
     """
     order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_examples)
-    return mixture.draw(seed, epoch)[order] if mixture else order
+    order = mixture.draw(seed, epoch)[order] if mixture else order
+    return shards.group(order, seed=seed, epoch=epoch) if shards else order
 
 
 def global_batch(
-    step: int, *, batch_examples: int, num_examples: int, seed: int, mixture: Mixture | None = None
+    step: int,
+    *,
+    batch_examples: int,
+    num_examples: int,
+    seed: int,
+    mixture: Mixture | None = None,
+    shards: ShardOrder | None = None,
 ) -> list[tuple[int, int]]:
     """Return (epoch, example index) of every example of a step; an epoch holds what a mixture, if any, draws."""
     epoch_examples = mixture.epoch_examples if mixture else num_examples
     places = (divmod(step * batch_examples + offset, epoch_examples) for offset in range(batch_examples))
-    return [(epoch, int(epoch_order(epoch_examples, seed, epoch, mixture)[place])) for epoch, place in places]
+    return [(epoch, int(epoch_order(epoch_examples, seed, epoch, mixture, shards)[place])) for epoch, place in places]
 
 
 def micro_batches(

@@ -300,8 +300,12 @@ class FeatureCache:
         ValueError: If no shard is complete.
     """
 
-    def __init__(self, uri: str, read: ReadConfig | None = None) -> None:
-        """Open the cache; by default the checksums of all clips that are read are compared."""
+    def __init__(self, uri: str, read: ReadConfig | None = None, *, whole_shards: int = 0) -> None:
+        """Open the cache; by default the checksums of all clips that are read are compared.
+
+        With `whole_shards` remote shards are fetched from end to end, and so many kept as temporary files of this
+        machine, instead of ranges of them.
+        """
         self.uri = uri
         self.recipe, self.encoders = read_recipe(uri)
         if not committed_units(uri):
@@ -313,12 +317,20 @@ class FeatureCache:
         self._columns = {name: self.index[name].to_numpy() for name in numbers}
         self._read = read or ReadConfig(verify_fraction=1.0)
         self._pool = DaemonPool(self._read.threads)
-        self._shards = OpenFiles(OPEN_SHARDS if storage.is_local(uri) else OPEN_OBJECTS)
+        self._shards = (
+            OpenFiles(whole_shards, storage.open_copy)
+            if whole_shards
+            else OpenFiles(OPEN_SHARDS if storage.is_local(uri) else OPEN_OBJECTS)
+        )
 
     def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return each clip's row in the index, -1 where the cache does not hold it."""
         found = pc.index_in(pa.array(clip_ids, pa.string()), value_set=self.index["clip_id"])
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def shard_numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return a number for each row's shard, counted in the order of the index."""
+        return np.asarray(self.index["shard"].combine_chunks().dictionary_encode().indices, dtype=np.int64)
 
     def read(self, position: int) -> dict[str, Tensor]:
         """Return the streams of the clip in row `position` as float32 [frames, width]; raises as `read_frames`."""

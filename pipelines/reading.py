@@ -104,26 +104,32 @@ def _near(extents: Iterable[Extent]) -> list[list[Extent]]:
 class OpenFiles:
     """Files kept open for several threads, at most `limit`; the one not asked for longest is let go."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._files: OrderedDict[str, RangedFile] = OrderedDict()
+    def __init__(self, limit: int, open_file: Callable[[str], BinaryIO] = storage.open_file) -> None:
+        self._limit, self._open = limit, open_file
+        self._files: OrderedDict[str, Future[RangedFile]] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._files)
 
     def get(self, uri: str) -> RangedFile:
-        """Return a file to read from; raises as `storage.open_file`."""
+        """Return a file to read from, opened once for all who ask; raises what opening it raises."""
         with self._lock:
-            if uri in self._files:
-                self._files.move_to_end(uri)
-                return self._files[uri]
-        file = RangedFile(storage.open_file(uri))
-        with self._lock:
-            file = self._files.setdefault(uri, file)
+            file = self._files.get(uri)
+            is_new = file is None
+            if file is None:
+                file = self._files[uri] = Future()
+            self._files.move_to_end(uri)
             while len(self._files) > self._limit:
                 self._files.popitem(last=False)
-        return file
+        if is_new:
+            try:
+                file.set_result(RangedFile(self._open(uri)))
+            except BaseException as error:  # it is raised below, and for all who wait
+                with self._lock:
+                    self._files.pop(uri, None)
+                file.set_exception(error)
+        return file.result()
 
 
 class DaemonPool:

@@ -7,6 +7,7 @@ also be a member of a tar, named before the query: `s3://bucket/a.tar!x/y.flac?r
 
 import os
 import posixpath
+import shutil
 import tempfile
 import time
 import uuid
@@ -23,6 +24,7 @@ from pyarrow import fs
 from encoders.recordings import open_recording, open_regular
 
 TEMPORARY_PREFIX = ".tmp-"
+COPY_NBYTES = 8 << 20
 CLAIM_SECONDS = 600.0
 """Time after which a claim on an object counts as left behind; uploading a plan takes seconds."""
 
@@ -137,6 +139,22 @@ def open_file(uri: str) -> BinaryIO:
         return open_recording(uri, _open_input)
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such file") from None
+
+
+def open_copy(uri: str) -> BinaryIO:
+    """Open a local file as it is, and another one as a temporary copy of this machine, fetched in one pass.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if is_local(uri):
+        return open_file(uri)
+    filesystem, path = resolve(uri)
+    file = tempfile.TemporaryFile(prefix="salmonn-")  # noqa: SIM115 - it is the caller's
+    with filesystem.open_input_stream(path) as stream:
+        shutil.copyfileobj(stream, file, COPY_NBYTES)
+    file.flush()
+    return cast(BinaryIO, file)
 
 
 def _open_input(uri: str) -> BinaryIO:

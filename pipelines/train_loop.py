@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
 from pipelines.alarms import AlarmConfig, Alarms
-from pipelines.batches import ExampleSet, global_batch, load_examples
+from pipelines.batches import ExampleSet, ShardOrder, global_batch, load_examples
 from pipelines.checkpoint import (
     CheckpointWriter,
     RunSpec,
@@ -81,6 +81,12 @@ class TrainConfig:
     mix: str = ""
     """[name|URI] How much of which corpus and task an epoch holds: stage1, stage2, stage3, or a YAML file that lists
     rows of task, corpus, examples and weight; empty: every example once."""
+    order: Literal["shuffled", "shards"] = "shuffled"
+    """[name] shuffled: any example may come next. shards: those of `shard_window` shards are shuffled among themselves,
+    and each worker fetches shards whole, one after the other: for a store that gives ranges slowly or not at all."""
+    shard_window: int = 4
+    """[shards] Shards that examples are shuffled among with order=shards; twice as many lie in temporary files of each
+    worker if the cache is remote."""
     steps: int = 90_000
     """[steps] Length of the run."""
     batch_examples: int = 64
@@ -141,8 +147,12 @@ class TrainConfig:
         if not self.run and not (self.runs and self.name):
             raise ValueError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
         require_precision(self.precision)
-        counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
-        require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"), low=1)
+        counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
+        require_range(
+            self,
+            (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps", "shard_window"),
+            low=1,
+        )
         require_range(self, ("max_failures", "valid_every"), low=0)
         require_range(self, ("min_workers",), low=0, high=self.workers)
         require_range(self, ("collective_timeout_seconds",), low=1)
@@ -282,7 +292,8 @@ class TrainWorker:
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
         self.preempted, self.was_preempted = preempted, False
-        self.cache = FeatureCache(config.cache, config.read)
+        whole_shards = 2 * config.shard_window if config.order == "shards" else 0
+        self.cache = FeatureCache(config.cache, config.read, whole_shards=whole_shards)
         self.examples: ExampleSet = load_examples(
             config.manifest,
             self.cache,
@@ -291,6 +302,9 @@ class TrainWorker:
             max_missing_fraction=config.max_missing_fraction,
             mix=load_mix(storage.join(config.run, MIX)) if config.mix else (),
         )
+        self.shards = None
+        if config.order == "shards":
+            self.shards = ShardOrder(self.cache.shard_numbers()[self.examples.positions], config.shard_window)
         self.spec = RunSpec.read(config.run)
         self.sharded = config.shard_llm and world > 1
         self.model = self.spec.build(config.run, device="cpu" if self.sharded else str(device), seed=config.seed)
@@ -396,6 +410,7 @@ class TrainWorker:
             num_examples=len(self.examples),
             seed=config.seed,
             mixture=self.examples.mixture,
+            shards=self.shards,
         )
         size = config.micro_batch_examples
         return self.reader.read(picked, size=size, rank=self.rank, world=self.world, in_step=self.sharded)

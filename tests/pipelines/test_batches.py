@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipelines.batches import (
+    ShardOrder,
     epoch_order,
     global_batch,
     load_examples,
@@ -52,6 +53,19 @@ def test_any_number_of_workers_shares_out_the_same_global_batch(world):
     parts = list(enumerate(micro_batches(batch, draw_lengths(23, seed=0), size=4)))
     shared = [place for rank in range(world) for _, part in parts[rank::world] for place in part]
     assert sorted(shared) == sorted(batch)
+
+
+@pytest.mark.parametrize("num_shards", [7, 100])
+def test_order_by_shards_holds_every_example_once_and_few_shards_at_a_time(num_shards):
+    rng = np.random.Generator(np.random.PCG64(0))
+    shards = ShardOrder(rng.integers(0, num_shards, size=1_000), window=4)
+    first, second = (epoch_order(1_000, 5, epoch, None, shards) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(1_000))
+    ends = [np.flatnonzero(shards.numbers[first] == shard)[[0, -1]] for shard in range(num_shards)]
+    open_at = [sum(begin <= place <= end for begin, end in ends) for place in range(1_000)]
+    assert max(open_at) <= 4
+    assert (first != second).any() and shards.numbers[first[0]] != shards.numbers[second[0]]
+    assert (np.diff(first) == 1).mean() < 0.05  # shuffled within the window
 
 
 def draw_lengths(num_examples, *, seed):

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from benchmarks.range_server import range_server
 from encoders.codecs import dequantise
 from llm.salmonn import Batch
+from pipelines import storage
 from pipelines.batches import load_examples, make_batch, read_batch
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
@@ -206,6 +208,24 @@ def test_training_ends_with_the_readers_error(corpus, copied, tmp_path, monkeypa
 @pytest.fixture
 def keys(monkeypatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def test_whole_shards_are_fetched_once_each_and_give_the_same(corpus, keys, monkeypatch):
+    fetched: list[str] = []
+    original = storage.open_copy
+
+    def open_copy(uri: str) -> BinaryIO:
+        fetched.append(uri)
+        return original(uri)
+
+    monkeypatch.setattr(storage, "open_copy", open_copy)
+    with range_server(corpus[1].parents[1]) as server:
+        remote = FeatureCache(server.uri(f"{corpus[1].parent.name}/c"), whole_shards=9)
+        local = FeatureCache(str(corpus[1]))
+        for positions in ([4, 0, 2], [9, 1, 3, 5], [8, 7, 6]):
+            ours, theirs = (cache.read_frames(positions, frames=70) for cache in (remote, local))
+            assert all(torch.equal(ours[stream].frames, theirs[stream].frames) for stream in theirs)
+    assert len(fetched) == len(set(fetched)) == len(set(local.index["shard"].to_pylist())) > 1
 
 
 def test_object_store_gives_the_same_batches_in_few_requests(corpus, keys):

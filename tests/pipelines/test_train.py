@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import struct
@@ -166,6 +167,29 @@ def test_steps_without_finite_gradients_are_skipped_and_counted(corpus, tmp_path
     untouched = [name for name in before if name != "aligner.projection.bias"]
     assert all(torch.equal(worker.parameters[name], before[name]) for name in untouched)
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] is None
+
+
+def test_order_by_shards_trains_on_the_same_examples_shard_after_shard_and_continues(corpus, tmp_path):
+    keys = {"order": "shards", "shard_window": 1, "batch_examples": 3, "micro_batch_examples": 3}
+    config = config_of(corpus, tmp_path / "run", **keys)
+    open_run(config, pending=[])
+    worker, seen = TrainWorker(config, 0, 1, torch.device("cpu")), []
+    shards = worker.cache.index["shard"].to_pylist()
+    read = worker.reader.read
+
+    def look(picked, **keys):
+        seen.append([(epoch, shards[worker.examples.positions[index]]) for epoch, index in picked])
+        return read(picked, **keys)
+
+    worker.reader.read = look
+    worker.run()
+    order = [shard for batch in seen for epoch, shard in batch if epoch == 0]
+    changes = sum(a != b for a, b in itertools.pairwise(order))
+    assert len(order) == 9 and changes == len(set(order)) - 1 > 1
+    before = losses(config.run)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "000006")
+    train_here(config)
+    assert losses(config.run) == before
 
 
 def test_too_many_steps_in_a_row_without_finite_gradients_end_the_run(corpus, tmp_path):
