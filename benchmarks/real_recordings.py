@@ -1,7 +1,7 @@
 """Held-out scores on real recordings, with curves, through the verbs: prepare, extract, train, evaluate.
 
 `python -m benchmarks.real_recordings ../shared/data [out] [seeds]`: spoken digits, one speaker never heard in training,
-and ESC-10's sounds, one fold held out, through the real encoder of Whisper tiny.en (its frames alone, no BEATs). One run
+and ESC-10's sounds, one fold held out, through the real encoder of Whisper tiny.en (frames of speech alone). One run
 learns both tasks, per seed and language model: stories260K, a real one of 260,000 weights, and the demo's random one.
 Ends in a table of scores, of the last and the best checkpoint, and a page of curves, out/curves.html.
 """
