@@ -14,10 +14,22 @@ class Machines:
     def __init__(self, count: int = 2, *, cpus: int = 1) -> None:
         self._cpus = cpus
         self.cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-        self.nodes = [self._new() for _ in range(count)]
+        self.nodes = []
+        for _ in range(count):
+            self.start_one()
 
-    def _new(self):
-        return self.cluster.add_node(num_cpus=self._cpus, object_store_memory=80 * 2**20)
+    def start_one(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=self._cpus, object_store_memory=80 * 2**20))
+
+    def lose(self, node) -> None:
+        """Kill a machine's processes."""
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)  # SIGKILL
+
+    def lose_one(self, rng: random.Random) -> None:
+        """Kill a machine, and start another one."""
+        self.lose(rng.choice(self.nodes))
+        self.start_one()
 
     def pids(self, actor: str) -> list[int]:
         """Processes of the actors of a class, which are children of the machines' raylets."""
@@ -25,9 +37,3 @@ class Machines:
         listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
         return [int(pid) for pid, above, title in rows if title.startswith(f"ray::{actor}") and int(above) in raylets]
-
-    def lose_one(self, rng: random.Random) -> None:
-        """Kill a machine, and start another one."""
-        node = self.nodes.pop(rng.randrange(len(self.nodes)))
-        self.cluster.remove_node(node, allow_graceful=False)  # SIGKILL
-        self.nodes.append(self._new())
