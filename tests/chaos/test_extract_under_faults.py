@@ -22,9 +22,10 @@ import torch
 from ray.cluster_utils import Cluster
 
 from pipelines import storage
+from pipelines.cache_index import committed_units
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.feature_cache import FeatureCache, committed_units
+from pipelines.feature_cache import FeatureCache
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
@@ -58,7 +59,7 @@ class Machines:
         listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
         rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
         return [
-            int(pid) for pid, above, title in rows if title.startswith("ray::ExtractWorker") and int(above) in raylets
+            int(pid) for pid, above, title in rows if title.startswith("ray::ExtractActor") and int(above) in raylets
         ]
 
     def lose_one(self, rng: random.Random) -> None:
