@@ -17,9 +17,9 @@ import ray
 from cluster.connection import RayConfig
 from pipelines import extract as extract_module
 from pipelines import storage
+from pipelines.cache_index import ShardInfo, index_schema
 from pipelines.extract import ExtractConfig, extract
-from pipelines.extract_worker import UnitStats, WorkerConfig
-from pipelines.feature_cache import ShardInfo, index_schema
+from pipelines.extract_actor import UnitStats, WorkerConfig
 from pipelines.manifest import CLIP_SCHEMA, CLIPS, EXAMPLE_SCHEMA, EXAMPLES
 from pipelines.plan import ExtractUnit, count_units, unit_name
 
@@ -72,7 +72,7 @@ def megabytes(field: str) -> int:
 
 
 def main(num_units: int) -> None:
-    setattr(extract_module, "ExtractWorker", NoOpWorker)  # noqa: B010
+    setattr(extract_module, "ExtractActor", NoOpWorker)  # noqa: B010
     with tempfile.TemporaryDirectory() as folder:
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # its memory is not the driver's
             pool.apply(write_manifest, (f"{folder}/m", CLIPS_PER_UNIT * num_units))

@@ -26,16 +26,19 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
-from encoders.audio import SAMPLE_RATE_HZ, AudioError, Segment, load_clip
+from encoders.audio import SAMPLE_RATE_HZ, AudioError, Segment
 from encoders.beats import SWITCHES, Beats, BeatsConfig, count_patches
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
+from encoders.clips import load_clip
 from encoders.tiny import random_weights
 from encoders.whisper_network import WhisperSizes
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.extract_worker import ExtractWorker, WorkerConfig
+from pipelines.encoder_recipe import recipe_of
+from pipelines.extract_actor import WorkerConfig
+from pipelines.extract_worker import ExtractWorker
 from pipelines.manifest import read_clips
 from pipelines.plan import extend_plan, read_units
-from pipelines.recipe import recipe_of, write_recipe
+from pipelines.recipe import write_recipe
 
 GROUP_CLIPS = 4
 WHISPER_BASE = WhisperSizes(512, 6, 8, 2048, 80, 1500)

@@ -27,14 +27,15 @@ import soundfile
 import torch
 
 from cluster.connection import RayConfig, connect
-from encoders.audio import SAMPLE_RATE_HZ, load_clip
+from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
+from encoders.clips import load_clip
 from encoders.codecs import quantise
 from pipelines import extract as extract_module
+from pipelines.cache_index import committed_units, read_index
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_worker import ExtractWorker
-from pipelines.feature_cache import committed_units, read_index
 from pipelines.manifest import clip_from_row
 
 NUM_CLIPS = 400
@@ -94,7 +95,7 @@ class RayDataEncoder:
 
 
 def run_ours(manifest: str, out: str) -> None:
-    setattr(extract_module, "ExtractWorker", CountingWorker)  # noqa: B010
+    setattr(extract_module, "ExtractActor", CountingWorker)  # noqa: B010
     keys: dict[str, Any] = {"whisper": "tiny", "beats": "tiny", "batch_clips": BATCH_CLIPS, "workers": ACTORS}
     extract(ExtractConfig(manifest=manifest, cache=out, shard_megabytes=SHARD_MB, **keys))
 

@@ -18,7 +18,7 @@ from encoders.audio import SAMPLE_RATE_HZ
 from encoders.beats import Beats, BeatsConfig, BeatsEncoder
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import quantise
-from encoders.gated_attention import Kernel
+from encoders.features import Kernel
 from encoders.tiny import random_weights
 from encoders.whisper import WhisperEncoder
 from encoders.whisper_network import WhisperNetwork, WhisperSizes

@@ -26,10 +26,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.range_server import range_server
 from encoders.audio import Segment
-from pipelines.feature_cache import EncodedClip, FeatureCache, write_shard
+from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import Clip
 from pipelines.reading import ReadConfig
 from pipelines.recipe import Recipe, StreamRecipe, write_recipe
+from pipelines.shard import EncodedClip, write_shard
 
 BATCH, CLIPS_PER_SHARD = 8, 16
 SHAPES = {"speech": (1500, 1280), "audio": (1496, 768)}

@@ -31,8 +31,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.arithmetic import beats_flop, layers_flop, matrix_speed, timed, whisper_flop
 from benchmarks.gpu_train_step import SIZES, Sizes, random_encoder
-from encoders.audio import SAMPLE_RATE_HZ, load_clip
+from encoders.audio import SAMPLE_RATE_HZ
 from encoders.beats import BeatsConfig
+from encoders.clips import load_clip
 from encoders.codecs import quantise
 from encoders.whisper_network import WhisperSizes
 from llm.loading import load_llm
@@ -43,9 +44,11 @@ from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
 from pipelines.batches import load_examples, make_batch, micro_batches, read_batch, read_texts
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.feature_cache import EncodedClip, FeatureCache, write_shard
+from pipelines.encoder_recipe import recipe_of
+from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_clips
-from pipelines.recipe import recipe_of, write_recipe
+from pipelines.recipe import write_recipe
+from pipelines.shard import EncodedClip, write_shard
 from qformer.aligner import Aligner, AlignerConfig
 
 CLIP_SECONDS = 30

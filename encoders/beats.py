@@ -16,8 +16,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from encoders.digest import key_difference, weights_digest
+from encoders.features import Kernel
 from encoders.filter_banks import NUM_MEL_BANDS, FilterBanks
-from encoders.gated_attention import Kernel, Mask, gated_attention, padding_mask
+from encoders.gated_attention import Mask, gated_attention, padding_mask
 
 PATCH_FRAMES = 16
 PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES  # frequency bands of one time step, 8

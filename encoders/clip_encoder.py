@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from encoders.beats import BeatsEncoder, count_patches
-from encoders.gated_attention import Kernel
+from encoders.features import SPEECH_FRAMES, Kernel
 from encoders.tiny import tiny_beats, tiny_whisper
-from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
+from encoders.whisper import WhisperEncoder
 
 MOST_FRAMES_ON_CPU = 512
 """In a batch, padding counted: more only make what lies between two layers outgrow the processor's cache."""

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-Codec = Literal["float16", "int8"]
+from encoders.features import Codec, Fidelity
+
 MOST_SNR_DB = 150.0
 """Frames that come back exactly count as this good; float32 itself ends about there."""
 _INT8_MAX = 127
@@ -51,18 +51,6 @@ def dequantise(arrays: Mapping[str, Tensor], codec: Codec) -> Tensor:
             return arrays[""].float() * arrays["scale"]
         case _:
             raise ValueError(f"codec {codec!r} is not one of {', '.join(get_args(Codec))}")
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How near a clip's stored frames are to those computed."""
-
-    snr_db: float
-    """[dB] Energy of the frames over that of the error, within ±`MOST_SNR_DB`."""
-    cosine: float
-    """[1] Of each frame with itself as computed, the mean over the frames."""
-    worst_cosine: float
-    """[1] The same, of the worst frame."""
 
 
 def measure_fidelity(computed_TC: Tensor, stored_TC: Tensor) -> Fidelity:

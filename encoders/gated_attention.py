@@ -6,15 +6,14 @@ Neither kernel ever holds that. Letters: B clips, H heads, P patches, K width of
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-Kernel = Literal["sdpa", "flex"]
-"""What computes the attention: "sdpa" on any device; "flex", one fused kernel compiled on first use, on CUDA."""
+from encoders.features import Kernel
+
 Mask = Tensor | BlockMask | None
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from encoders.beats import Beats, BeatsConfig, BeatsEncoder
-from encoders.gated_attention import Kernel
-from encoders.whisper import SPEECH_FRAMES, WhisperEncoder
+from encoders.features import SPEECH_FRAMES, Kernel
+from encoders.whisper import WhisperEncoder
 from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
 # Random layers do nothing to bring out what matters, so the weights leave the content what it is: positions are small

@@ -15,10 +15,10 @@ from transformers.audio_utils import mel_filter_bank
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from encoders.digest import key_difference, weights_digest
+from encoders.features import SPEECH_FRAMES
 from encoders.filter_banks import power_spectrum, rows_by_chunks
 from encoders.whisper_network import WhisperNetwork, WhisperSizes
 
-SPEECH_FRAMES = 1500  # 30 s of 20 ms
 _FFT_SAMPLES = 400
 _HOP_SAMPLES = 160
 _MEL_FRAMES = CLIP_SAMPLES // _HOP_SAMPLES

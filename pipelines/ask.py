@@ -6,16 +6,16 @@ from typing import Literal
 import torch
 from omegaconf import MISSING
 
-from encoders.audio import Segment, load_clip
-from encoders.clip_encoder import load_clip_encoder
+from encoders.audio import Segment
+from encoders.clips import load_clip
 from encoders.codecs import dequantise, quantise
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch
 from pipelines.checkpoint import load_run
 from pipelines.config import require_range
+from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.evaluate import choose_device
-from pipelines.recipe import DTYPES, recipe_of
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def ask(config: AskConfig) -> str:
     wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)
     set_lora_scaling(run.model.llm, config.lora_scaling)
     recipe = run.spec.recipe
-    encoder = load_clip_encoder(
+    encoder, found = load_encoder_and_recipe(
         whisper=config.whisper or run.spec.encoders["speech"],
         beats=config.beats or run.spec.encoders["audio"],
+        codec=recipe.codec,
+        precision=recipe.precision,
         device=device,
-        dtype=DTYPES[recipe.precision],
     )
-    found = recipe_of(encoder, codec=recipe.codec, precision=recipe.precision)
     recipe.require_same(replace(recipe, streams=found.streams), here=config.run, there="these encoders' output")
     # Through the codec and back: the model hears what it was trained on.
     streams = {

@@ -20,21 +20,14 @@ from omegaconf import MISSING
 
 from encoders.audio import AudioError
 from pipelines import storage
+from pipelines.cache_index import ShardInfo, committed_units, read_rejects
 from pipelines.config import require_range
-from pipelines.feature_cache import (
-    FeatureCache,
-    RejectedClip,
-    ShardInfo,
-    StoredClip,
-    committed_units,
-    read_rejects,
-    read_stored,
-    write_shard,
-)
+from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import Clip, read_clips, read_examples
 from pipelines.plan import ExtractUnit, extend_plan, read_units
 from pipelines.progress import Progress
 from pipelines.recipe import RECIPE, read_recipe
+from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard
 
 MEGABYTE = 1_000_000
 ItemT = TypeVar("ItemT")

@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.feature_cache import FeatureCache, committed_units, read_rejects
+from pipelines.cache_index import committed_units, read_rejects
+from pipelines.feature_cache import FeatureCache
 from pipelines.plan import count_planned_clips, count_units, unit_name
 from pipelines.recipe import Recipe, read_recipe
 

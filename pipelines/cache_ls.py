@@ -6,8 +6,8 @@ from itertools import islice
 
 from omegaconf import MISSING
 
+from pipelines.cache_index import committed_units, member_names, read_index
 from pipelines.config import require_range
-from pipelines.feature_cache import committed_units, member_names, read_index
 from pipelines.plan import read_units, unit_name
 from pipelines.recipe import Recipe, read_recipe
 

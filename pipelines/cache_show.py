@@ -14,7 +14,8 @@ from omegaconf import MISSING
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
-from encoders.audio import AudioError, load_clip
+from encoders.audio import AudioError
+from encoders.clips import load_clip
 from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ
 from pipelines.feature_cache import FeatureCache

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.connection import RayConfig
-from encoders.audio import SAMPLE_RATE_HZ, load_clip
+from encoders.audio import SAMPLE_RATE_HZ
+from encoders.clips import load_clip
 from pipelines import storage
 from pipelines.ask import AskConfig, ask
 from pipelines.config import load_config, require_range
@@ -361,9 +362,10 @@ def _draw_clips(folders: DemoFolders) -> Picture:
     positions = cache.positions([clip.clip_id for clip in clips])
     said = {example.clip_id: example.answer for example in reversed(list(read_examples(folders.manifest)))}
     titles = [said[clip.clip_id] for clip in clips]
+    streams = [{name: frames.numpy() for name, frames in cache.read(int(place)).items()} for place in positions]
     return draw_streams(
-        {title: load_clip(clip.located()) for title, clip in zip(titles, clips, strict=True)},
-        {title: cache.read(int(position)) for title, position in zip(titles, positions, strict=True)},
+        {title: load_clip(clip.located()).numpy() for title, clip in zip(titles, clips, strict=True)},
+        dict(zip(titles, streams, strict=True)),
         sample_rate_hz=SAMPLE_RATE_HZ,
         caption="Waves, and below them the cached frames of both streams (each channel centred and scaled).",
     )

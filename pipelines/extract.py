@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import ray
@@ -24,15 +24,14 @@ from cluster.unit_queue import (
     pool_size,
     run_units,
 )
-from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.codecs import Codec
-from encoders.gated_attention import Kernel
+from encoders.features import Codec, Kernel
 from pipelines import storage
+from pipelines.apart import call_apart
+from pipelines.cache_index import committed_units, read_rejects
 from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
+from pipelines.extract_actor import MIN_FIDELITY_DB, ExtractActor, UnitStats, WorkerConfig
 from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
-from pipelines.extract_worker import MIN_FIDELITY_DB, ExtractWorker, UnitStats, WorkerConfig
-from pipelines.feature_cache import committed_units, read_rejects
 from pipelines.manifest import corpus_roots
 from pipelines.plan import (
     count_planned_clips,
@@ -45,7 +44,7 @@ from pipelines.plan import (
     unit_name,
 )
 from pipelines.progress import Progress
-from pipelines.recipe import DTYPES, RECIPE, Recipe, environment, read_recipe, recipe_of, write_recipe
+from pipelines.recipe import RECIPE, Recipe, environment, read_recipe, write_recipe
 
 MEGABYTE = 1_000_000
 EARLY_CLIPS = 2_000
@@ -208,27 +207,24 @@ def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
     return units - again
 
 
-def load_encoder_and_recipe(config: ExtractConfig, device: str = "cpu") -> tuple[ClipEncoder, Recipe]:
-    """Load the encoders and return them with the recipe of what they write.
+def encoder_keys(config: ExtractConfig) -> dict[str, Any]:
+    """Return what `load_encoder_and_recipe` wants to know."""
+    return {key: getattr(config, key) for key in ("whisper", "beats", "codec", "precision", "attention")}
+
+
+def require_recipe(cache: str, recipe: Recipe) -> None:
+    """Refuse a cache that is there with another recipe.
 
     Raises:
-        ValueError: If an encoder cannot be loaded or a cache is there with another recipe.
+        ValueError: Naming the first field that differs.
     """
-    encoder = load_clip_encoder(
-        whisper=config.whisper,
-        beats=config.beats,
-        device=device,
-        dtype=DTYPES[config.precision],
-        attention=config.attention,
-    )
-    recipe = recipe_of(encoder, codec=config.codec, precision=config.precision)
-    if storage.file_exists(storage.join(config.cache, RECIPE)):
-        recipe.require_same(read_recipe(config.cache)[0], here="this command", there=config.cache)
-    return encoder, recipe
+    if storage.file_exists(storage.join(cache, RECIPE)):
+        recipe.require_same(read_recipe(cache)[0], here="this command", there=cache)
 
 
 def _open_cache(config: ExtractConfig) -> Recipe:
-    _, recipe = load_encoder_and_recipe(config)
+    recipe: Recipe = call_apart("pipelines.encoder_recipe", "load_recipe", spared="torch", **encoder_keys(config))
+    require_recipe(config.cache, recipe)
     if not storage.file_exists(storage.join(config.cache, RECIPE)):
         encoders = {"speech": config.whisper, "audio": config.beats}
         recorded = {**environment(config.threads), "batch_clips": config.batch_clips}
@@ -265,7 +261,7 @@ def _run(
         config.batch_clips,
         config.min_fidelity_db,
     )
-    actor_type = ray.remote(ExtractWorker).options(
+    actor_type = ray.remote(ExtractActor).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
     )
     room = pool_size(0 if own_cluster else config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)

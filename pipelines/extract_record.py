@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from cluster.unit_queue import UnitResult
 from pipelines import storage
-from pipelines.report import Section, Tile, draw_shares, draw_throughput, write_report
 
 UNITS_PER_FILE = 1_000
 UNIT_SCHEMA = pa.schema(
@@ -106,6 +105,8 @@ def write_closing_report(
     command: str,
 ) -> None:
     """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
+    from pipelines.report import Section, Tile, draw_shares, draw_throughput, write_report  # brings matplotlib
+
     clips, rejects = (int(np.sum(units[name].to_numpy())) for name in ("clips", "rejects"))
     hours, nbytes = np.sum(units["audio_seconds"].to_numpy()) / 3600, int(np.sum(units["nbytes"].to_numpy()))
     expected_seconds = forecast.seconds(workers)

@@ -1,4 +1,4 @@
-"""One actor of an extraction: it holds the encoders and turns one unit of clips into one shard."""
+"""The work of an extraction: holds the encoders and turns one unit of clips into one shard."""
 
 import hashlib
 import platform
@@ -6,58 +6,30 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cluster.unit_queue import FatalUnitError
-from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
-from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.codecs import Fidelity, dequantise, measure_fidelity, quantise
+from encoders.audio import SAMPLE_RATE_HZ, AudioError
+from encoders.clip_encoder import ClipEncoder
+from encoders.clips import load_clip
+from encoders.codecs import dequantise, measure_fidelity, quantise
+from encoders.features import Fidelity
 from pipelines import storage
-from pipelines.feature_cache import (
-    AlreadyCommittedError,
-    EncodedClip,
-    RejectedClip,
-    ShardInfo,
-    committed_shard,
-    write_shard,
-)
+from pipelines.cache_index import committed_shard
+from pipelines.encoder_recipe import load_encoder_and_recipe
+from pipelines.extract_actor import UnitStats, WorkerConfig
 from pipelines.manifest import Clip
 from pipelines.plan import ExtractUnit
-from pipelines.recipe import DTYPES, Recipe, recipe_of
+from pipelines.shard import AlreadyCommittedError, EncodedClip, RejectedClip, write_shard
 
 CHUNK_CLIPS = 32
 """Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""
 DECODE_THREADS = 2
 SAMPLED_CLIPS = 4
 """Clips of a unit whose fidelity is measured: those with the smallest ids, which are digests."""
-MIN_FIDELITY_DB = 30.0
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What an actor needs: where the encoders lie, how they run, where shards go."""
-
-    cache: str
-    whisper: str
-    beats: str
-    recipe: Recipe
-    device: str
-    threads: int
-    batch_clips: int
-    min_fidelity_db: float = MIN_FIDELITY_DB
-
-
-@dataclass(frozen=True)
-class UnitStats:
-    """What a unit sends back: the shard's numbers and where the seconds went."""
-
-    shard: ShardInfo
-    seconds: float
-    device: str
-    parts: dict[str, float] = field(default_factory=dict)
 
 
 def load_encoder(config: WorkerConfig) -> ClipEncoder:
@@ -67,20 +39,20 @@ def load_encoder(config: WorkerConfig) -> ClipEncoder:
         ValueError: If their weights are not those of the recipe.
     """
     recipe = config.recipe
-    encoder = load_clip_encoder(
+    encoder, found = load_encoder_and_recipe(
         whisper=config.whisper,
         beats=config.beats,
-        device=config.device,
-        dtype=DTYPES[recipe.precision],
+        codec=recipe.codec,
+        precision=recipe.precision,
         attention=recipe.attention,
+        device=config.device,
     )
-    found = recipe_of(encoder, codec=recipe.codec, precision=recipe.precision)
     recipe.require_same(replace(recipe, streams=found.streams), here="the job", there="the encoder on this machine")
     return encoder
 
 
 class ExtractWorker:
-    """Encodes units; plain Python, wrapped as a Ray actor where it is used.
+    """Encodes units.
 
     While one chunk of clips is encoded, threads decode the next and the one before is written.
     """

@@ -14,9 +14,7 @@ from omegaconf import MISSING
 from safetensors.torch import load_file
 from torch import Tensor
 
-from encoders.clip_encoder import load_clip_encoder
-from encoders.codecs import Codec
-from encoders.gated_attention import Kernel
+from encoders.features import Codec, Kernel
 from llm.loading import Precision, is_hub_name, llm_width
 from llm.lora import (
     WEIGHTS_NAME,
@@ -28,7 +26,8 @@ from llm.lora import (
 from pipelines import storage
 from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, Snapshot, fetched_checkpoint, newest_step, save_checkpoint
 from pipelines.config import require_range, save_config
-from pipelines.recipe import DTYPES, Recipe, recipe_of
+from pipelines.encoder_recipe import load_recipe
+from pipelines.recipe import Recipe
 from qformer.aligner import Aligner
 from qformer.official import config_from_official, load_official, official_name
 from qformer.windows import CLIP_FRAMES
@@ -163,13 +162,13 @@ def _with_full_paths(config: ImportConfig) -> ImportConfig:
 
 
 def _recipe(config: ImportConfig) -> Recipe:
-    encoder = load_clip_encoder(
+    return load_recipe(
         whisper=config.whisper,
         beats=config.beats,
-        dtype=DTYPES[config.encoder_precision],
+        codec=config.codec,
+        precision=config.encoder_precision,
         attention=config.attention,
     )
-    return recipe_of(encoder, codec=config.codec, precision=config.encoder_precision)
 
 
 def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, recipe: Recipe) -> RunSpec:

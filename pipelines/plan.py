@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
-from encoders.codecs import Codec
-from encoders.whisper import SPEECH_FRAMES
+from encoders.features import SPEECH_FRAMES, Codec
 from pipelines import storage
 from pipelines.manifest import CLIP_SCHEMA, CLIPS, ROWS_PER_GROUP, Clip, clip_from_row, read_batches
 from pipelines.recipe import Recipe

@@ -11,13 +11,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from encoders.audio import SAMPLE_RATE_HZ, AudioError, load_clip
+from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
-from encoders.codecs import Codec, quantise
+from encoders.clips import load_clip
+from encoders.codecs import quantise
+from encoders.features import Codec
 from pipelines import storage
+from pipelines.cache_index import committed_units
 from pipelines.config import require_range
-from pipelines.extract import MEGABYTE, ExtractConfig, load_encoder_and_recipe, with_full_paths
-from pipelines.feature_cache import committed_units
+from pipelines.encoder_recipe import load_encoder_and_recipe
+from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
 from pipelines.manifest import EXAMPLES, Clip, clip_from_row
 from pipelines.plan import (
     VALUE_NBYTES,
@@ -100,7 +103,8 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     config = with_full_paths(config)
     clips = read_clip_table(config.manifest)
     gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    encoder, recipe = load_encoder_and_recipe(config, "cuda" if gpu else "cpu")
+    encoder, recipe = load_encoder_and_recipe(**encoder_keys(config), device="cuda" if gpu else "cpu")
+    require_recipe(config.cache, recipe)
     done = committed_units(config.cache)
     rows_N = new_rows(config.cache, clips)
     begun_N, new_N = pending_seconds(config.cache, done=done), clip_seconds(clips)[rows_N]

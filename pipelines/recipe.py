@@ -7,17 +7,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-import torch
-
-from encoders.clip_encoder import ClipEncoder
-from encoders.codecs import Codec
-from encoders.gated_attention import Kernel
+from encoders.features import Codec, Kernel
 from pipelines import storage
 from pipelines.config import first_difference
 
 RECIPE = "recipe.json"
 SCHEMA_VERSION = 1
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PREPROCESSING_VERSION = 2
 """Raised whenever clips or spectrograms would come out differently."""
 
@@ -73,12 +68,6 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in fields.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: str(value)}
     return flat
-
-
-def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
-    """Return the recipe of what an encoder writes."""
-    streams = {name: StreamRecipe(encoder.digests[name], width) for name, width in encoder.widths.items()}
-    return Recipe(streams=streams, codec=codec, precision=precision, attention=encoder.attention)
 
 
 def environment(threads: int) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from pipelines import storage
 
@@ -75,7 +73,11 @@ def _picture(figure: Figure, caption: str) -> Picture:
 
 
 def draw_streams(
-    waves: Mapping[str, Tensor], streams: Mapping[str, Mapping[str, Tensor]], *, sample_rate_hz: int, caption: str
+    waves: Mapping[str, FloatArray],
+    streams: Mapping[str, Mapping[str, FloatArray]],
+    *,
+    sample_rate_hz: int,
+    caption: str,
 ) -> Picture:
     """Draw clips side by side: the wave above, each stream's frames as a heat map below, over the clip's length.
 
@@ -94,11 +96,11 @@ def draw_streams(
         for column, (title, wave) in enumerate(waves.items()):
             seconds = len(wave) / sample_rate_hz
             top = axes[0][column]
-            top.plot(torch.linspace(0, seconds, len(wave)), wave, color=INK, linewidth=0.5)
+            top.plot(np.linspace(0, seconds, len(wave)), wave, color=INK, linewidth=0.5)
             top.set(title=title, xlim=(0, seconds), yticks=[])
             for row, name in enumerate(names, start=1):
                 frames = streams[title][name][: max(1, int(seconds * 50))]
-                scaled = (frames - frames.mean(dim=0)) / (frames.std(dim=0) + 1e-6)
+                scaled = (frames - frames.mean(axis=0)) / (frames.std(axis=0) + 1e-6)
                 axis = axes[row][column]
                 extent = (0.0, len(frames) / 50, 0.0, float(frames.shape[1]))
                 axis.imshow(scaled.T, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=extent)

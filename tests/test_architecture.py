@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "ray": {"pipelines", "cluster"},
-    "webdataset": {"pipelines/feature_cache.py"},
+    "webdataset": {"pipelines/shard.py"},
     "peft": {"llm"},
     "espeakng_loader": {"pipelines/speech_synthesis.py"},
     "tensorboardX": {"pipelines/curves.py"},
@@ -64,6 +64,13 @@ def test_ray_is_not_loaded_by_the_model_packages():
     )
     code = f"import sys; [__import__(name) for name in {modules}]; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_driver_of_an_extraction_loads_neither_pytorch_nor_what_draws():
+    heavy = {"torch", "torchaudio", "transformers", "peft", "webdataset", "matplotlib"}
+    code = f"import sys, pipelines.cli, pipelines.extract; sys.exit(str({heavy} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.stderr == "set()\n"
 
 
 def test_nothing_is_unpickled():

@@ -21,9 +21,10 @@ import pytest
 import torch
 
 from pipelines import storage
+from pipelines.cache_index import committed_units
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.feature_cache import FeatureCache, committed_units
+from pipelines.feature_cache import FeatureCache
 from tests.chaos.machines import Machines
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.s3_server import Fault, s3_server
@@ -100,7 +101,7 @@ class Chaos:
 
     def _kill_actor(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.rng.choice(self.machines.pids("ExtractWorker")), signal.SIGKILL)
+            os.kill(self.rng.choice(self.machines.pids("ExtractActor")), signal.SIGKILL)
 
     def run(self, faults: int) -> None:
         """Go on until so many faults were injected and the last cache is complete; compare each with undisturbed."""
@@ -134,7 +135,7 @@ class Chaos:
             self.job.wait(self.rng.uniform(0, 1))
 
     def _inject(self) -> None:
-        actors = self.machines.pids("ExtractWorker")
+        actors = self.machines.pids("ExtractActor")
         name = self.rng.choice([name for name in self.faults if actors or not name.endswith("actor")])
         self.faults[name]()
         self.tally[name] += 1

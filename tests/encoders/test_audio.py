@@ -21,9 +21,9 @@ from encoders.audio import (
     AudioError,
     Segment,
     clip_seconds,
-    load_clip,
     probe_seconds,
 )
+from encoders.clips import load_clip
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 KINDS = {

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from encoders import recordings
-from encoders.audio import AudioError, Segment, load_clip, probe_seconds
+from encoders.audio import AudioError, Segment, probe_seconds
+from encoders.clips import load_clip
 from encoders.recordings import open_local, open_recording, split_member
 from tests.encoders.test_audio import KINDS, rejected, sweep, write
 

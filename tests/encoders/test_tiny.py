@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoders.audio import Segment, load_clip
+from encoders.audio import Segment
 from encoders.clip_encoder import ClipEncoder
+from encoders.clips import load_clip
 from encoders.tiny import tiny_beats, tiny_whisper
 
 DIGITS = Path(__file__).parents[2] / ".." / "shared" / "data" / "fsdd" / "recordings"

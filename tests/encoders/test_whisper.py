@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from encoders.audio import CLIP_SAMPLES, Segment, load_clip
+from encoders.audio import CLIP_SAMPLES, Segment
+from encoders.clips import load_clip
 from encoders.whisper import WhisperEncoder
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"

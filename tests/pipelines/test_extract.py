@@ -6,18 +6,20 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cluster.unit_queue import QueueLimits, UnitResult
 from pipelines import storage
+from pipelines.cache_index import ShardInfo, committed_units
 from pipelines.cli import main
 from pipelines.errors import JobIncompleteError
 from pipelines.extract import ExtractConfig, RejectLimit, extract
+from pipelines.extract_actor import UnitStats
 from pipelines.extract_record import UnitLog, read_unit_log
-from pipelines.extract_worker import UnitStats
-from pipelines.feature_cache import FeatureCache, ShardInfo, committed_units
+from pipelines.feature_cache import FeatureCache
 from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
 from tests.toy import write_tones
 
@@ -85,7 +87,7 @@ def worker_pids(parent: int) -> list[int]:
                 return True
         return False
 
-    return [int(pid) for pid, _, title in rows if title.startswith("ray::ExtractWorker") and below(int(pid))]
+    return [int(pid) for pid, _, title in rows if title.startswith("ray::ExtractActor") and below(int(pid))]
 
 
 def wait_for(condition, *, seconds: float = 300.0):
@@ -188,6 +190,21 @@ def test_wrong_keys_give_one_line_and_exit_code_2(manifest, tmp_path, keys, mess
     assert main(["extract", f"manifest={manifest}", f"cache={tmp_path}/c", *keys]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+COMMAND_LINE = (
+    "import sys; from pipelines.cli import main; code = main(); sys.exit(3 if 'torch' in sys.modules else code)"
+)
+
+
+def test_command_line_has_the_recipe_found_in_another_process(manifest, undisturbed):
+    command = [sys.executable, "-c", COMMAND_LINE, "extract", f"manifest={manifest}", f"cache={undisturbed}"]
+    run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=False)
+    again = run([*command, "whisper=tiny", "beats=tiny"])
+    assert again.returncode == 0 and "complete, nothing to do" in again.stdout, again.stderr
+    wrong = run([*command, "whisper=tiny", "beats=absent.pt"])
+    assert wrong.returncode == 2 and "absent.pt: no such file" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
 
 
 def test_cache_info_shows_counts_and_reasons(undisturbed, capsys):

@@ -11,14 +11,17 @@ import torch
 import webdataset
 
 from cluster.unit_queue import FatalUnitError
-from encoders.audio import load_clip
 from encoders.clip_encoder import load_clip_encoder
+from encoders.clips import load_clip
 from encoders.codecs import measure_fidelity
 from pipelines import storage
+from pipelines.cache_index import committed_shard, committed_units, read_rejects
 from pipelines.cache_info import CacheInfoConfig, cache_info
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.extract_worker import SAMPLED_CLIPS, ExtractWorker, WorkerConfig
-from pipelines.feature_cache import FeatureCache, committed_shard, committed_units, read_rejects, write_shard
+from pipelines.encoder_recipe import recipe_of
+from pipelines.extract_actor import WorkerConfig
+from pipelines.extract_worker import SAMPLED_CLIPS, ExtractWorker
+from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import (
     audio_frames,
@@ -30,7 +33,8 @@ from pipelines.plan import (
     read_clip_table,
     read_units,
 )
-from pipelines.recipe import Recipe, read_recipe, recipe_of, write_recipe
+from pipelines.recipe import Recipe, read_recipe, write_recipe
+from pipelines.shard import write_shard
 from tests.toy import write_tone_corpus
 
 

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 import torch
 
-from encoders.audio import AudioError, Segment, load_clip
+from encoders.audio import AudioError, Segment
+from encoders.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.config import load_config

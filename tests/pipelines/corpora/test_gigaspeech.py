@@ -3,7 +3,7 @@ import json
 import pytest
 import soundfile
 
-from encoders.audio import load_clip
+from encoders.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.corpora import files

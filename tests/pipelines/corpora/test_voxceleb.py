@@ -2,7 +2,8 @@ import pytest
 import soundfile
 import torch
 
-from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, load_clip
+from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES
+from encoders.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.corpora.voxceleb import VoxCelebConfig, prepare_voxceleb, read_voxceleb

@@ -1,0 +1,121 @@
+"""The feature cache on disk: shards that any WebDataset tool reads, made random-access by their index.
+
+<cache>/recipe.json            what determines the features' bytes
+        units/000000.parquet   the plan: which clip goes into which shard
+        shards/000042.tar      per clip: speech.npy, audio.npy, json (and their scales for int8)
+        index/000042.parquet   one row per clip: where its members lie in the tar; a shard exists once this file does
+        rejects/000042.parquet the clips that could not be decoded, with the reason
+        jobs/<time>.json       what ran
+"""
+
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from encoders.features import Fidelity
+from pipelines import storage
+from pipelines.plan import unit_name
+from pipelines.recipe import Recipe
+
+FIDELITY = tuple(measure.name for measure in fields(Fidelity))
+REJECT_SCHEMA = pa.schema(
+    [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
+)
+
+
+def member_names(recipe: Recipe) -> list[str]:
+    """Return a clip's array members: one per stream, and one of scales per stream for int8."""
+    parts = ("", "_scale") if recipe.codec == "int8" else ("",)
+    return [stream + part for stream in sorted(recipe.streams) for part in parts]
+
+
+def index_schema(recipe: Recipe) -> pa.Schema:
+    """Return the index's columns: offset and nbytes are those of the member's .npy file inside the tar.
+
+    Those of a stream's fidelity are null where the clip was not among its shard's sampled ones.
+    """
+    columns: list[tuple[str, pa.DataType]] = [
+        ("clip_id", pa.string()),
+        ("shard", pa.string()),
+        ("seconds", pa.float64()),
+    ]
+    columns.append(("source_digest", pa.string()))
+    for member in member_names(recipe):
+        columns += [(f"{member}_offset", pa.int64()), (f"{member}_nbytes", pa.int64()), (f"{member}_crc32", pa.int64())]
+    for stream in sorted(recipe.streams):
+        columns += [(f"{stream}_frames", pa.int32()), (f"{stream}_width", pa.int32()), (f"{stream}_dtype", pa.string())]
+        columns += [(f"{stream}_{name}", pa.float32()) for name in FIDELITY]
+    return pa.schema(columns)
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What one committed shard holds; all that travels back to the driver."""
+
+    unit: int
+    clips: int
+    rejects: int
+    seconds: float
+    nbytes: int
+    lowest_snr_db: float | None = None
+    """[dB] Of any stream of its sampled clips; None where none was measured."""
+
+
+def committed_units(cache: str) -> frozenset[int]:
+    """Return the units whose index file exists; nothing else of a shard is ever believed."""
+    names = storage.list_names(storage.join(cache, "index"), ".parquet")
+    return frozenset(int(name.removesuffix(".parquet")) for name in names)
+
+
+def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
+    """Return the rejected clips of some committed units, in the columns of `REJECT_SCHEMA`."""
+    folder = storage.join(cache, "rejects")
+    names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
+    tables = [REJECT_SCHEMA.empty_table()]
+    for name in names:
+        with storage.open_parquet(storage.join(folder, name)) as file:
+            tables.append(file.read())
+    return pa.concat_tables(tables)
+
+
+def read_index(cache: str, unit: int) -> pa.Table:
+    """Return a committed unit's index: its clips in the order in which they lie in the tar.
+
+    Raises:
+        ValueError: If it is not Parquet.
+    """
+    with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
+        return file.read()
+
+
+def committed_shard(cache: str, unit: int) -> ShardInfo | None:
+    """Return what a unit's index says of its shard, or None where there is no index yet."""
+    if not storage.file_exists(storage.join(cache, "index", f"{unit_name(unit)}.parquet")):
+        return None
+    index = read_index(cache, unit)
+    rejects, reject_uri = 0, storage.join(cache, "rejects", f"{unit_name(unit)}.parquet")
+    if storage.file_exists(reject_uri):
+        with storage.open_parquet(reject_uri) as file:
+            rejects = file.metadata.num_rows
+    nbytes = int(index.schema.metadata[b"shard_nbytes"])
+    return shard_info(unit, index, rejects, nbytes)
+
+
+def shard_info(unit: int, index: pa.Table, rejects: int, nbytes: int) -> ShardInfo:
+    snrs = [pc.min(index[name]).as_py() for name in index.column_names if name.endswith("_snr_db")]
+    lowest = min((snr for snr in snrs if snr is not None), default=None)
+    return ShardInfo(unit, index.num_rows, rejects, float(pc.sum(index["seconds"]).as_py() or 0), nbytes, lowest)
+
+
+def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
+    """Compare the bytes of an array's .npy file with its row of the index.
+
+    Raises:
+        ValueError: If they are not those that were written.
+    """
+    if len(data) != row[f"{member}_nbytes"] or zlib.crc32(data) != row[f"{member}_crc32"]:
+        raise ValueError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")

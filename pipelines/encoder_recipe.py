@@ -1,0 +1,36 @@
+"""Encoders and the recipe of what they write."""
+
+import torch
+
+from encoders.clip_encoder import ClipEncoder, load_clip_encoder
+from encoders.features import Codec, Kernel
+from pipelines.recipe import Recipe, StreamRecipe
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_encoder_and_recipe(
+    *, whisper: str, beats: str, codec: Codec, precision: str, attention: Kernel = "sdpa", device: str = "cpu"
+) -> tuple[ClipEncoder, Recipe]:
+    """Load the encoders and return them with the recipe of what they write; keys as in `ExtractConfig`.
+
+    Raises:
+        ValueError: If an encoder cannot be loaded.
+    """
+    encoder = load_clip_encoder(
+        whisper=whisper, beats=beats, device=device, dtype=DTYPES[precision], attention=attention
+    )
+    return encoder, recipe_of(encoder, codec=codec, precision=precision)
+
+
+def load_recipe(*, whisper: str, beats: str, codec: Codec, precision: str, attention: Kernel) -> Recipe:
+    """Return the recipe alone. Raises as `load_encoder_and_recipe`."""
+    return load_encoder_and_recipe(whisper=whisper, beats=beats, codec=codec, precision=precision, attention=attention)[
+        1
+    ]
+
+
+def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:
+    """Return the recipe of what an encoder writes."""
+    streams = {name: StreamRecipe(encoder.digests[name], width) for name, width in encoder.widths.items()}
+    return Recipe(streams=streams, codec=codec, precision=precision, attention=encoder.attention)

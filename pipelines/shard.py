@@ -1,0 +1,164 @@
+"""One shard: the features of a unit's clips, written as a WebDataset tar and committed by its index."""
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+from webdataset import TarWriter
+
+from encoders.audio import AudioError
+from encoders.features import Fidelity
+from pipelines import storage
+from pipelines.cache_index import REJECT_SCHEMA, ShardInfo, check_member, index_schema, member_names, shard_info
+from pipelines.manifest import Clip
+from pipelines.plan import unit_name
+from pipelines.recipe import Recipe
+
+TAR_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip's features: stream -> part ("" or "scale") -> array, as `quantise` gives them; if sampled, how near."""
+
+    clip: Clip
+    streams: Mapping[str, Mapping[str, Tensor]]
+    seconds: float
+    source_digest: str
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip's features as they lie in a shard: member -> .npy file; `row` of the index, shard and offsets set anew."""
+
+    clip: Clip
+    members: Mapping[str, bytes]
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RejectedClip:
+    """A clip that could not be decoded."""
+
+    clip: Clip
+    error: AudioError
+
+
+class AlreadyCommittedError(Exception):
+    """Another writer committed the unit first; what it wrote stays."""
+
+
+def write_shard(
+    cache: str,
+    unit: int,
+    recipe: Recipe,
+    clips: Iterable[EncodedClip | StoredClip | RejectedClip],
+    *,
+    replace: bool = False,
+) -> ShardInfo:
+    """Write one unit: tar to a temporary name, then shard, rejects and, last, the index that makes it exist.
+
+    Members lie in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
+    exception on the way publishes nothing that is ever read. To `replace` a shard its index is taken away first.
+
+    Raises:
+        AlreadyCommittedError: If the unit has been committed meanwhile, and is not to be replaced.
+    """
+    shard, rows, rejects = f"{unit_name(unit)}.tar", [], []
+    index_uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
+    with storage.staged_file(storage.join(cache, "shards", shard)) as path, path.open("w+b") as file:
+        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+            for clip in clips:
+                if isinstance(clip, RejectedClip):
+                    rejects.append(_reject_row(clip))
+                else:
+                    stored = clip if isinstance(clip, StoredClip) else _stored(clip)
+                    rows.append({**stored.row, "shard": shard, **_write_clip(tar, stored)})
+        file.flush()
+        nbytes = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        if storage.file_exists(index_uri):
+            if not replace:
+                raise AlreadyCommittedError(index_uri)
+            storage.delete_file(index_uri)
+    reject_uri = storage.join(cache, "rejects", f"{unit_name(unit)}.parquet")
+    if rejects:
+        storage.write_table(reject_uri, pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
+    elif storage.file_exists(reject_uri):
+        storage.delete_file(reject_uri)  # of an attempt that did not reach its index
+    index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
+    about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
+    storage.write_table(index_uri, index.replace_schema_metadata(about))
+    return shard_info(unit, index, len(rejects), nbytes)
+
+
+def _reject_row(rejected: RejectedClip) -> dict[str, str]:
+    clip, error = rejected.clip, rejected.error
+    recording = ", ".join(clip.recordings)
+    return {"clip_id": clip.clip_id, "recording": recording, "stage": error.stage, "error": str(error)}
+
+
+def _stored(encoded: EncodedClip) -> StoredClip:
+    arrays = {
+        f"{stream}_{part}" if part else stream: array.cpu().numpy()
+        for stream, parts in encoded.streams.items()
+        for part, array in parts.items()
+    }
+    members = {name: _npy_bytes(array) for name, array in arrays.items()}
+    row: dict[str, Any] = {"clip_id": encoded.clip.clip_id, "seconds": encoded.seconds}
+    row["source_digest"] = encoded.source_digest
+    for name, data in members.items():
+        row |= {f"{name}_nbytes": len(data), f"{name}_crc32": zlib.crc32(data)}
+    for stream in encoded.streams:
+        frames, width = arrays[stream].shape
+        row |= {f"{stream}_frames": frames, f"{stream}_width": width, f"{stream}_dtype": str(arrays[stream].dtype)}
+    for stream, fidelity in encoded.fidelity.items():
+        row |= {f"{stream}_{name}": value for name, value in vars(fidelity).items()}
+    return StoredClip(encoded.clip, members, row)
+
+
+def _write_clip(tar: TarWriter, stored: StoredClip) -> dict[str, int]:
+    """Append a clip's members to the tar and return the columns of the index that say where they lie."""
+    clip = stored.clip
+    about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": stored.row["seconds"]}
+    segments = [vars(segment) for segment in clip.segments]
+    members = {f"{name}.npy": data for name, data in stored.members.items()}
+    members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
+    offsets = _append(tar, clip.clip_id, members)
+    return {f"{name}_offset": offsets[f"{name}.npy"] for name in stored.members}
+
+
+def _append(tar: TarWriter, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
+    """Append members and return where each one's data begins; the tar writer puts them in the order of their names."""
+    offsets, position = {}, tar.tarstream.offset
+    for name in sorted(members):
+        offsets[name] = position + TAR_BLOCK
+        position = offsets[name] + -(-len(members[name]) // TAR_BLOCK) * TAR_BLOCK
+    tar.write({"__key__": key, **members})
+    assert tar.tarstream.offset == position, "a member took more than one header block"
+    return offsets
+
+
+def _npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Recipe) -> StoredClip:
+    """Return a clip as it lies in an open shard, by its row of the index; raises as `check_member`."""
+    members = {}
+    for member in member_names(recipe):
+        file.seek(row[f"{member}_offset"])
+        members[member] = file.read(row[f"{member}_nbytes"])
+        check_member(members[member], row, member)
+    return StoredClip(clip, members, row)

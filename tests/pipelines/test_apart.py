@@ -1,0 +1,22 @@
+import json
+import os
+
+import pytest
+
+from pipelines.apart import call_apart
+
+
+def test_answer_comes_from_another_process_and_its_imports_stay_there():
+    assert call_apart("os", "getpid", spared="absent") != os.getpid()
+    assert call_apart("os", "getpid", spared="json") == os.getpid()
+
+
+def test_what_the_function_raises_is_raised_here():
+    with pytest.raises(json.JSONDecodeError, match="line 1 column 2") as raised:
+        call_apart("json", "loads", spared="absent", s="{")
+    assert "in raw_decode" in raised.value.__notes__[0]
+
+
+def test_process_that_dies_is_an_error_with_its_exit_code():
+    with pytest.raises(ChildProcessError, match=r"os\._exit ended with exit code 3"):
+        call_apart("os", "_exit", spared="absent", status=3)
