@@ -3,8 +3,8 @@
 import importlib
 import multiprocessing
 import sys
-import traceback
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
@@ -18,34 +18,12 @@ def call_apart(module: str, function: str, *, spared: str, **keys: Any) -> Any:
     """
     if spared in sys.modules:
         return _call(module, function, keys)
-    context = multiprocessing.get_context("spawn")
-    answers, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, module, function, keys), daemon=True)
-    process.start()
-    sender.close()  # the process's own is now the only one, so that its death is an end of file
-    with answers:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            value, error, trace = answers.recv()
-        except EOFError:
-            process.join()
-            raise ChildProcessError(
-                f"the process that calls {module}.{function} ended with exit code {process.exitcode}"
-            ) from None
-    process.join()
-    if error is not None:
-        error.add_note(trace)
-        raise error
-    return value
+            return pool.submit(_call, module, function, keys).result()
+        except BrokenProcessPool:
+            raise ChildProcessError(f"the process that calls {module}.{function} was killed or crashed") from None
 
 
 def _call(module: str, function: str, keys: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), function)(**keys)
-
-
-def _answer(sender: Connection, module: str, function: str, keys: dict[str, Any]) -> None:
-    value, error, trace = None, None, ""
-    try:
-        value = _call(module, function, keys)
-    except Exception as raised:  # it is raised again where the answer is asked for
-        error, trace = raised, traceback.format_exc()
-    sender.send((value, error, trace))
