@@ -43,7 +43,7 @@ lock: $(READY)  ## Pin pyproject.toml's requirements again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command 'make lock' -o requirements.lock
 
-chaos: $(READY)  ## Extraction while machines, jobs, disks and stores fail (some twenty minutes)
+chaos: $(READY)  ## Extraction and training while machines, jobs, disks and stores fail (some forty minutes)
 	$(BIN)/pytest -n0 -s -m chaos tests/chaos
 
 clean:  ## Remove the environment and the demo's output

@@ -32,12 +32,12 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 ROOT = Path(__file__).parents[2]
 NUM_FAULTS = int(os.environ.get("CHAOS_TRAIN_FAULTS", "16"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-STEPS, CHECKPOINT_EVERY = 150, 5
+STEPS, CHECKPOINT_EVERY = 300, 5
 JOB_SECONDS = 900
 RELATIVE_ERROR = 1e-5
 WORKERS = (2, 1, 3)
 """Of one job after the other."""
-PREEMPTION, NOTICE_SECONDS = 2, 6.0  # the first is Ray's DrainNodeReason
+PREEMPTION, NOTICE_SECONDS = 2, 3.0  # the first is Ray's DrainNodeReason
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def config(tmp_path_factory) -> TrainConfig:
         checkpoint_every=CHECKPOINT_EVERY,
         max_failures=100,
         valid_splits=["test"],
-        valid_every=50,
+        valid_every=100,
         qformer=QFormerConfig(hidden_width=32, num_heads=2, ffn_width=64),
         lora=LoraSettings(),
         optim=OptimConfig(lr=1e-3, min_lr=1e-4, warmup_lr=1e-4, warmup_steps=20),
