@@ -40,6 +40,8 @@ class WorkerBatch:
     mine: list[MicroBatch]
     examples_by_task: np.ndarray[tuple[int], np.dtype[np.int64]]
     heard_seconds: float
+    nbytes: int
+    """[bytes] What storage gives for the whole batch."""
 
 
 def tasks_of(examples: ExampleSet) -> list[str]:
@@ -82,6 +84,7 @@ class MicroBatchReader:
             [self._read(number, part, texts) for number, part in parts[rank::world]],
             np.bincount(self._task_of[indices], minlength=len(self.tasks)),
             float(self._seconds[indices].sum()),
+            int(self._cache.read_nbytes(self.examples.positions[indices], frames=self._frames).sum()),
         )
 
     def _read(self, number: int, part: Sequence[Place], texts: Mapping[Place, tuple[str, str]]) -> MicroBatch:

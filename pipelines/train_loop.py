@@ -36,6 +36,7 @@ from pipelines.micro_batch import LOSS, TARGETS, MicroBatchReader, WorkerBatch, 
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from pipelines.reading import ReadAhead, ReadConfig
+from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.validation import Validation, means
 from qformer.aligner import QFormerConfig
 
@@ -113,6 +114,8 @@ class TrainConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    forecast_step_seconds: float = 0.0
+    """[seconds] A step's time as `salmonn plan train` forecasts it; the closing report compares. 0: unknown."""
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
@@ -122,7 +125,7 @@ class TrainConfig:
         require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "workers", "threads")
         require_range(self, (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"), low=1)
-        require_range(self, ("max_failures", "valid_every"), low=0)
+        require_range(self, ("max_failures", "valid_every", "forecast_step_seconds"), low=0)
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
         require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
@@ -199,7 +202,6 @@ class Tally:
     """[tasks, 3] As in `micro_batch`, of the steps that were not skipped."""
     examples_by_task: NDArray[np.int64]
     start: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
     skipped: int = 0
     heard_seconds: float = 0.0
 
@@ -246,6 +248,7 @@ class TrainWorker:
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
         self.step = self._restore()
+        self.timer = StepTimer(device)
         self.skipped_in_row = 0
         self.lowest_valid_loss = best[1] if (best := best_checkpoint(config.run)) else math.inf
 
@@ -285,13 +288,14 @@ class TrainWorker:
         self.model.train()
         read, steps = config.read, range(self.step, config.steps)
         # Each micro-batch has the reader's time, and it names the clip; this is for what hangs elsewhere.
-        ahead = ReadAhead(self._read, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds)
+        ahead = ReadAhead(
+            self.read_batch, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds
+        )
         try:
             for _ in steps:
-                start = time.perf_counter()
-                batch = ahead.take()
-                tally.waited += time.perf_counter() - start
-                self._train_step(batch, tally)
+                with self.timer.part(WAIT):
+                    batch = ahead.take()
+                self.train_step(batch, tally)
                 self.step += 1
                 found = self._validate(tally)
                 if log:
@@ -300,7 +304,7 @@ class TrainWorker:
             if log:
                 log.close()
 
-    def _read(self, step: int) -> WorkerBatch:
+    def read_batch(self, step: int) -> WorkerBatch:
         """Read this worker's micro-batches of a step."""
         config = self.config
         picked = global_batch(
@@ -312,17 +316,23 @@ class TrainWorker:
         )
         return self.reader.read(picked, size=config.micro_batch_examples, rank=self.rank, world=self.world)
 
-    def _train_step(self, batch: WorkerBatch, tally: Tally) -> None:
+    def train_step(self, batch: WorkerBatch, tally: Tally) -> None:
+        """Go one step with this worker's part of a batch; the sums go into the tally, the times to the timer."""
         sums = torch.zeros(len(self.tasks), 3, dtype=torch.float64, device=self.device)
-        for part in batch.mine:
-            torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
-            loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
-            loss.backward()
-            sums += part_sums
-        sums = self._reduce(sums)
+        with self.timer.part(COMPUTE):
+            for part in batch.mine:
+                torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
+                loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
+                loss.backward()
+                sums += part_sums
+        with self.timer.part(SUM):
+            sums = self._reduce(sums)
         tally.examples_by_task += batch.examples_by_task
         tally.heard_seconds += batch.heard_seconds
-        if self._update(loss_sum=float(sums[:, LOSS].sum())):
+        with self.timer.part(UPDATE):
+            updated = self._update(loss_sum=float(sums[:, LOSS].sum()))
+        self.timer.end_step(nbytes=batch.nbytes)
+        if updated:
             tally.sums += sums
             self.skipped_in_row = 0
         else:
@@ -371,7 +381,8 @@ class TrainWorker:
         if not self.validation or (self.step % config.valid_every and self.step < config.steps):
             return {}
         start = time.perf_counter()
-        sums = self.validation.sums(self.model, rank=self.rank, world=self.world, device=self.device)
+        with self.timer.part(VALIDATION):
+            sums = self.validation.sums(self.model, rank=self.rank, world=self.world, device=self.device)
         tally.start += time.perf_counter() - start
         return means(self.validation.reader.tasks, sums, "valid_")
 
@@ -387,7 +398,8 @@ class TrainWorker:
         if self.step % config.checkpoint_every == 0 or last or improved:
             state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
             keep = config.keep_checkpoints
-            save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
+            with self.timer.part(CHECKPOINT):
+                save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
         return Tally.of(self.tasks) if due else tally
 
     def _line(self, tally: Tally) -> dict[str, Any]:
@@ -400,6 +412,6 @@ class TrainWorker:
             "examples_by_task": {task: count for task, count in counts if count},
             "examples_per_second": int(tally.examples_by_task.sum()) / seconds,
             "audio_hours_per_second": tally.heard_seconds / 3600 / seconds,
-            "data_wait_fraction": tally.waited / seconds,
+            **self.timer.take(),
             "skipped_steps": tally.skipped,
         }
