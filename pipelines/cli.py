@@ -104,6 +104,7 @@ VERBS = {
         "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
+    "plan train": Verb("pipelines.plan_train", "PlanTrainConfig", "plan_train", "what a run takes, before it runs"),
     "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(
         "pipelines.runs", "RunsCompareConfig", "runs_compare", "runs side by side where their configs differ"

@@ -158,7 +158,7 @@ def check_run(config: TrainConfig) -> RunInputs:
         ValueError: If the data or the run's folder do not fit the config.
     """
     _check_run_folder(config)
-    cache = FeatureCache(config.cache)
+    cache = FeatureCache(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
     examples = load_examples(
         config.manifest,

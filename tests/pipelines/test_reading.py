@@ -124,7 +124,7 @@ def test_bytes_that_reading_takes_are_known_before(corpus, monkeypatch, frames):
         assert cache.read_nbytes(POSITIONS, frames=frames).sum() == sum(fetched) > 0
 
 
-@pytest.mark.parametrize("gap", [0, 10_000, 1 << 20])
+@pytest.mark.parametrize("gap", [10_000, 1 << 20])
 def test_bytes_that_an_object_store_gives_besides_are_known_too(corpus, keys, monkeypatch, gap):
     fetched, fetch = [], RangedFile._fetch
 
