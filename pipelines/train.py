@@ -34,6 +34,7 @@ from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.progress import Phase, Progress
 from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
+from pipelines.train_report import reported
 from qformer.aligner import AlignerConfig
 
 FREE_KEYS = {
@@ -99,7 +100,11 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     if todo:
         own_cluster = connect(todo[0].ray)
         total = sum(config.steps for config in todo)
-        with (progress or Progress()).phase("train", unit="steps", total=total) as phase, watched(todo, phase):
+        with (
+            (progress or Progress()).phase("train", unit="steps", total=total) as phase,
+            watched(todo, phase),
+            reported(todo),
+        ):
             _fit(todo, own_cluster=own_cluster)
     reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
     for config, report in zip(configs, reports, strict=True):

@@ -34,8 +34,10 @@ class TrainCost:
         self._model, self._aligner = model, model.aligner
         self._precision, self._frames, self._again = precision, frames, gradient_checkpointing
         config = model.llm.config.get_text_config()
-        self._layers, self._width, self._vocabulary = config.num_hidden_layers, config.hidden_size, config.vocab_size
-        self._ffn_width = getattr(config, "intermediate_size", None) or 4 * self._width
+        self._layers: int = config.num_hidden_layers
+        self._width: int = config.hidden_size
+        self._vocabulary: int = config.vocab_size
+        self._ffn_width: int = getattr(config, "intermediate_size", None) or 4 * self._width
 
     @property
     def kept_formula(self) -> str:
