@@ -9,8 +9,22 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+
+def layers_of(llm: PeftModel) -> list[nn.Module]:
+    """Return the modules that are gathered one at a time.
+
+    Raises:
+        ValueError: If the architecture does not say which of its modules are layers.
+    """
+    base: Any = llm.get_base_model()
+    layers = [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
+    if not layers:
+        raise ValueError(f"language models of type {base.config.model_type} cannot be spread over workers")
+    return layers
 
 
 def shard_llm(llm: PeftModel, device: torch.device, *, world: int) -> None:
@@ -20,12 +34,10 @@ def shard_llm(llm: PeftModel, device: torch.device, *, world: int) -> None:
     already: what is added to a layer later would be neither gathered nor summed up.
 
     Raises:
-        ValueError: If the architecture does not say which of its modules are layers.
+        ValueError: As `layers_of`.
     """
     base: Any = llm.get_base_model()
-    layers = [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
-    if not layers:
-        raise ValueError(f"language models of type {base.config.model_type} cannot be spread over workers")
+    layers = layers_of(llm)
     mesh = init_device_mesh(device.type, (world,))
     trained = {parameter for parameter in llm.parameters() if parameter.requires_grad}
     for layer in layers:

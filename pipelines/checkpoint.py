@@ -3,6 +3,7 @@
 <run>/config.yaml           the resolved config
       run.json              recipe and encoders of the features, the LLM, the widths
       metrics.jsonl         one line every few steps, with the alarms that rang
+      report.html           what was forecast and what came, once training has ended
       llm/                  the tiny LLM, if that is the base
       tensorboard/          event files
       checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), README.md (model card), optimizer.pt, and state.json,

@@ -103,6 +103,7 @@ VERBS = {
     "recipe diff": Verb(
         "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
     ),
+    "plan train": Verb("pipelines.plan_train", "PlanTrainConfig", "plan_train", "what a run takes, before it runs"),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
     "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(

@@ -11,6 +11,7 @@ import textwrap
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -148,6 +149,12 @@ def describe_keys(config_type: type, prefix: str = "") -> list[Key]:
         default = "needed" if missing else _show(OmegaConf.to_container(schema)[field.name])  # type: ignore[index, call-overload]
         keys.append(Key(name, _type_name(hint), default, unit, meaning.strip()))
     return keys
+
+
+def changed_keys(config: Any) -> list[tuple[Key, str]]:
+    """List the keys whose values are not the defaults, each with its value as it would be written."""
+    values = ((key, _show(reduce(getattr, key.name.split("."), config))) for key in describe_keys(type(config)))
+    return [(key, value) for key, value in values if value != key.default]
 
 
 def _show(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The feature cache opened for reading: clips by their position in the index, in ranged reads by several threads."""
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from encoders.codecs import dequantise
 from pipelines import storage
-from pipelines.cache_index import committed_units, index_schema
-from pipelines.reading import DaemonPool, Extent, OpenFiles, ReadConfig
+from pipelines.cache_index import committed_units, index_schema, member_names
+from pipelines.id_set import Booleans
+from pipelines.plan import Integers
+from pipelines.reading import GAP_BYTES, DaemonPool, Extent, OpenFiles, ReadConfig
 from pipelines.recipe import read_recipe
 
 OPEN_SHARDS = 256
@@ -136,7 +139,7 @@ class FeatureCache:
     def _read_clip(self, position: int, targets: Mapping[str, memoryview]) -> None:
         """Fill the targets, member by member; where the clip is verified its whole members are read."""
         clip_id, shard = (self.index[name][position].as_py() for name in ("clip_id", "shard"))
-        verified = zlib.crc32(clip_id.encode()) < self._read.verify_fraction * 2**32
+        verified = self._is_verified(clip_id)
         extents = {name: self._extent(name, position, target, verified) for name, target in targets.items()}
         try:
             self._shards.get(storage.join(self.uri, "shards", shard)).read(extents.values())
@@ -159,11 +162,47 @@ class FeatureCache:
         stream = member.removesuffix("_scale")
         width = self.recipe.streams[stream].width
         values = width if member != stream else width * int(self._columns[f"{stream}_frames"][position])
-        header = nbytes - values * (4 if member != stream else STORED_DTYPES[self.recipe.codec].itemsize)
+        header = nbytes - values * self._itemsize(member)
         if not verified:
             return Extent(offset + header, [target])
         rest = nbytes - header - target.nbytes
         return Extent(offset, [memoryview(bytearray(header)), target, memoryview(bytearray(rest))])
+
+    def read_nbytes(self, positions: Sequence[int] | Integers, *, frames: int | None = None) -> Integers:
+        """Return how many bytes `read_frames` takes from storage for each of the clips [N]."""
+        whole_N = np.array([self._is_verified(clip) for clip in self.index["clip_id"].take(positions).to_pylist()])
+        ranges = [self._ranges(member, positions, frames, whole_N) for member in member_names(self.recipe)]
+        nbytes_N = sum((end_N - start_N for start_N, end_N in ranges), np.zeros(len(positions), np.int64))
+        if not storage.is_local(self.uri):  # what lies between near ones comes along
+            for (_, end_N), (start_N, _) in itertools.pairwise(ranges):
+                nbytes_N += np.where(start_N - end_N <= GAP_BYTES, start_N - end_N, 0)
+        return nbytes_N
+
+    def _ranges(
+        self, member: str, positions: Sequence[int] | Integers, frames: int | None, whole_N: Booleans
+    ) -> tuple[Integers, Integers]:
+        """Return where `_extent` begins and ends in each of the clips [N]."""
+        offset_N, nbytes_N = (self._columns[f"{member}_{name}"][positions] for name in ("offset", "nbytes"))
+        stream = member.removesuffix("_scale")
+        rows_N = (
+            self._columns[f"{stream}_frames"][positions].astype(np.int64)
+            if member == stream
+            else np.ones_like(offset_N)
+        )
+        heard_N = rows_N if frames is None else np.minimum(rows_N, frames)
+        row_nbytes = self.recipe.streams[stream].width * self._itemsize(member)
+        first_N = offset_N + nbytes_N - rows_N * row_nbytes
+        start_N, end_N = (
+            np.where(whole_N, offset_N, first_N),
+            np.where(whole_N, offset_N + nbytes_N, first_N + heard_N * row_nbytes),
+        )
+        return start_N, end_N
+
+    def _is_verified(self, clip_id: str) -> bool:
+        return zlib.crc32(clip_id.encode()) < self._read.verify_fraction * 2**32
+
+    def _itemsize(self, member: str) -> int:
+        return 4 if member.endswith("_scale") else STORED_DTYPES[self.recipe.codec].itemsize
 
     def _name(self, position: int) -> str:
         clip_id, shard = (self.index[name][position].as_py() for name in ("clip_id", "shard"))

@@ -44,6 +44,8 @@ class WorkerBatch:
     heard_seconds: float
     example_ids: list[str]
     """Those of the whole batch."""
+    nbytes: int
+    """[bytes] What storage gives for the whole batch."""
 
 
 def tasks_of(examples: ExampleSet) -> list[str]:
@@ -95,6 +97,7 @@ class MicroBatchReader:
             np.bincount(self._task_of[indices], minlength=len(self.tasks)),
             float(self._seconds[indices].sum()),
             self.examples.table["example_id"].take(pa.array(indices, pa.int64())).to_pylist(),
+            int(self._cache.read_nbytes(self.examples.positions[indices], frames=self._frames).sum()),
         )
 
     def _read(self, number: int, part: Sequence[Place], texts: Mapping[Place, tuple[str, str]]) -> MicroBatch:

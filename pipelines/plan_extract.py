@@ -20,6 +20,7 @@ from pipelines import storage
 from pipelines.cache_index import committed_units
 from pipelines.config import require_range
 from pipelines.encoder_recipe import load_encoder_and_recipe
+from pipelines.encoding_cost import break_even_epochs
 from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
 from pipelines.manifest import EXAMPLES, Clip, clip_from_row
 from pipelines.plan import (
@@ -140,15 +141,6 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     )
     print(json.dumps(asdict(forecast), indent=2) if config.json else _table(forecast))
     return forecast
-
-
-def break_even_epochs(device_hours: float, storage_hours: float, examples_per_clip: float) -> float:
-    """Return after how many epochs over the examples extracting once costs as much as encoding in each step.
-
-    Online, an epoch encodes every example: E·r device hours for r examples per clip; once costs E, and storage worth S
-    device hours. n·E·r = E + S gives n = (1 + S/E) / r. Reading features in training is taken to be hidden.
-    """
-    return (1 + storage_hours / device_hours) / examples_per_clip if device_hours else 0.0
 
 
 def _audio_nbytes(clips: pa.Table, rows_N: Integers, seconds_N: Floats) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import FRAME_RATE_HZ, load_examples
+from pipelines.batches import FRAME_RATE_HZ, ExampleSet, load_examples
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
 from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
@@ -35,6 +35,7 @@ from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.progress import Phase, Progress
 from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
+from pipelines.train_report import reported
 from qformer.aligner import AlignerConfig
 
 FREE_KEYS = {
@@ -55,6 +56,7 @@ FREE_KEYS = {
     "gradient_checkpointing",
     "log_every",
     "max_failures",
+    "forecast_step_seconds",
     "valid_splits",
     "valid_every",
     "max_skipped_steps",
@@ -102,7 +104,11 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     if todo:
         own_cluster = connect(todo[0].ray)
         total = sum(config.steps for config in todo)
-        with (progress or Progress()).phase("train", unit="steps", total=total) as phase, watched(todo, phase):
+        with (
+            (progress or Progress()).phase("train", unit="steps", total=total) as phase,
+            watched(todo, phase),
+            reported(todo),
+        ):
             _fit(todo, own_cluster=own_cluster)
     reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
     for config, report in zip(configs, reports, strict=True):
@@ -135,10 +141,38 @@ def _report(config: TrainConfig, num_examples: int) -> TrainReport:
     return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], num_examples)
 
 
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run learns from."""
+
+    cache: FeatureCache
+    examples: ExampleSet
+    mix: tuple[MixRow, ...]
+
+
 def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     """Check everything that can be checked before a cluster is asked for; return the number of examples."""
+    inputs = check_run(config)
+    if not is_described(config.run):
+        describe_run(config, inputs, pending=pending)
+    missing = inputs.examples.missing
+    if missing.num_rows:
+        uri = storage.join(config.run, "missing.parquet")
+        storage.write_table(uri, missing)
+        print(f"{config.run}: {missing.num_rows} examples are left out, {uri} lists them: no features")
+    if inputs.examples.mixture:
+        print(f"{config.run}: {inputs.examples.mixture.describe()}")
+    return len(inputs.examples)
+
+
+def check_run(config: TrainConfig) -> RunInputs:
+    """Check what a run learns from and, if it is to continue, that it goes on as it began; writes nothing.
+
+    Raises:
+        ValueError: If the data or the run's folder do not fit the config.
+    """
     _check_run_folder(config)
-    cache = FeatureCache(config.cache)
+    cache = FeatureCache(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
     examples = load_examples(
         config.manifest,
@@ -151,14 +185,14 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     _check_prompts(examples.table)
     if config.valid_every:
         load_valid_examples(config, cache, tasks_of(examples))
-    _write_run(config, cache, examples.digest, mix, pending)
-    if examples.missing.num_rows:
-        uri = storage.join(config.run, "missing.parquet")
-        storage.write_table(uri, examples.missing)
-        print(f"{config.run}: {examples.missing.num_rows} examples are left out, {uri} lists them: no features")
-    if examples.mixture:
-        print(f"{config.run}: {examples.mixture.describe()}")
-    return len(examples)
+    if is_described(config.run):
+        _check_same_inputs(config, cache, examples.digest, mix)
+    return RunInputs(cache, examples, mix)
+
+
+def is_described(run: str) -> bool:
+    """Tell whether a run has begun: its description is written last."""
+    return storage.file_exists(storage.join(run, "run.json"))
 
 
 def _check_run_folder(config: TrainConfig) -> None:
@@ -180,19 +214,21 @@ def _check_prompts(examples: pa.Table) -> None:
         question_for(task)
 
 
-def _write_run(
-    config: TrainConfig, cache: FeatureCache, examples_digest: str, mix: Sequence[MixRow], pending: Sequence[str]
-) -> None:
-    """Write the run's config, LLM (if tiny) and, last, its description; a run that continues finds its own again."""
-    if storage.file_exists(storage.join(config.run, "run.json")):
-        spec = RunSpec.read(config.run)
-        spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
-        if spec.examples_digest != examples_digest:
-            raise ValueError(
-                f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now"
-            )
-        _check_same_mix(config, mix)
-        return
+def _check_same_inputs(config: TrainConfig, cache: FeatureCache, examples_digest: str, mix: Sequence[MixRow]) -> None:
+    spec = RunSpec.read(config.run)
+    spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+    if spec.examples_digest != examples_digest:
+        raise ValueError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
+    _check_same_mix(config, mix)
+
+
+def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[str]) -> None:
+    """Write the run's config, LLM (if tiny) and, last, its description.
+
+    Raises:
+        ValueError: If the LLM, or the run to start from, does not fit the config.
+    """
+    cache = inputs.cache
     before = RunSpec.read(config.init_from) if config.init_from else None
     if before:
         _check_start(config, before, cache, pending)
@@ -208,12 +244,13 @@ def _write_run(
         )
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
     lora, dtype = config.lora, config.precision
-    spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, examples_digest, aligner, lora)
+    digest = inputs.examples.digest
+    spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, digest, aligner, lora)
     if before:
         _check_sizes(config, spec, before)
     save_config(config, storage.join(config.run, "config.yaml"))
-    if mix:
-        save_mix(mix, storage.join(config.run, MIX))
+    if inputs.mix:
+        save_mix(inputs.mix, storage.join(config.run, MIX))
     spec.write(config.run)
 
 

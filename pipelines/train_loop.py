@@ -48,6 +48,7 @@ from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from pipelines.reading import ReadAhead, ReadConfig
+from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.validation import Validation, means
 from qformer.aligner import QFormerConfig
 
@@ -140,6 +141,8 @@ class TrainConfig:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    forecast_step_seconds: float = 0.0
+    """[seconds] A step's time as `salmonn plan train` forecasts it; the closing report compares. 0: unknown."""
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
@@ -148,12 +151,9 @@ class TrainConfig:
             raise ValueError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
         require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
-        require_range(
-            self,
-            (*counts, "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps", "shard_window"),
-            low=1,
-        )
-        require_range(self, ("max_failures", "valid_every"), low=0)
+        require_range(self, (*counts, "workers", "threads", "log_every", "max_skipped_steps"), low=1)
+        require_range(self, ("checkpoint_every", "keep_checkpoints"), low=1)
+        require_range(self, ("max_failures", "valid_every", "forecast_step_seconds"), low=0)
         require_range(self, ("min_workers",), low=0, high=self.workers)
         require_range(self, ("collective_timeout_seconds",), low=1)
         if self.shard_llm and self.precision in ("int8", "int4"):
@@ -234,7 +234,6 @@ class Tally:
     """[tasks, 3] As in `micro_batch`, of the steps that were not skipped."""
     examples_by_task: NDArray[np.int64]
     start: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
     skipped: int = 0
     heard_seconds: float = 0.0
     example_ids: Any = field(default_factory=hashlib.sha256)
@@ -325,6 +324,7 @@ class TrainWorker:
         self.sums = torch.zeros(num_sums, dtype=torch.float64, device=device)
         self.writer = CheckpointWriter()
         self.step = self._restore()
+        self.timer = StepTimer(device)
         self.skipped_in_row = 0
         self.lowest_valid_loss = best[1] if (best := best_checkpoint(config.run)) else math.inf
 
@@ -372,10 +372,12 @@ class TrainWorker:
         self.model.train()
         read, steps = config.read, range(self.step, config.steps)
         # Each micro-batch has the reader's time, and it names the clip; this is for what hangs elsewhere.
-        ahead = ReadAhead(self._read, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds)
+        ahead = ReadAhead(
+            self.read_batch, steps, ahead_steps=read.ahead_steps, timeout_seconds=2 * read.timeout_seconds
+        )
         try:
             for _ in steps:
-                self._train_step(self._take(ahead, tally), tally)
+                self.train_step(self._take(ahead), tally)
                 self.step += 1
                 found = self._validate(tally)
                 if log:
@@ -385,23 +387,24 @@ class TrainWorker:
             if log:
                 log.close()
 
-    def _take(self, ahead: ReadAhead[WorkerBatch], tally: Tally) -> WorkerBatch:
+    def _take(self, ahead: ReadAhead[WorkerBatch]) -> WorkerBatch:
         """Return this worker's part of the next step; where one worker's is damaged or gone, all end with its reason.
 
         What reading again may mend (a store that does not answer) is raised as it is.
         """
-        start, batch, reason = time.perf_counter(), None, ""
-        try:
-            batch = ahead.take()
-        except (ValueError, FileNotFoundError) as error:
-            reason = str(error)
-        tally.waited += time.perf_counter() - start
-        reason = first_reason(reason, world=self.world, device=self.device)
+        batch, reason = None, ""
+        with self.timer.part(WAIT):
+            try:
+                batch = ahead.take()
+            except (ValueError, FileNotFoundError) as error:
+                reason = str(error)
+        with self.timer.part(SUM):
+            reason = first_reason(reason, world=self.world, device=self.device)
         if batch is None or reason:
             raise JobIncompleteError(f"{self.config.run}: step {self.step + 1}: {reason}")
         return batch
 
-    def _read(self, step: int) -> WorkerBatch:
+    def read_batch(self, step: int) -> WorkerBatch:
         """Read this worker's micro-batches of a step."""
         config = self.config
         picked = global_batch(
@@ -415,32 +418,41 @@ class TrainWorker:
         size = config.micro_batch_examples
         return self.reader.read(picked, size=size, rank=self.rank, world=self.world, in_step=self.sharded)
 
-    def _train_step(self, batch: WorkerBatch, tally: Tally) -> None:
+    def train_step(self, batch: WorkerBatch, tally: Tally) -> None:
+        """Go one step with this worker's part of a batch; the sums go into the tally, the times to the timer."""
         self.sums.zero_()
         sums, gradient_sums = self._split_sums()
-        for part in batch.mine:
-            torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
-            loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
-            loss.backward()
-            sums += part_sums
-            for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
-                if parameter.grad is not None:
-                    gradient_sum.add_(parameter.grad)
-            self.optimizer.zero_grad(set_to_none=True)
-        if batch.company:
-            loss, _ = loss_by_task(self.model, batch.company, len(self.tasks), self.device)
-            (0.0 * loss).backward()
-        if self.world > 1:
-            dist.all_reduce(self.sums)
+        with self.timer.part(COMPUTE):
+            for part in batch.mine:
+                torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
+                loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
+                loss.backward()
+                sums += part_sums
+                self._add_gradients(gradient_sums)
+            if batch.company:
+                loss, _ = loss_by_task(self.model, batch.company, len(self.tasks), self.device)
+                (0.0 * loss).backward()
+        with self.timer.part(SUM):
+            if self.world > 1:
+                dist.all_reduce(self.sums)
         tally.examples_by_task += batch.examples_by_task
         tally.heard_seconds += batch.heard_seconds
         tally.example_ids.update("".join(batch.example_ids).encode())
-        if self._update(sums, gradient_sums):
+        with self.timer.part(UPDATE):
+            updated = self._update(sums, gradient_sums)
+        self.timer.end_step(nbytes=batch.nbytes)
+        if updated:
             tally.sums += sums.cpu()
             self.skipped_in_row = 0
         else:
             tally.skipped += 1
             self._count_skipped()
+
+    def _add_gradients(self, gradient_sums: list[torch.Tensor]) -> None:
+        for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
+            if parameter.grad is not None:
+                gradient_sum.add_(parameter.grad)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _split_sums(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return views of `sums`: what `loss_by_task` adds up to, and a gradient of each parameter's shape."""
@@ -478,7 +490,8 @@ class TrainWorker:
         if not self.validation or (self.step % config.valid_every and self.step < config.steps):
             return {}
         start = time.perf_counter()
-        sums = self.validation.sums(self.model, rank=self.rank, world=self.world, device=self.device)
+        with self.timer.part(VALIDATION):
+            sums = self.validation.sums(self.model, rank=self.rank, world=self.world, device=self.device)
         tally.start += time.perf_counter() - start
         return means(self.validation.reader.tasks, sums, "valid_")
 
@@ -495,7 +508,8 @@ class TrainWorker:
         if self.step % config.checkpoint_every == 0 or last or improved or notice:
             state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
             keep = config.keep_checkpoints
-            self.writer.save(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
+            with self.timer.part(CHECKPOINT):
+                self.writer.save(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
         if notice:
             self.was_preempted = True
             self.writer.wait()
@@ -512,6 +526,6 @@ class TrainWorker:
             "examples_by_task": {task: count for task, count in counts if count},
             "examples_per_second": int(tally.examples_by_task.sum()) / seconds,
             "audio_hours_per_second": tally.heard_seconds / 3600 / seconds,
-            "data_wait_fraction": tally.waited / seconds,
+            **self.timer.take(),
             "skipped_steps": tally.skipped,
         }

@@ -15,6 +15,7 @@ from cluster.unit_queue import QueueLimits, UnitResult
 from pipelines import storage
 from pipelines.cache_index import ShardInfo, committed_units
 from pipelines.cli import main
+from pipelines.encoding_cost import read_encoding_cost
 from pipelines.errors import JobIncompleteError
 from pipelines.extract import ExtractConfig, RejectLimit, extract
 from pipelines.extract_actor import UnitStats
@@ -225,6 +226,8 @@ def test_every_unit_and_the_outcome_are_recorded(undisturbed):
     report = json.loads(page.with_suffix(".json").read_text())["report"]
     assert 60 < lowest < 80 and report["lowest_snr_db"] == lowest and f"{lowest:.1f}" in page.read_text()
     assert dict(log["parts"][0].as_py())["whisper"] > 0 and set(log["attempt"].to_pylist()) == {1}
+    cost = read_encoding_cost(str(undisturbed))
+    assert cost.clips == 23 and 0 < cost.encode_seconds <= cost.extract_seconds < 60
     text = page.read_text()
     assert "24" in text and "23, of which 1 rejected" not in text and "24, of which 1 rejected" in text
     assert text.count("data:image/png") == 2

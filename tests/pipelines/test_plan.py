@@ -7,6 +7,7 @@ import pytest
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.cli import main
+from pipelines.encoding_cost import break_even_epochs
 from pipelines.manifest import Clip, read_clips
 from pipelines.plan import (
     clip_table,
@@ -18,7 +19,7 @@ from pipelines.plan import (
     read_clip_table,
     read_units,
 )
-from pipelines.plan_extract import break_even_epochs, fit_cost
+from pipelines.plan_extract import fit_cost
 from pipelines.recipe import Recipe, StreamRecipe
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 

@@ -113,6 +113,38 @@ def test_only_the_frames_that_are_heard_are_read(copied):
         FeatureCache(str(copied), ReadConfig(verify_fraction=1.0)).read_frames([0], frames=20)
 
 
+READS = [ReadConfig(threads=1, verify_fraction=fraction) for fraction in (0.0, 0.5, 1.0)]
+POSITIONS = [4, 0, 2, 4]
+
+
+@pytest.mark.parametrize("frames", [20, None])
+def test_bytes_that_reading_takes_are_known_before(corpus, monkeypatch, frames):
+    fetched, preadv = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *words: fetched.append(preadv(*words)) or fetched[-1])
+    for read in READS:
+        cache, _ = FeatureCache(str(corpus[1]), read), fetched.clear()
+        cache.read_frames(POSITIONS, frames=frames)
+        assert cache.read_nbytes(POSITIONS, frames=frames).sum() == sum(fetched) > 0
+
+
+@pytest.mark.parametrize("gap", [10_000, 1 << 20])
+def test_bytes_that_an_object_store_gives_besides_are_known_too(corpus, keys, monkeypatch, gap):
+    fetched, fetch = [], RangedFile._fetch
+
+    def watch(self: RangedFile, near: list[Extent]) -> None:
+        fetched.append(near[-1].end - near[0].offset)
+        fetch(self, near)
+
+    monkeypatch.setattr(RangedFile, "_fetch", watch)
+    for module in ("reading", "feature_cache"):
+        monkeypatch.setattr(f"pipelines.{module}.GAP_BYTES", gap)
+    with range_server(corpus[1].parents[1]) as server:
+        for read in READS:
+            cache, _ = FeatureCache(server.uri(f"{corpus[1].parent.name}/c"), read), fetched.clear()
+            cache.read_frames(POSITIONS, frames=20)
+            assert cache.read_nbytes(POSITIONS, frames=20).sum() == sum(fetched) > 0
+
+
 def test_the_verified_share_is_the_asked_one_and_always_the_same(copied):
     ids = FeatureCache(str(copied)).index["clip_id"].to_pylist()
     for path in (copied / "shards").iterdir():

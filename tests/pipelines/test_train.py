@@ -336,6 +336,9 @@ def test_two_workers_of_ray_train_give_the_losses_of_one_and_hand_over_to_the_ne
     assert (tmp_path / "one/llm/model.safetensors").read_bytes() == (
         tmp_path / "two/llm/model.safetensors"
     ).read_bytes()
+    for config in (first, second):
+        page = (Path(config.run) / "report.html").read_text()
+        assert f"{config.steps} of {config.steps} steps, 2 workers" in page and "Ended early" not in page
     assert train(first).loss == reports[0].loss
 
 

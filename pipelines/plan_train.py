@@ -1,0 +1,211 @@
+"""`salmonn plan train`: what a run will take, before it runs. Writes nothing into the run's folder."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipelines.calibration import StepTime, measure_step, worker_examples
+from pipelines.checkpoint import RunSpec, complete_steps
+from pipelines.config import require_range
+from pipelines.encoding_cost import EncodingCost, break_even_epochs, read_encoding_cost
+from pipelines.feature_cache import STORED_DTYPES
+from pipelines.micro_batch import tasks_of
+from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
+from pipelines.train_cost import TrainCost
+from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast
+from pipelines.train_loop import TrainConfig, load_valid_examples
+from pipelines.train_sample import Sample, count_clips, count_epoch, draw_sample
+
+
+@dataclass(frozen=True)
+class PlanTrainConfig(TrainConfig):
+    forecast_step_seconds: float = 0.0
+    """[seconds] A step's time where it is known; 0: measured here, or from device_teraflops."""
+    device_teraflops: float = 0.0
+    """[TFLOP/s] What a worker's device attains, where there is none here; weights are then not loaded. 0: unknown."""
+    calibration_seconds: float = 10.0
+    """[seconds] Time spent on measuring steps, once the first is done."""
+    clips_per_second: float = 0.0
+    """[clips/s] A device's speed of encoding, against which the cache is held; 0: as the cache's jobs/ record it."""
+    json: bool = False
+    """[true/false] Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_range(self, ("device_teraflops", "calibration_seconds", "clips_per_second"), low=0)
+        if self.forecast_step_seconds and self.device_teraflops:
+            raise ValueError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
+
+
+def plan_train(plan: PlanTrainConfig) -> TrainForecast:
+    """Print what `salmonn train` with the same keys would take.
+
+    Raises:
+        ValueError: As `salmonn train` before it starts.
+    """
+    config = with_full_paths(TrainConfig(**{field.name: getattr(plan, field.name) for field in fields(TrainConfig)}))
+    inputs = check_run(config)
+    mixture = inputs.examples.mixture
+    if mixture and not plan.json:
+        print(f"{config.run}: {mixture.describe()}")
+    hearing = _hearing(config, inputs)
+    validated = _validated_batches(config, inputs)
+    with _described(config, inputs) as run:
+        spec = RunSpec.read(run)
+        model = spec.build(run, device="meta")
+        model.max_answer_tokens = config.max_answer_tokens
+        sample = draw_sample(inputs.examples, inputs.cache, model, config, frames=spec.frames)
+        cost = TrainCost(model, spec.dtype, frames=spec.frames, gradient_checkpointing=config.gradient_checkpointing)
+        memory = _memory(config, inputs, spec, cost, sample)
+        del inputs  # the calibration has its own
+        flop = worker_examples(config) * cost.mean_flop(sample.positions, sample.targets)
+        step = _step_time(plan, replace(config, run=run), flop)
+    encoding = _encoding_cost(plan)
+    forecast = TrainForecast(
+        hearing=hearing,
+        lengths=_lengths(sample),
+        reading=_reading(config, sample, step),
+        memory=replace(memory, measured=step.peak_nbytes),
+        duration=_duration(config, step, flop, validated),
+        caching=_caching(config, hearing, step, encoding) if encoding else None,
+    )
+    print(json.dumps(asdict(forecast), indent=2) if plan.json else forecast.table())
+    return forecast
+
+
+def _hearing(config: TrainConfig, inputs: RunInputs) -> Hearing:
+    examples, heard = inputs.examples, config.steps * config.batch_examples
+    epoch = count_epoch(examples, inputs.cache, heard_seconds=config.heard_seconds)
+    return Hearing(
+        examples=len(examples),
+        missing=examples.missing.num_rows,
+        examples_by_task=epoch.examples_by_task,
+        epoch_examples=epoch.examples,
+        epochs=heard / epoch.examples,
+        clips=count_clips(examples, places=heard, seed=config.seed),
+        audio_hours=heard / epoch.examples * epoch.audio_hours,
+    )
+
+
+def _steps_done(config: TrainConfig) -> int:
+    return (complete_steps(config.run) or [0])[-1]
+
+
+def _validated_batches(config: TrainConfig, inputs: RunInputs) -> float:
+    """Return how many batches are validated on in what is left of the run; after its last step it is in any case."""
+    done, every = _steps_done(config), config.valid_every
+    if not every or done == config.steps:
+        return 0.0
+    times = config.steps // every - done // every + (config.steps % every > 0)
+    return times * len(load_valid_examples(config, inputs.cache, tasks_of(inputs.examples))) / config.batch_examples
+
+
+@contextmanager
+def _described(config: TrainConfig, inputs: RunInputs) -> Iterator[str]:
+    """Yield the run's folder if it has begun, or one that stands for it and goes away."""
+    if is_described(config.run):
+        yield config.run
+        return
+    with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
+        describe_run(replace(config, run=folder), inputs, pending=[])
+        yield folder
+
+
+def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCost, sample: Sample) -> Memory:
+    llm = cost.llm_nbytes(shards=config.workers if config.shard_llm else 1)
+    weights, kept = cost.trainable_nbytes(), max(map(cost.kept_nbytes, sample.parts))
+    index, examples = inputs.cache.index, inputs.examples
+    values = sum(
+        min(spec.frames, pc.max(index[f"{name}_frames"]).as_py()) * stream.width
+        for name, stream in spec.recipe.streams.items()
+    )
+    held = worker_examples(config) * values * STORED_DTYPES[spec.recipe.codec].itemsize
+    return Memory(
+        precision=spec.dtype,
+        llm=llm,
+        weights=weights,
+        gradients=3 * weights,  # float32, and float64 where they add up
+        optimizer=2 * weights,
+        kept=kept,
+        kept_formula=cost.kept_formula,
+        device=llm + 6 * weights + kept,
+        measured=None,
+        read_ahead=(config.read.ahead_steps + 1) * held,  # and the one that is computed
+        tables=index.nbytes + examples.table.nbytes + examples.positions.nbytes,
+    )
+
+
+def _step_time(plan: PlanTrainConfig, config: TrainConfig, flop: float) -> StepTime:
+    """Return a step's time as it is stated, or follows from a worker's operations, or is measured."""
+    if plan.forecast_step_seconds:
+        return StepTime(plan.forecast_step_seconds, None, 0, "as stated", None)
+    if plan.device_teraflops:
+        return StepTime(flop / (plan.device_teraflops * 1e12), None, 0, "from device_teraflops", None)
+    return measure_step(config, seconds=plan.calibration_seconds)
+
+
+def _lengths(sample: Sample) -> Lengths:
+    answer = float(sample.targets.mean()) - 1  # the last token is not read
+    return Lengths(
+        sampled=len(sample.positions),
+        audio=sample.audio_tokens,
+        prompt=float(sample.positions.mean()) - sample.audio_tokens - answer,
+        answer=answer,
+        mean=float(sample.positions.mean()),
+        p50=float(np.percentile(sample.positions, 50)),
+        p95=float(np.percentile(sample.positions, 95)),
+        longest=int(sample.positions.max()),
+        cut_fraction=float(sample.is_cut.mean()),
+    )
+
+
+def _reading(config: TrainConfig, sample: Sample, step: StepTime) -> Reading:
+    nbytes = float(sample.nbytes.mean())
+    per_second = nbytes / 1e6 / step.compute_seconds
+    return Reading(nbytes, worker_examples(config) * per_second, config.batch_examples * per_second)
+
+
+def _duration(config: TrainConfig, step: StepTime, flop: float, validated: float) -> Duration:
+    done = _steps_done(config)
+    forward = 1 / (3 if config.gradient_checkpointing else 2)  # backward goes through as many products
+    validation_hours = validated * forward * step.compute_seconds / 3600
+    hours = (config.steps - done) * step.seconds / 3600 + validation_hours
+    return Duration(
+        steps=config.steps,
+        steps_done=done,
+        batch_examples=config.batch_examples,
+        workers=config.workers,
+        step=step,
+        step_seconds=step.seconds,
+        data_wait_fraction=1 - step.compute_seconds / step.seconds,
+        teraflops=flop / step.compute_seconds / 1e12,
+        examples_per_second=config.batch_examples / step.seconds,
+        hours=hours,
+        validation_hours=validation_hours,
+        device_hours=hours * config.workers,
+    )
+
+
+def _encoding_cost(plan: PlanTrainConfig) -> EncodingCost | None:
+    if plan.clips_per_second:
+        return EncodingCost(0, 1 / plan.clips_per_second, 1 / plan.clips_per_second, "as stated")
+    return read_encoding_cost(plan.cache)
+
+
+def _caching(config: TrainConfig, hearing: Hearing, step: StepTime, cost: EncodingCost) -> Caching:
+    online, once = cost.online_hours(config.steps * config.batch_examples), cost.extract_hours(hearing.clips)
+    encoding, training = cost.online_hours(hearing.clips), config.steps * step.seconds * config.workers / 3600
+    return Caching(
+        clips_per_second=1 / cost.encode_seconds,
+        devices=cost.devices,
+        online_hours=online,
+        extract_hours=once,
+        break_even_epochs=break_even_epochs(encoding, once - encoding, hearing.epoch_examples / hearing.clips),
+        speedup=(training + online) / (training + once),
+    )
