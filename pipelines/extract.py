@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
 import ray
 from omegaconf import MISSING
 
@@ -32,14 +31,13 @@ from pipelines.config import require_range, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.extract_actor import MIN_FIDELITY_DB, ExtractActor, UnitStats, WorkerConfig
 from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
-from pipelines.manifest import corpus_roots
+from pipelines.manifest import corpus_roots, require_clips
 from pipelines.plan import (
     count_planned_clips,
     count_units,
     extend_plan,
     pending_seconds,
     predict_nbytes,
-    read_clip_table,
     read_units,
     unit_name,
 )
@@ -148,11 +146,9 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
         JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
     config = with_full_paths(config)  # actors run in folders of their own
-    clips = read_clip_table(config.manifest)
+    require_clips(config.manifest)
     recipe = _open_cache(config)
-    extend_plan(config.cache, clips, recipe=recipe, shard_nbytes=config.shard_megabytes * MEGABYTE)
-    del clips
-    pa.default_memory_pool().release_unused()
+    extend_plan(config.cache, config.manifest, recipe=recipe, shard_nbytes=config.shard_megabytes * MEGABYTE)
     done = committed_units(config.cache)
     if config.retry_rejects:
         done = _uncommit_rejects(config.cache, done)

@@ -47,15 +47,20 @@ class IdSet:
     def add(self, ids_N: Ids) -> Booleans:
         """Add ids and tell which [N] were not there before; of equal ones the first is new."""
         distinct, first = np.unique(ids_N, return_index=True)
-        is_new = np.ones(len(distinct), np.bool_)
-        for run in self._runs:
-            places = np.minimum(np.searchsorted(run, distinct), len(run) - 1)
-            is_new &= run[places] != distinct
+        is_new = ~self.holds(distinct)
         if is_new.any():
             self._insert(distinct[is_new])
         is_new_N = np.zeros(len(ids_N), np.bool_)
         is_new_N[first[is_new]] = True
         return is_new_N
+
+    def holds(self, ids_N: Ids) -> Booleans:
+        """Tell which ids [N] are there."""
+        is_there_N = np.zeros(len(ids_N), np.bool_)
+        for run in self._runs:
+            places_N = np.minimum(np.searchsorted(run, ids_N), len(run) - 1)
+            is_there_N |= run[places_N] == ids_N
+        return is_there_N
 
     def _insert(self, run: Ids) -> None:
         while self._runs and len(self._runs[-1]) <= 2 * len(run):

@@ -158,7 +158,7 @@ class ManifestWriter:
         return self._example_ids.add(to_ids(pa.array(example_ids, pa.string())))
 
     def add_clip(self, clip: Clip) -> None:
-        self._clips.add({**vars(clip), "segments": [vars(segment) for segment in clip.segments]})
+        self._clips.add(row_from_clip(clip))
 
     def add_example(self, example: Example) -> None:
         self._examples.add(vars(example))
@@ -253,6 +253,11 @@ def clip_from_row(row: Mapping[str, Any]) -> Clip:
     return Clip(**{**{name: row[name] for name in CLIP_SCHEMA.names}, "segments": segments})
 
 
+def row_from_clip(clip: Clip) -> dict[str, Any]:
+    """Return a clip as a row of a table with the columns of `CLIP_SCHEMA`."""
+    return {**vars(clip), "segments": [vars(segment) for segment in clip.segments]}
+
+
 def read_examples(uri: str) -> Iterator[Example]:
     """Yield a manifest's examples in their order. Raises as `read_clips`."""
     for batch in read_batches(uri, EXAMPLES, EXAMPLE_SCHEMA.names):
@@ -261,6 +266,44 @@ def read_examples(uri: str) -> Iterator[Example]:
 
 def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of `CLIPS` or `EXAMPLES`, up to `ROWS_PER_GROUP` rows at a time. Raises as `read_clips`."""
+    with _open_table(uri, name, columns) as file:
+        for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns):
+            yield batch.select(list(columns))
+
+
+def take_rows(uri: str, name: str, columns: Sequence[str], rows_N: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    """Return the rows of these numbers, counted from 0, in the order given; groups that hold none are not read.
+
+    Raises as `read_clips`.
+    """
+    order_N = np.argsort(rows_N, kind="stable")
+    ascending_N = rows_N[order_N]
+    parts, start = [], 0
+    with _open_table(uri, name, columns) as file:
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if np.diff(np.searchsorted(ascending_N, (start, end))):
+                for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=list(columns)):
+                    first, last = np.searchsorted(ascending_N, (start, start + batch.num_rows))
+                    parts.append(batch.take(pa.array(ascending_N[first:last] - start)))
+                    start += batch.num_rows
+            start = end
+        table = pa.Table.from_batches(parts, None if parts else file.schema_arrow).select(list(columns))
+    if np.array_equal(ascending_N, rows_N):
+        return table
+    places_N = np.empty_like(order_N)
+    places_N[order_N] = np.arange(len(order_N))
+    return table.take(pa.array(places_N))
+
+
+def read_rows(uri: str, name: str, columns: Sequence[str], numbers: Collection[int]) -> list[dict[str, Any]]:
+    """Return the rows of these numbers, counted from 0, in the table's order. Raises as `read_clips`."""
+    rows: list[dict[str, Any]] = take_rows(uri, name, columns, np.unique(np.array([*numbers], np.int64))).to_pylist()
+    return rows
+
+
+@contextmanager
+def _open_table(uri: str, name: str, columns: Sequence[str]) -> Iterator[pq.ParquetFile]:
     table = storage.join(uri, name)
     if not storage.file_exists(table):
         raise FileNotFoundError(f"{uri}: no manifest there ({name} is missing); salmonn prepare … makes one")
@@ -268,19 +311,19 @@ def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.Rec
         missing = [column for column in columns if column not in file.schema_arrow.names]
         if missing:
             raise ValueError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
-        for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns):
-            yield batch.select(list(columns))
+        yield file
 
 
-def read_rows(uri: str, name: str, columns: Sequence[str], numbers: Collection[int]) -> list[dict[str, Any]]:
-    """Return the rows of these numbers, counted from 0, in the table's order. Raises as `read_clips`."""
-    wanted, start = np.unique(np.array([*numbers], np.int64)), 0
-    rows: list[dict[str, Any]] = []
-    for batch in read_batches(uri, name, columns):
-        here = wanted[(wanted >= start) & (wanted < start + batch.num_rows)]
-        rows += batch.take(pa.array(here - start)).to_pylist() if len(here) else []
-        start += batch.num_rows
-    return rows
+def require_clips(uri: str) -> None:
+    """Refuse what is no manifest of any clips.
+
+    Raises:
+        FileNotFoundError: If the folder holds no manifest.
+        ValueError: If the table lacks a column or holds no clips.
+    """
+    with _open_table(uri, CLIPS, CLIP_SCHEMA.names) as file:
+        if not file.metadata.num_rows:
+            raise ValueError(f"{uri}: the manifest holds no clips")
 
 
 def count_clips(uri: str) -> int:

@@ -3,13 +3,15 @@
 The plan is kept so that a run after a kill meets the same units, and a manifest that has grown leaves them as they are:
 its new clips get new units, numbered onward. Clips of one recording follow each other by time, so that a long file is
 opened for one unit or two, and units are of near-equal bytes. Rows lie in unit order, so reading the plan streams;
-making it holds the clips as Arrow columns. Letters: N clips.
+making it holds some numbers per clip, and gathers the clips themselves in parts. Letters: N clips.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,17 +22,34 @@ import pyarrow.parquet as pq
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
 from encoders.features import SPEECH_FRAMES, Codec
 from pipelines import storage
-from pipelines.manifest import CLIP_SCHEMA, CLIPS, ROWS_PER_GROUP, Clip, clip_from_row, read_batches
+from pipelines.id_set import IdSet, to_ids
+from pipelines.manifest import (
+    CLIP_SCHEMA,
+    CLIPS,
+    ROWS_PER_GROUP,
+    Clip,
+    RowTable,
+    clip_from_row,
+    count_clips,
+    read_batches,
+    row_from_clip,
+    take_rows,
+)
 from pipelines.recipe import Recipe
 
 UNITS = "units"
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
 VALUE_NBYTES: dict[Codec, int] = {"float16": 2, "int8": 1}
 TAR_NBYTES_PER_CLIP = 4_096
-ROWS_PER_GATHER = 1 << 20
-"""Rows brought into unit order at once; each time Arrow joins the chunks of a column."""
+ROWS_PER_GATHER = 1 << 17
+"""Clips brought into unit order at once, some 400 bytes each; more where the manifest would be read too often."""
+MOST_GATHERS = 8
+"""Each reads the whole manifest if that is shuffled, otherwise its own part."""
+ROWS_PER_READ = 1_024
+"""Rows of the plan that are Python objects at a time, about 2 KB each."""
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -51,9 +70,9 @@ def unit_name(unit: int) -> str:
     return f"{unit:06d}"
 
 
-def clip_seconds(clips: pa.Table) -> Floats:
+def clip_seconds(clips: pa.RecordBatch) -> Floats:
     """Return the clips' lengths in seconds; an unknown one counts as the longest."""
-    return np.asarray(pc.fill_null(clips["seconds"], float(CLIP_SECONDS)).to_numpy(), dtype=np.float64)
+    return np.asarray(pc.fill_null(clips["seconds"], float(CLIP_SECONDS)), dtype=np.float64)
 
 
 def audio_frames(seconds_N: Floats) -> Integers:
@@ -85,95 +104,98 @@ def cut_units(nbytes_N: Integers, *, shard_nbytes: int) -> Integers:
     return np.cumsum(np.diff(places_N, prepend=places_N[0]) > 0, dtype=np.int64)
 
 
-def recording_order(clips: pa.Table) -> Integers:
-    """Return the rows such that clips of a recording follow each other by time, recordings as they are first met."""
-    keys, starts = [np.zeros(0, np.uint64)], [np.zeros(0)]
-    for chunk in clips["segments"].chunks:
-        first = pc.list_element(chunk, 0)
-        names = pc.dictionary_encode(pc.struct_field(first, "recording"))
-        keys.append(np.array([_key(name) for name in names.dictionary.to_pylist()], np.uint64)[names.indices])
-        starts.append(pc.struct_field(first, "start_seconds").to_numpy())
-    _, first_rows, recordings_N = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-    return np.lexsort((np.concatenate(starts), first_rows[recordings_N]))
+@dataclass(frozen=True)
+class NewClips:
+    """The clips of a manifest that are in no unit yet, in the order in which units take them."""
+
+    rows: Integers
+    """[N] Where they stand in the manifest's table."""
+    seconds: Floats
+    """[N] Their lengths; an unknown one counts as the longest."""
 
 
-def _key(name: str) -> int:
-    """Return 64 bits instead of a name; two that share them would only be planned together."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+def find_new_clips(cache: str, manifest: str) -> NewClips:
+    """Return what is to be planned: clips of a recording follow each other by time, recordings as they are first met.
 
-
-def clip_table(clips: Iterable[Clip]) -> pa.Table:
-    """Return clips as a table of `CLIP_SCHEMA`."""
-    rows = ({**vars(clip), "segments": [vars(segment) for segment in clip.segments]} for clip in clips)
-    tables = [CLIP_SCHEMA.empty_table()]
-    while part := list(islice(rows, ROWS_PER_GROUP)):
-        tables.append(pa.Table.from_pylist(part, schema=CLIP_SCHEMA))
-    return pa.concat_tables(tables)
-
-
-def read_clip_table(manifest: str) -> pa.Table:
-    """Return a manifest's clips as one table, about 150 bytes each: names that repeat are held once.
-
-    Raises:
-        FileNotFoundError: If the folder holds no manifest.
-        ValueError: If the table lacks a column or holds no clips.
+    Takes some 100 bytes of memory per new clip, and 16 per planned one. Raises as `read_clips`.
     """
-    parts = []
-    for batch in read_batches(manifest, CLIPS, CLIP_SCHEMA.names):
-        part = pa.Table.from_batches([batch])
-        for column in ("corpus", "split", "root"):
-            place = part.schema.get_field_index(column)
-            part = part.set_column(place, column, pc.dictionary_encode(part[column]))
-        parts.append(part)
-    if not parts:
-        raise ValueError(f"{manifest}: the manifest holds no clips")
-    return pa.concat_tables(parts)
+    planned = IdSet()
+    for batch in _plan_batches(cache, ["clip_id"]):
+        planned.add(to_ids(batch["clip_id"]))
+    most, found, row = count_clips(manifest), 0, 0
+    rows_N, recordings_N = np.empty(most, np.int64), np.empty(most, np.uint64)
+    starts_N, seconds_N = np.empty(most), np.empty(most)
+    for batch in read_batches(manifest, CLIPS, ["clip_id", "segments", "seconds"]):
+        new = np.flatnonzero(~planned.holds(to_ids(batch["clip_id"])))
+        clips = batch.take(pa.array(new))
+        first = pc.list_element(clips["segments"], 0)
+        part = slice(found, found + len(new))
+        rows_N[part] = row + new
+        seconds_N[part] = clip_seconds(clips)
+        recordings_N[part] = _keys(pc.struct_field(first, "recording"))
+        starts_N[part] = pc.struct_field(first, "start_seconds")
+        row, found = row + batch.num_rows, part.stop
+    order_N = recording_order(recordings_N[:found], starts_N[:found])
+    return NewClips(rows_N[:found][order_N], seconds_N[:found][order_N])
 
 
-def new_rows(cache: str, clips: pa.Table) -> Integers:
-    """Return the rows of the clips that are in no unit yet, in the order in which units take them."""
-    files = _plan_files(cache)
-    if not files:
-        return recording_order(clips)
-    planned = pa.chunked_array([chunk for uri in files for chunk in _read(uri, "clip_id")["clip_id"].chunks])
-    is_new_N = ~np.asarray(pc.is_in(clips["clip_id"], value_set=planned).to_numpy(), dtype=np.bool_)
-    if not is_new_N.any():
-        return np.zeros(0, np.int64)
-    rows_N = recording_order(clips)
-    return rows_N[is_new_N[rows_N]]
+def _keys(names: pa.Array) -> Keys:
+    """Return 64 bits instead of each name; two names that share them would only be planned together."""
+    distinct = pc.dictionary_encode(names)
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in distinct.dictionary.to_pylist()]
+    keys: Keys = np.frombuffer(b"".join(digests), "<u8")[distinct.indices]
+    return keys
 
 
-def extend_plan(cache: str, clips: pa.Table | Iterable[Clip], *, recipe: Recipe, shard_nbytes: int) -> int:
-    """Add units for the clips that are in none yet; return how many clips those were.
+def recording_order(recordings_N: Keys, starts_N: Floats) -> Integers:
+    """Return the rows such that clips of a recording follow each other by time, recordings as they are first met."""
+    _, first_rows, numbers_N = np.unique(recordings_N, return_index=True, return_inverse=True)
+    return np.lexsort((starts_N, first_rows[numbers_N]))
+
+
+def extend_plan(cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shard_nbytes: int) -> int:
+    """Add units for the clips, of a manifest or as they come, that are in none yet; return how many clips those were.
 
     Raises:
         ValueError: If another job has just done the same.
     """
-    table = clips if isinstance(clips, pa.Table) else clip_table(clips)
-    rows_N = new_rows(cache, table)
-    if not len(rows_N):
-        return 0
-    first = count_units(cache)
-    nbytes_N = predict_nbytes(clip_seconds(table)[rows_N], recipe, recipe.codec)
-    units_N = first + cut_units(nbytes_N, shard_nbytes=shard_nbytes)
-    uri = storage.join(cache, UNITS, f"{unit_name(first)}.parquet")
-    try:
-        with storage.staged_file(uri, exclusive=True) as path, pq.ParquetWriter(path, PLAN_SCHEMA) as writer:
-            for start in range(0, len(rows_N), ROWS_PER_GATHER):
-                part = slice(start, start + ROWS_PER_GATHER)
-                rows = _gather(table, rows_N[part]).add_column(0, "unit", pa.array(units_N[part]))
-                writer.write_table(rows.cast(PLAN_SCHEMA), row_group_size=ROWS_PER_GROUP)
-    except FileExistsError:
-        raise ValueError(
-            f"{uri}: another job has just planned units of this cache; let it end, then try again"
-        ) from None
-    return len(rows_N)
+    with ExitStack() as spool:
+        manifest = clips if isinstance(clips, str) else spool.enter_context(_spooled(clips))
+        new = find_new_clips(cache, manifest)
+        if not len(new.rows):
+            return 0
+        first = count_units(cache)
+        units_N = first + cut_units(predict_nbytes(new.seconds, recipe, recipe.codec), shard_nbytes=shard_nbytes)
+        uri = storage.join(cache, UNITS, f"{unit_name(first)}.parquet")
+        try:
+            with storage.staged_file(uri, exclusive=True) as path, pq.ParquetWriter(path, PLAN_SCHEMA) as writer:
+                for part in _parts(len(new.rows)):
+                    rows = take_rows(manifest, CLIPS, CLIP_SCHEMA.names, new.rows[part])
+                    rows = rows.add_column(0, "unit", pa.array(units_N[part]))
+                    writer.write_table(rows.cast(PLAN_SCHEMA), row_group_size=ROWS_PER_GROUP)
+        except FileExistsError:
+            raise ValueError(
+                f"{uri}: another job has just planned units of this cache; let it end, then try again"
+            ) from None
+    return len(new.rows)
 
 
-def _gather(table: pa.Table, rows: Integers) -> pa.Table:
-    if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-        return table.slice(rows[0], len(rows))
-    return table.take(pa.array(rows))
+@contextmanager
+def _spooled(clips: Iterable[Clip]) -> Iterator[str]:
+    """Yield the folder of a manifest of these clips alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        with RowTable(storage.join(folder, CLIPS), CLIP_SCHEMA) as table:
+            for clip in clips:
+                table.add(row_from_clip(clip))
+        if not table.num_rows:
+            storage.write_table(storage.join(folder, CLIPS), CLIP_SCHEMA.empty_table())
+        yield folder
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    """Yield the parts of so many rows that are gathered at once, whole groups each."""
+    size = max(ROWS_PER_GATHER, ROWS_PER_GROUP * -(-rows // (MOST_GATHERS * ROWS_PER_GROUP)))
+    return (slice(start, start + size) for start in range(0, rows, size))
 
 
 def _plan_files(cache: str) -> list[str]:
@@ -183,9 +205,10 @@ def _plan_files(cache: str) -> list[str]:
     ]
 
 
-def _read(uri: str, *columns: str) -> pa.Table:
-    with storage.open_parquet(uri) as file:
-        return file.read(columns=list(columns))
+def _plan_batches(cache: str, columns: Sequence[str], rows: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
+    for uri in _plan_files(cache):
+        with storage.open_parquet(uri) as file:
+            yield from storage.iter_batches(file, rows, columns)
 
 
 def count_units(cache: str) -> int:
@@ -210,8 +233,8 @@ def count_planned_clips(cache: str) -> int:
 def pending_seconds(cache: str, *, done: Collection[int]) -> Floats:
     """Return the lengths of the planned clips whose units are not done."""
     done_units = np.fromiter(done, np.int64, len(done))
-    tables = [_read(uri, "unit", "seconds") for uri in _plan_files(cache)]
-    kept = [clip_seconds(table)[~np.isin(table["unit"].to_numpy(), done_units)] for table in tables]
+    batches = _plan_batches(cache, ["unit", "seconds"])
+    kept = [clip_seconds(batch)[~np.isin(batch["unit"], done_units)] for batch in batches]
     return np.concatenate([*kept, np.zeros(0)])
 
 
@@ -223,14 +246,9 @@ def read_units(
     `roots` says where a corpus lies today, if its recordings have moved since the plan was made.
     """
     roots = roots or {}
-    rows = (row for uri in _plan_files(cache) for row in _plan_rows(uri))
+    batches = _plan_batches(cache, PLAN_SCHEMA.names, ROWS_PER_READ)
+    rows = (row for batch in batches for row in batch.to_pylist())
     for unit, group in groupby(rows, key=lambda row: int(row["unit"])):
         if unit not in skip:
             clips = (clip_from_row(row) for row in group)
             yield ExtractUnit(unit, tuple(replace(clip, root=roots.get(clip.corpus, clip.root)) for clip in clips))
-
-
-def _plan_rows(uri: str) -> Iterator[dict[str, int]]:
-    with storage.open_parquet(uri) as file:
-        for batch in storage.iter_batches(file, ROWS_PER_GROUP):
-            yield from batch.to_pylist()

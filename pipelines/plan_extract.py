@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -22,7 +21,17 @@ from pipelines.config import require_range
 from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.encoding_cost import break_even_epochs
 from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
-from pipelines.manifest import EXAMPLES, Clip, clip_from_row
+from pipelines.manifest import (
+    CLIP_SCHEMA,
+    CLIPS,
+    EXAMPLES,
+    Clip,
+    clip_from_row,
+    count_clips,
+    read_batches,
+    require_clips,
+    take_rows,
+)
 from pipelines.plan import (
     VALUE_NBYTES,
     Floats,
@@ -30,10 +39,9 @@ from pipelines.plan import (
     clip_seconds,
     count_units,
     cut_units,
-    new_rows,
+    find_new_clips,
     pending_seconds,
     predict_nbytes,
-    read_clip_table,
 )
 
 SAMPLED_QUANTILES = (0.1, 0.5, 0.9)
@@ -102,29 +110,29 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
             clip can be read.
     """
     config = with_full_paths(config)
-    clips = read_clip_table(config.manifest)
+    require_clips(config.manifest)
     gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     encoder, recipe = load_encoder_and_recipe(**encoder_keys(config), device="cuda" if gpu else "cpu")
     require_recipe(config.cache, recipe)
-    done = committed_units(config.cache)
-    rows_N = new_rows(config.cache, clips)
-    begun_N, new_N = pending_seconds(config.cache, done=done), clip_seconds(clips)[rows_N]
-    new_units_N = cut_units(predict_nbytes(new_N, recipe, config.codec), shard_nbytes=config.shard_megabytes * MEGABYTE)
-    seconds_N = np.concatenate([begun_N, new_N])
+    num_clips, done = count_clips(config.manifest), committed_units(config.cache)
+    new, begun_N = find_new_clips(config.cache, config.manifest), pending_seconds(config.cache, done=done)
+    new_nbytes_N = predict_nbytes(new.seconds, recipe, config.codec)
+    new_units_N = cut_units(new_nbytes_N, shard_nbytes=config.shard_megabytes * MEGABYTE)
+    seconds_N = np.concatenate([begun_N, new.seconds])
     nbytes = {codec: int(predict_nbytes(seconds_N, recipe, codec).sum()) for codec in VALUE_NBYTES}
-    audio_nbytes, audio_nbytes_from = _audio_nbytes(clips, rows_N, seconds_N)
-    speed = _speed(config, encoder, clips)
+    audio_nbytes, audio_nbytes_from = _audio_nbytes(config.manifest, new.rows, seconds_N)
+    speed = _speed(config, encoder)
     device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())
     per_second = 1 / max(device_seconds, 1e-9)
     with storage.open_parquet(storage.join(config.manifest, EXAMPLES)) as file:
-        examples_per_clip = max(1.0, file.metadata.num_rows / clips.num_rows)
+        examples_per_clip = max(1.0, file.metadata.num_rows / num_clips)
     storage_hours = (
         nbytes[config.codec] / 1e12 * config.terabyte_price / config.device_hour_price if config.terabyte_price else 0.0
     )
     forecast = ExtractForecast(
         clips=len(seconds_N),
         hours=float(seconds_N.sum()) / 3600,
-        clips_in_cache=clips.num_rows - len(rows_N) - len(begun_N),
+        clips_in_cache=num_clips - len(seconds_N),
         shards=count_units(config.cache) - len(done) + (1 + int(new_units_N[-1]) if len(new_units_N) else 0),
         nbytes=nbytes,
         codec=config.codec,
@@ -143,10 +151,10 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     return forecast
 
 
-def _audio_nbytes(clips: pa.Table, rows_N: Integers, seconds_N: Floats) -> tuple[int, str]:
+def _audio_nbytes(manifest: str, rows_N: Integers, seconds_N: Floats) -> tuple[int, str]:
     """Return the bytes of the recordings to be read, and where the number comes from."""
     if 0 < len(rows_N) <= MOST_FILES_LOOKED_AT and len(rows_N) == len(seconds_N):
-        located = [segment for row in rows_N for segment in _clip(clips, row).located()]
+        located = [segment for clip in _read_clips(manifest, rows_N) for segment in clip.located()]
         places = {segment.recording for segment in located}
         sizes = [] if any("!" in place for place in places) else [storage.file_nbytes(place) for place in places]
         if sizes and all(sizes):
@@ -154,24 +162,27 @@ def _audio_nbytes(clips: pa.Table, rows_N: Integers, seconds_N: Floats) -> tuple
     return int(seconds_N.sum() * PCM_NBYTES_PER_SECOND), "16-bit PCM at 16 kHz; FLAC is about half, Opus a tenth"
 
 
-def _clip(clips: pa.Table, row: int) -> Clip:
-    return clip_from_row(clips.slice(int(row), 1).to_pylist()[0])
+def _read_clips(manifest: str, rows_N: Integers) -> list[Clip]:
+    return [clip_from_row(row) for row in take_rows(manifest, CLIPS, CLIP_SCHEMA.names, rows_N).to_pylist()]
 
 
-def _speed(config: PlanExtractConfig, encoder: ClipEncoder, clips: pa.Table) -> Speed:
+def _speed(config: PlanExtractConfig, encoder: ClipEncoder) -> Speed:
     if config.clips_per_second:
         return Speed("the stated device", 1 / config.clips_per_second, 0.0, None)
     torch.set_num_threads(config.threads)
     on_gpu = encoder.device.type == "cuda"
     size = config.batch_clips if on_gpu else 1
-    order_N = np.argsort(clip_seconds(clips), kind="stable")
+    seconds = [clip_seconds(batch) for batch in read_batches(config.manifest, CLIPS, ["seconds"])]
+    order_N = np.argsort(np.concatenate(seconds), kind="stable")
     last = max(0, len(order_N) - size)
+    firsts = [int(quantile * last) for quantile in SAMPLED_QUANTILES]
+    sampled = [_read_clips(config.manifest, order_N[first : first + size]) for first in firsts]
     groups, decoded, started = [], 0, time.perf_counter()
-    for quantile in SAMPLED_QUANTILES:
+    for clips in sampled:
         waves = []
-        for row in order_N[int(quantile * last) : int(quantile * last) + size]:
+        for clip in clips:
             try:
-                waves.append(load_clip(_clip(clips, row).located(), open_file=storage.open_file))
+                waves.append(load_clip(clip.located(), open_file=storage.open_file))
             except AudioError:
                 continue
         decoded += len(waves)

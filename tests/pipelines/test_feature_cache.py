@@ -25,12 +25,11 @@ from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import corpus_roots, read_clips
 from pipelines.plan import (
     audio_frames,
-    clip_seconds,
     count_planned_clips,
     count_units,
     extend_plan,
+    find_new_clips,
     predict_nbytes,
-    read_clip_table,
     read_units,
 )
 from pipelines.recipe import Recipe, read_recipe, write_recipe
@@ -303,7 +302,7 @@ def test_predicted_bytes_are_close_to_the_shard(tmp_path):
     manifest = prepare_tones(tmp_path, num_clips=4)
     worker = make_worker(tmp_path / "c")
     fill(tmp_path / "c", manifest, worker, shard_nbytes=1_000_000_000)
-    seconds_N = clip_seconds(read_clip_table(manifest))
+    seconds_N = find_new_clips(str(tmp_path / "other"), manifest).seconds
     predicted = predict_nbytes(seconds_N, worker.config.recipe, "float16").sum()
     actual = (tmp_path / "c" / "shards" / "000000.tar").stat().st_size
     assert 0.97 < predicted / actual < 1.03

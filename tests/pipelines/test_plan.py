@@ -8,15 +8,13 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.encoding_cost import break_even_epochs
-from pipelines.manifest import Clip, read_clips
+from pipelines.manifest import CLIP_SCHEMA, Clip, RowTable, require_clips, row_from_clip
 from pipelines.plan import (
-    clip_table,
     count_units,
     cut_units,
     extend_plan,
     pending_seconds,
     predict_nbytes,
-    read_clip_table,
     read_units,
 )
 from pipelines.plan_extract import fit_cost
@@ -71,20 +69,34 @@ def test_plan_of_many_row_groups_is_the_plan_of_one(tmp_path, monkeypatch):
     assert count_units(str(tmp_path / "many")) == len(units) > 5
 
 
-def test_manifest_read_as_a_table_gives_the_same_clips(tmp_path):
-    manifest = prepare_tones(tmp_path, num_clips=3)
-    assert read_clip_table(manifest).to_pylist() == clip_table(read_clips(manifest)).to_pylist()
+def test_plan_of_a_manifest_is_the_plan_of_its_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 16)
+    monkeypatch.setattr("pipelines.plan.ROWS_PER_GROUP", 16)
+    monkeypatch.setattr("pipelines.plan.ROWS_PER_GATHER", 32)
+    numbers = np.random.default_rng(0).permutation(300)
+    clips = [segment_of(f"r{number % 7}", float(number), number=number) for number in numbers]
+    with RowTable(str(tmp_path / "m" / "clips.parquet"), CLIP_SCHEMA) as table:
+        for clip in clips:
+            table.add(row_from_clip(clip))
+    keys = {"recipe": RECIPE, "shard_nbytes": 50_000_000}
+    for cache, given in (("a", str(tmp_path / "m")), ("b", clips)):
+        assert extend_plan(str(tmp_path / cache), clips[:90], **keys) == 90
+        assert extend_plan(str(tmp_path / cache), given, **keys) == 210
+        assert extend_plan(str(tmp_path / cache), given, **keys) == 0
+    units = list(read_units(str(tmp_path / "a")))
+    assert units == list(read_units(str(tmp_path / "b")))
+    assert {clip for unit in units for clip in unit.clips} == set(clips)
 
 
 def test_empty_or_damaged_manifests_are_refused(tmp_path):
-    pq.write_table(clip_table([]), tmp_path / "clips.parquet")
+    pq.write_table(CLIP_SCHEMA.empty_table(), tmp_path / "clips.parquet")
     with pytest.raises(ValueError, match="holds no clips"):
-        read_clip_table(str(tmp_path))
-    pq.write_table(clip_table([]).drop_columns("split"), tmp_path / "clips.parquet")
+        require_clips(str(tmp_path))
+    pq.write_table(CLIP_SCHEMA.empty_table().drop_columns("split"), tmp_path / "clips.parquet")
     with pytest.raises(ValueError, match="column split is missing"):
-        read_clip_table(str(tmp_path))
+        require_clips(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no manifest there"):
-        read_clip_table(str(tmp_path / "absent"))
+        require_clips(str(tmp_path / "absent"))
 
 
 def test_clip_of_unknown_length_counts_as_the_longest(tmp_path):
