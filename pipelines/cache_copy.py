@@ -7,12 +7,10 @@ for the ids of the plan; arrays are held one clip per thread, and never decoded.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +26,9 @@ from pipelines.plan import ExtractUnit, extend_plan, read_units
 from pipelines.progress import Progress
 from pipelines.recipe import RECIPE, read_recipe
 from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard
+from pipelines.threads import run_threads
 
 MEGABYTE = 1_000_000
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -216,19 +213,3 @@ def _stored_clips(
         with storage.open_file(storage.join(cache.uri, "shards", shard)) as file:
             for clip, _, row in group:
                 yield read_stored(file, row, clip, cache.recipe)
-
-
-def run_threads(function: Callable[[ItemT], ResultT], items: Iterable[ItemT], *, threads: int) -> Iterator[ResultT]:
-    """Yield a function's results in the order of the items, of which at most 2 × `threads` are taken ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[ResultT]] = deque()
-        try:
-            for item in items:
-                running.append(pool.submit(function, item))
-                if len(running) > 2 * threads:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()

@@ -21,6 +21,7 @@ from pipelines import storage
 from pipelines.plan import unit_name
 from pipelines.recipe import Recipe
 
+TAR_BLOCK = 512
 FIDELITY = tuple(measure.name for measure in fields(Fidelity))
 REJECT_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]

@@ -12,13 +12,20 @@ from typing import Any, BinaryIO
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.cache_copy import run_threads
-from pipelines.cache_index import check_member, committed_units, index_schema, member_names, read_index, read_rejects
+from pipelines.cache_index import (
+    TAR_BLOCK,
+    check_member,
+    committed_units,
+    index_schema,
+    member_names,
+    read_index,
+    read_rejects,
+)
 from pipelines.config import require_range
 from pipelines.errors import JobIncompleteError
 from pipelines.plan import ExtractUnit, read_units, unit_name
 from pipelines.recipe import Recipe, read_recipe
-from pipelines.shard import TAR_BLOCK
+from pipelines.threads import run_threads
 
 READ_NBYTES = 4_194_304
 FOLDERS = ("shards", "index", "rejects", "units")

@@ -42,7 +42,7 @@ PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
 VALUE_NBYTES: dict[Codec, int] = {"float16": 2, "int8": 1}
 TAR_NBYTES_PER_CLIP = 4_096
 ROWS_PER_GATHER = 1 << 17
-"""Clips brought into unit order at once, some 400 bytes each; more where the manifest would be read too often."""
+"""Clips brought into unit order at once, some 500 bytes each; more where the manifest would be read too often."""
 MOST_GATHERS = 8
 """Each reads the whole manifest if that is shuffled, otherwise its own part."""
 ROWS_PER_READ = 1_024

@@ -16,12 +16,18 @@ from webdataset import TarWriter
 from encoders.audio import AudioError
 from encoders.features import Fidelity
 from pipelines import storage
-from pipelines.cache_index import REJECT_SCHEMA, ShardInfo, check_member, index_schema, member_names, shard_info
+from pipelines.cache_index import (
+    REJECT_SCHEMA,
+    TAR_BLOCK,
+    ShardInfo,
+    check_member,
+    index_schema,
+    member_names,
+    shard_info,
+)
 from pipelines.manifest import Clip
 from pipelines.plan import unit_name
 from pipelines.recipe import Recipe
-
-TAR_BLOCK = 512
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ def test_ids_are_new_exactly_once(seed):
             expected.append(identity not in seen)
             seen.add(identity)
         assert ids.add(np.frombuffer(b"".join(batch), "S16")).tolist() == expected
+    asked = [identity.tobytes() for identity in pool]
+    assert ids.holds(np.frombuffer(b"".join(asked), "S16")).tolist() == [identity in seen for identity in asked]
     assert len(seen) < sum(rng.integers(0, 200, size=40))
 
 
