@@ -104,6 +104,7 @@ VERBS = {
         "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
+    "sweep": Verb("pipelines.sweep", "SweepConfig", "sweep", "many short trainings on one cache, and which was best"),
     "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(
         "pipelines.runs", "RunsCompareConfig", "runs_compare", "runs side by side where their configs differ"

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from pipelines import storage
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 INK, ACCENT, SOFT = "#1d2733", "#0f766e", "#94a3b8"
+SERIES = (ACCENT, "#b45309", "#6d28d9", "#be123c", "#0369a1", "#4d7c0f")
+"""Colours of lines that are told apart; those after them are `SOFT`."""
+KEYS_IN_A_ROW = 3
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": INK,
@@ -184,4 +187,70 @@ def draw_throughput(
                 axis.axhline(expected, color="#b45309", label="forecast")
                 axis.legend(frameon=False)
             axis.set(title=title, xlabel="hours" if edges[-1] > 7200 else "seconds", ylim=(0, None))
+        return _picture(figure, caption)
+
+
+def draw_scores_by_key(
+    keys: Mapping[str, Sequence[tuple[Any, float]]], *, measure: str, log_keys: Collection[str], best: int, caption: str
+) -> Picture:
+    """Draw the scores of trials against each key that differed among them.
+
+    Args:
+        keys: Key -> (value, score) of every trial, in the same order for all keys; values that are not numbers stand
+            side by side in the order of their first trial.
+        measure: What the scores are.
+        log_keys: Keys drawn on a logarithmic axis.
+        best: Place of the best trial among them.
+        caption: The line below the picture.
+    """
+    rows = -(-len(keys) // KEYS_IN_A_ROW)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.1 * rows), layout="constrained")
+        axes = figure.subplots(rows, min(len(keys), KEYS_IN_A_ROW), squeeze=False, sharey=True)
+        for axis in axes.flat[len(keys) :]:
+            axis.set_visible(False)
+        for axis, (key, points) in zip(axes.flat, keys.items(), strict=False):
+            values, scores = [value for value, _ in points], [score for _, score in points]
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                axis.set_xscale("log" if key in log_keys else "linear")
+            else:
+                names = list(dict.fromkeys(map(str, values)))
+                values = [names.index(str(value)) for value in values]
+                axis.set_xticks(range(len(names)), names, parse_math=False)
+                axis.margins(x=0.2)
+            axis.scatter(values, scores, s=34, color=SOFT, edgecolor="white", linewidth=0.6)
+            axis.scatter(values[best], scores[best], s=62, color=ACCENT, zorder=3)
+            axis.set_xlabel(key, parse_math=False)
+            axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+        for axis in axes[:, 0]:
+            axis.set_ylabel(measure, parse_math=False)
+        return _picture(figure, caption)
+
+
+def draw_trials(
+    trials: Mapping[str, Sequence[tuple[int, float]]], *, measure: str, cut: Collection[str], caption: str
+) -> Picture:
+    """Draw the scores of trials over their steps, the first trial's in front.
+
+    Args:
+        trials: Name -> (step, score) in order; the best trial first.
+        measure: What the scores are.
+        cut: Trials that were stopped early, which end in a cross.
+        caption: The line below the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        axis = figure.subplots()
+        for place, (name, points) in reversed(list(enumerate(trials.items()))):
+            steps, scores = [step for step, _ in points], [score for _, score in points]
+            colour = SERIES[place] if place < len(SERIES) else SOFT
+            label = name if place < len(SERIES) else None
+            axis.plot(steps, scores, color=colour, linewidth=2.2 if place == 0 else 1.2, label=label, marker=".")
+            if name in cut:
+                axis.plot(steps[-1], scores[-1], color=colour, marker="x", markersize=8, markeredgewidth=1.8)
+        axis.set_xlabel("step")
+        axis.set_ylabel(measure, parse_math=False)
+        axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(handles[::-1], labels[::-1], frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _picture(figure, caption)

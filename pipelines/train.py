@@ -24,7 +24,7 @@ from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import FRAME_RATE_HZ, load_examples
+from pipelines.batches import FRAME_RATE_HZ, ExampleSet
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
 from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
@@ -32,6 +32,7 @@ from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
+from pipelines.parts import Parts
 from pipelines.progress import Phase, Progress
 from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
 from qformer.aligner import AlignerConfig
@@ -89,7 +90,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     start = time.monotonic()
     configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
     num_examples = [
-        open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
+        len(open_run(config, pending=[other.run for other in configs[:place]])) for place, config in enumerate(configs)
     ]
     todo = [config for config in configs if not _is_complete(config)]
     for config in configs:
@@ -131,12 +132,13 @@ def _report(config: TrainConfig, num_examples: int) -> TrainReport:
     return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], num_examples)
 
 
-def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
-    """Check everything that can be checked before a cluster is asked for; return the number of examples."""
+def open_run(config: TrainConfig, *, pending: Sequence[str], parts: Parts | None = None) -> ExampleSet:
+    """Check everything that can be checked before a cluster is asked for; return the examples to learn from."""
+    parts = parts or Parts()
     _check_run_folder(config)
-    cache = FeatureCache(config.cache)
+    cache = parts.open_cache(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
-    examples = load_examples(
+    examples = parts.load_examples(
         config.manifest,
         cache,
         splits=config.splits,
@@ -146,11 +148,11 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
     )
     _check_prompts(examples.table)
     if config.valid_every:
-        load_valid_examples(config, cache, tasks_of(examples))
+        load_valid_examples(config, cache, tasks_of(examples), parts)
     _write_run(config, cache, examples.digest, mix, pending)
     if examples.mixture:
         print(f"{config.run}: {examples.mixture.describe()}")
-    return len(examples)
+    return examples
 
 
 def _check_run_folder(config: TrainConfig) -> None:
@@ -162,7 +164,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
     difference = first_difference(kept[0], kept[1])
     if difference:
-        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another run=…")
+        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another folder")
 
 
 def _check_prompts(examples: pa.Table) -> None:

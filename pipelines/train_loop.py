@@ -8,6 +8,7 @@ number of tokens comes last. Dropout is seeded per micro-batch, so it does not d
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -26,7 +27,7 @@ from llm.lora import LoraSettings, set_lora_scaling
 from llm.packing import require_packing
 from pipelines import storage
 from pipelines.alarms import AlarmConfig, Alarms
-from pipelines.batches import ExampleSet, global_batch, load_examples
+from pipelines.batches import ExampleSet, global_batch
 from pipelines.checkpoint import RunSpec, best_checkpoint, complete_steps, load_optimizer, load_weights, save_checkpoint
 from pipelines.config import require_range
 from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
@@ -35,6 +36,7 @@ from pipelines.feature_cache import FeatureCache
 from pipelines.micro_batch import LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
+from pipelines.parts import Parts
 from pipelines.reading import ReadAhead, ReadConfig
 from pipelines.validation import Validation, means
 from qformer.aligner import QFormerConfig
@@ -134,9 +136,9 @@ class TrainConfig:
             raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
 
 
-def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str]) -> ExampleSet:
+def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
     """Return the held-out examples of the run's tasks; raises as `load_examples`."""
-    return load_examples(
+    return parts.load_examples(
         config.manifest,
         cache,
         splits=config.valid_splits,
@@ -221,11 +223,14 @@ def train_loop(settings: dict[str, list[TrainConfig]]) -> None:
 class TrainWorker:
     """One worker's model, optimizer and place in the run."""
 
-    def __init__(self, config: TrainConfig, rank: int, world: int, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, rank: int, world: int, device: torch.device, *, parts: Parts | None = None
+    ) -> None:
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
-        self.cache = FeatureCache(config.cache, config.read)
-        self.examples: ExampleSet = load_examples(
+        self.parts = parts or Parts()
+        self.cache = self.parts.open_cache(config.cache, config.read)
+        self.examples: ExampleSet = self.parts.load_examples(
             config.manifest,
             self.cache,
             splits=config.splits,
@@ -234,7 +239,7 @@ class TrainWorker:
             mix=load_mix(storage.join(config.run, MIX)) if config.mix else (),
         )
         self.spec = RunSpec.read(config.run)
-        self.model = self.spec.build(config.run, device=str(device), seed=config.seed)
+        self.model = self.parts.build(self.spec, config.run, device=str(device), seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
         self.reader = self._reader(self.examples, prompt_seed=config.seed)
@@ -261,7 +266,7 @@ class TrainWorker:
         )
 
     def _validation(self) -> Validation:
-        examples = load_valid_examples(self.config, self.cache, self.tasks)
+        examples = load_valid_examples(self.config, self.cache, self.tasks, self.parts)
         config = self.config
         return Validation(
             self._reader(examples, prompt_seed=None), config.batch_examples, config.micro_batch_examples, config.read
@@ -280,6 +285,14 @@ class TrainWorker:
 
     def run(self) -> None:
         """Train to the last step, writing metrics and checkpoints on rank 0."""
+        for _ in self.lines():
+            pass
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Train as `run` does, yielding rank 0's lines of metrics, each once it and its checkpoint are saved.
+
+        Whoever wants no more of them closes the generator, and training ends there.
+        """
         config, tally = self.config, Tally.of(self.tasks)
         log = MetricsLog(config, self.tasks, first_step=self.step) if self.rank == 0 else None
         self.model.train()
@@ -294,8 +307,9 @@ class TrainWorker:
                 self._train_step(batch, tally)
                 self.step += 1
                 found = self._validate(tally)
-                if log:
-                    tally = self._write(log, tally, found)
+                if log and (line := self._write(log, tally, found)):
+                    yield line
+                    tally = Tally.of(self.tasks)
         finally:
             if log:
                 log.close()
@@ -375,12 +389,13 @@ class TrainWorker:
         tally.start += time.perf_counter() - start
         return means(self.validation.reader.tasks, sums, "valid_")
 
-    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> Tally:
-        """Write a line of metrics and a checkpoint where they are due; return the tally to go on with."""
+    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> dict[str, Any] | None:
+        """Write a line of metrics and a checkpoint where they are due; return the line."""
         config, last = self.config, self.step == self.config.steps
         due = self.step % config.log_every == 0 or last or bool(found)
-        if due:
-            log.append(self._line(tally) | found)
+        line = self._line(tally) | found if due else None
+        if line:
+            log.append(line)
         valid_loss = found.get("valid_loss", math.inf)
         improved = valid_loss < self.lowest_valid_loss
         self.lowest_valid_loss = min(valid_loss, self.lowest_valid_loss)
@@ -388,7 +403,7 @@ class TrainWorker:
             state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
             keep = config.keep_checkpoints
             save_checkpoint(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
-        return Tally.of(self.tasks) if due else tally
+        return line
 
     def _line(self, tally: Tally) -> dict[str, Any]:
         seconds = time.perf_counter() - tally.start
