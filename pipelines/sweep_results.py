@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pipelines import storage
 from pipelines.checkpoint import complete_steps
+from pipelines.sweep_space import shown
 from pipelines.sweep_trial import WORST, Goal, Trial
 from pipelines.train_loop import read_metrics
 
@@ -84,7 +85,7 @@ def swept_keys(results: Sequence[TrialResult]) -> list[str]:
 
 
 def columns_of(results: Sequence[TrialResult], goal: Goal) -> list[str]:
-    return ["trial", *swept_keys(results), goal.metric, "at step", "steps", "training seconds", "ending"]
+    return ["trial", *swept_keys(results), goal.metric, "at step", "steps", "training s", "ending"]
 
 
 def cells_of(result: TrialResult, keys: Sequence[str]) -> list[str]:
@@ -104,15 +105,6 @@ def shown_score(score: float | None) -> str:
     if score is None:
         return ""
     return f"{score:.4f}" if abs(score) < WORST else "not finite"
-
-
-def shown(value: Any) -> str:
-    """Return a value as it is typed: numbers without rounding, lists in brackets."""
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_json(results: Sequence[TrialResult], goal: Goal) -> bytes:

@@ -12,6 +12,7 @@ from ray import tune
 from pipelines.curves import scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.parts import Parts
+from pipelines.sweep_space import shown
 from pipelines.train_loop import TrainConfig, TrainWorker
 
 Mode = Literal["min", "max"]
@@ -33,7 +34,7 @@ class Trial:
 
 def name_trial(number: int, values: Mapping[str, Any]) -> str:
     """Return how messages name a trial."""
-    return f"trial {number} ({', '.join(f'{key}={value}' for key, value in values.items())})"
+    return f"trial {number} ({', '.join(f'{key}={shown(value)}' for key, value in values.items())})"
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,21 @@
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
 from cluster.unit_queue import describe_error
 from pipelines.config import require_range
 from pipelines.progress import Phase
-from pipelines.sweep_results import TrialResult, mark_stopped
+from pipelines.sweep_results import Ending, TrialResult, mark_stopped, read_result
 from pipelines.sweep_trial import Goal, Trial, TrialActor
 
 QUIET = {
@@ -51,10 +52,8 @@ class StopEarlyConfig:
 class ContinuedAsha(ASHAScheduler):
     """ASHA that knows what trials came to before this call, and does not judge that again."""
 
-    def __init__(
-        self, config: StopEarlyConfig, goal: Goal, results: Sequence[TrialResult], *, ended: Sequence[TrialResult]
-    ) -> None:
-        """Take what there is of all trials, and of those that will not go on."""
+    def __init__(self, config: StopEarlyConfig, goal: Goal, results: Sequence[TrialResult]) -> None:
+        """Take what all trials came to so far."""
         super().__init__(
             time_attr="step",
             metric="score",
@@ -65,7 +64,9 @@ class ContinuedAsha(ASHAScheduler):
             stop_last_trials=False,
         )
         self._before = {result.number: result.scores for result in results}
-        for result in ended:
+        for result in results:
+            if result.ending == "unfinished":
+                continue
             stand_in = TuneTrial(TrialActor.__name__, stub=True)
             super().on_trial_add(NO_CONTROLLER, stand_in)
             self._replay(stand_in, result.number)
@@ -83,11 +84,13 @@ class Watch(tune.Callback):
     """Follows the trials in the driver: shows them, records which were stopped early and why others failed."""
 
     def __init__(self, trials: Sequence[Trial], results: Sequence[TrialResult], goal: Goal, phase: Phase) -> None:
+        """Begin where the results are."""
         self._trials, self._goal, self._phase = {trial.number: trial for trial in trials}, goal, phase
-        self._steps = {result.number: result.steps if result.has_ended else result.step for result in results}
+        self._steps = {result.number: result.step for result in results}
         self._scores = [(result.number, result.score) for result in results if result.score is not None]
-        self._done = {result.number for result in results if result.has_ended}
-        self._stopped = {result.number for result in results if result.ending == "stopped early"}
+        self._endings: dict[int, Ending] = {
+            result.number: result.ending for result in results if result.ending != "unfinished"
+        }
         self._running: set[int] = set()
         self.failures: dict[int, str] = {}
         self._show()
@@ -110,35 +113,35 @@ class Watch(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         number, last = trial.config["number"], trial.last_result
-        ours = self._trials[number]
-        self._running.discard(number)
-        if number not in self.failures:
-            self._done.add(number)
-            if last["step"] < ours.config.steps:
-                mark_stopped(ours, self._goal, step=last["step"], score=last["score"])
-                self._stopped.add(number)
-        self._steps[number] = ours.config.steps
-        self._show()
+        if number in self.failures:
+            self._end(number, "failed")
+        elif last["step"] == self._trials[number].config.steps:
+            self._end(number, "complete")
+        else:
+            mark_stopped(self._trials[number], self._goal, step=last["step"], score=last["score"])
+            self._end(number, "stopped early")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        number = trial.config["number"]
+        self._end(trial.config["number"], "failed")
+
+    def _end(self, number: int, ending: Ending) -> None:
         self._running.discard(number)
-        self._steps[number] = self._trials[number].config.steps
-        self.failures[number] = "its process failed"
+        self._endings[number] = ending
         self._show()
 
     def _show(self) -> None:
-        early = f", {len(self._stopped)} of them early" if self._stopped else ""
-        words = [f"{len(self._done)} of {len(self._trials)} trials done{early}", f"{len(self._running)} running"]
-        words += [f"{len(self.failures)} failed"] if self.failures else []
+        endings = Counter(self._endings.values())
+        early = f", {endings['stopped early']} of them early" if endings["stopped early"] else ""
+        done = f"{endings['complete'] + endings['stopped early']} of {len(self._trials)} trials done{early}"
+        words = [done, f"{len(self._running)} running"] + [f"{endings['failed']} failed"] * bool(endings["failed"])
         if best := self._goal.best(self._scores):
             words.append(f"best {self._goal.metric} {best[1]:.4f} (trial {best[0]})")
-        self._phase.update(sum(self._steps.values()), note=", ".join(words))
+        steps = {number: trial.config.steps for number, trial in self._trials.items() if number in self._endings}
+        self._phase.update(sum((self._steps | steps).values()), note=", ".join(words))
 
 
 def run_trials(
     trials: Sequence[Trial],
-    results: Sequence[TrialResult],
     *,
     goal: Goal,
     stop_early: StopEarlyConfig,
@@ -150,37 +153,54 @@ def run_trials(
 
     Args:
         trials: All of the sweep.
-        results: What each of them came to so far.
         goal: What they are ranked by.
         stop_early: When to stop which.
         resources: CPU and GPU of a trial.
-        max_failures: Times that a trial is started again after it lost its process or met what may pass.
+        max_failures: Times that trials whose process or machine was lost are taken up again, after all others.
         phase: Counts steps; those that a trial is spared count as done.
     """
     os.environ.update(QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells of failures, which are told in the end
-    ended = [result for result in results if result.has_ended]
-    todo = [result.number for result in results if not result.has_ended]
-    watch = Watch(trials, results, goal, phase)
+    failures: dict[int, str] = {}
+    for _ in range(1 + max_failures):
+        results = [read_result(trial, goal, failures.get(trial.number, "")) for trial in trials]
+        watch = Watch(trials, results, goal, phase)
+        errors = _fit(trials, results, watch, goal=goal, stop_early=stop_early, resources=resources)
+        lost = {number: describe_error(error) for number, error in errors.items() if isinstance(error, RayActorError)}
+        raised = {number: describe_error(error) for number, error in errors.items() if number not in lost}
+        failures |= watch.failures | raised
+        if not lost:
+            break
+    return failures | lost
+
+
+def _fit(
+    trials: Sequence[Trial],
+    results: Sequence[TrialResult],
+    watch: Watch,
+    *,
+    goal: Goal,
+    stop_early: StopEarlyConfig,
+    resources: dict[str, float],
+) -> dict[int, RayError]:
+    """Run the unfinished trials to their ends; return what they raised."""
+    scheduler = ContinuedAsha(stop_early, goal, results) if stop_early.grace_steps else None
+    todo = [result.number for result in results if result.ending == "unfinished"]
     actor = tune.with_parameters(TrialActor, trials=list(trials), goal=goal)
     with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:  # for Tune's records; ours are the run folders
         outcomes = tune.Tuner(
             tune.with_resources(actor, resources),
             param_space={"number": tune.grid_search(todo)},
             tune_config=tune.TuneConfig(
-                scheduler=ContinuedAsha(stop_early, goal, results, ended=ended) if stop_early.grace_steps else None,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.config["number"]),
+                scheduler=scheduler, reuse_actors=True, trial_dirname_creator=lambda trial: str(trial.config["number"])
             ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=folder,
                 callbacks=[watch],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=max_failures),
                 verbose=0,
             ),
         ).fit()
-        failed = {int(Path(outcomes[place].path).name): outcomes[place].error for place in range(len(outcomes))}
-    reasons = {number: describe_error(error) for number, error in failed.items() if isinstance(error, RayError)}
-    return watch.failures | reasons
+        ended = [outcomes[place] for place in range(len(outcomes))]
+    return {int(Path(outcome.path).name): outcome.error for outcome in ended if isinstance(outcome.error, RayError)}

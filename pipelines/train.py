@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,6 +61,9 @@ FREE_KEYS = {
     "ray",
 }
 """Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
+
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,11 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         before = storage.join(config.runs, config.after) if config.after else ""
         run = config.run or storage.join(config.runs, config.name)
         config = replace(config, run=run, init_from=config.init_from or before)
+    return full_paths(config)
+
+
+def full_paths(config: ConfigT) -> ConfigT:
+    """Return the config with folders that mean the same everywhere."""
     is_path = config.llm != "tiny" and not is_hub_name(config.llm)
     keys = ("manifest", "cache", "run", "runs", "init_from", *(("llm",) if is_path else ()))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
