@@ -317,10 +317,10 @@ class _Queue:
         except RayTaskError as error:
             if isinstance(error, FatalUnitError):
                 raise error.cause from None
-            self._end(reference, "failure", _describe(error), keep_actor=flight.task is not None)
+            self._end(reference, "failure", describe_error(error), keep_actor=flight.task is not None)
         except RayError as error:
             self.actor_deaths += 1
-            self._end(reference, _kind_of(error, flight.actor), _describe(error))
+            self._end(reference, _kind_of(error, flight.actor), describe_error(error))
         else:
             del self.flights[reference]
             self.idle.append(flight.actor)
@@ -382,7 +382,7 @@ def _kind_of(error: RayError, actor: Any) -> Fault:
     return "loss" if lost else "death"
 
 
-def _describe(error: RayError) -> str:
+def describe_error(error: RayError) -> str:
     """Return what went wrong, in one line: the exception itself, without Ray's header and the traceback."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         text = f"{type(error.cause).__name__}: {error.cause}"

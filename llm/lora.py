@@ -61,6 +61,17 @@ def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     return model
 
 
+def remove_lora(model: PeftModel) -> PreTrainedModel:
+    """Return the LLM as it was loaded, frozen, in evaluation mode and without LoRA; `model` is of no use then."""
+    llm: PreTrainedModel = model.unload()
+    if llm.is_activation_checkpointing:
+        llm.activation_checkpointing_disable()  # type: ignore[no-untyped-call]  # the library's
+        llm.disable_input_require_grads()  # type: ignore[no-untyped-call]  # the library's
+    llm.requires_grad_(False)
+    llm.train(False)
+    return llm
+
+
 def set_lora_scaling(model: PeftModel, factor: float) -> None:
     """Scale what the adapter adds by `factor`: 1.0 is alpha / rank as trained, 0.0 the bare LLM. No weight changes."""
     for module in model.modules():

@@ -9,7 +9,7 @@ all workers are done at the same time.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class ExampleSet:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Name these examples in this order; a run that continues on others would not go on where it stopped."""
         ids = "".join(self.table["example_id"].to_pylist())

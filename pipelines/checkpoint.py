@@ -26,6 +26,7 @@ from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm.loading import Precision, load_llm
 from llm.lora import LoraSettings, adapter_state_dict, add_lora, load_adapter, save_adapter
@@ -36,6 +37,8 @@ from pipelines.recipe import Recipe
 from qformer.aligner import Aligner, AlignerConfig
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
+
+LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,17 @@ class RunSpec:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{uri}: not a run's description ({error})") from None
 
-    def build(self, run: str, *, device: str, seed: int = 0) -> Salmonn:
-        """Build the model with fresh aligner and LoRA weights, drawn from `seed`."""
-        with local_llm(run, self.llm) as folder:
-            llm, tokenizer = load_llm(folder, precision=self.dtype, device=device)
+    def build(self, run: str, *, device: str, seed: int = 0, llm: LoadedLLM | None = None) -> Salmonn:
+        """Build the model with fresh aligner and LoRA weights, drawn from `seed`, around the LLM if that is loaded."""
+        base, tokenizer = llm or self.load_llm(run, device=device)
         torch.manual_seed(seed)
-        model = Salmonn(Aligner(self.aligner), add_lora(llm, self.lora), tokenizer)
+        model = Salmonn(Aligner(self.aligner), add_lora(base, self.lora), tokenizer)
         return model.to(device)
+
+    def load_llm(self, run: str, *, device: str) -> LoadedLLM:
+        """Load the frozen LLM and its tokenizer."""
+        with local_llm(run, self.llm) as folder:
+            return load_llm(folder, precision=self.dtype, device=device)
 
     def model_card(self, step: int) -> str:
         """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""

@@ -105,6 +105,7 @@ VERBS = {
     ),
     "plan train": Verb("pipelines.plan_train", "PlanTrainConfig", "plan_train", "what a run takes, before it runs"),
     "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
+    "sweep": Verb("pipelines.sweep", "SweepConfig", "sweep", "many short trainings on one cache, and which was best"),
     "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(
         "pipelines.runs", "RunsCompareConfig", "runs_compare", "runs side by side where their configs differ"

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import reduce
 from pathlib import Path
@@ -25,8 +25,10 @@ CONFIG_DIR = Path(__file__).parent / "configs"
 ConfigT = TypeVar("ConfigT")
 
 
-def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT:
+def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[str, Any]]) -> ConfigT:
     """Build a config from command-line arguments: YAML files (paths or names in `pipelines/configs/`) and `key=value`.
+
+    An argument may also be a mapping from keys, `outer.inner` for a nested one, to their values.
 
     Raises:
         ValueError: On an unknown key (naming the nearest known one), a value of the wrong type or a missing key.
@@ -36,11 +38,7 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT
     merged: Any = schema
     try:
         for argument in arguments:
-            if argument.startswith("-"):
-                raise ValueError(f"{argument}: keys are written without dashes, key=value")
-            key, equals, value = argument.partition("=")
-            update = _override(config_type, key, value) if equals else _read_yaml(argument)
-            merged = OmegaConf.merge(merged, update)
+            merged = OmegaConf.merge(merged, _keys_of(config_type, argument))
         config = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:
         raise ValueError(
@@ -55,13 +53,25 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str]) -> ConfigT
     return typing.cast(ConfigT, config)
 
 
+def _keys_of(config_type: type, argument: str | Mapping[str, Any]) -> Any:
+    if not isinstance(argument, str):
+        keys = OmegaConf.create({})
+        for key, value in argument.items():
+            OmegaConf.update(keys, key, value)
+        return keys
+    if argument.startswith("-"):
+        raise ValueError(f"{argument}: keys are written without dashes, key=value")
+    key, equals, value = argument.partition("=")
+    return _override(config_type, key, value) if equals else _read_yaml(argument)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
 def _override(config_type: type, key: str, value: str) -> Any:
     """Parse `key=value`; a text field takes the value as it stands, so that a question may hold any character."""
-    hint = _hint(config_type, key.split("."))
+    hint = type_of_key(config_type, key)
     if hint == list[str] and not value.startswith("["):
         value = f"[{value}]"
     if hint is str:
@@ -71,9 +81,9 @@ def _override(config_type: type, key: str, value: str) -> Any:
     return OmegaConf.from_dotlist([f"{key}={value}"])
 
 
-def _hint(config_type: Any, path: list[str]) -> Any:
-    """Return the declared type of a nested key, None if there is no such key."""
-    for name in path:
+def type_of_key(config_type: Any, key: str) -> Any:
+    """Return the declared type of a key, `outer.inner` for a nested one; None if there is no such key."""
+    for name in key.split("."):
         config_type = typing.get_type_hints(config_type).get(name) if is_dataclass(config_type) else None
     return config_type
 

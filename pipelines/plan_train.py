@@ -15,6 +15,7 @@ from pipelines.config import require_range
 from pipelines.encoding_cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.feature_cache import STORED_DTYPES
 from pipelines.micro_batch import tasks_of
+from pipelines.parts import Parts
 from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
 from pipelines.train_cost import TrainCost
 from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast
@@ -103,7 +104,8 @@ def _validated_batches(config: TrainConfig, inputs: RunInputs) -> float:
     if not every or done == config.steps:
         return 0.0
     times = config.steps // every - done // every + (config.steps % every > 0)
-    return times * len(load_valid_examples(config, inputs.cache, tasks_of(inputs.examples))) / config.batch_examples
+    held_out = load_valid_examples(config, inputs.cache, tasks_of(inputs.examples), Parts())
+    return times * len(held_out) / config.batch_examples
 
 
 @contextmanager

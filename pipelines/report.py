@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,21 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from pipelines import storage
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 INK, ACCENT, SOFT, ALARM = "#1d2733", "#0f766e", "#94a3b8", "#b45309"
+SERIES = (ACCENT, ALARM, "#6d28d9", "#be123c", "#0369a1", "#4d7c0f")
+"""Colours of lines that are told apart; those after them are `SOFT`."""
+KEYS_IN_A_ROW = 3
+MARK_GAP = 0.09
+"""An axis is marked at its points' values where each is so far from the next, in parts of the whole."""
+LOG_SCORES = 4.0
+"""Scores are drawn on a logarithmic axis from this ratio of highest to lowest on."""
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": INK,
@@ -270,4 +279,100 @@ def draw_step_parts(
         axis.set(title="seconds per step", xlabel="step", xlim=(0, ends[-1]), ylim=(0, None))
         handles, labels = axis.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], frameon=False, loc="outside right upper", fontsize=9)
+        return _picture(figure, caption)
+
+
+def draw_scores_by_key(
+    keys: Mapping[str, Sequence[float | str]],
+    scores: Sequence[float],
+    *,
+    measure: str,
+    cut: Sequence[bool],
+    log_keys: Collection[str],
+    caption: str,
+) -> Picture:
+    """Draw the scores of trials against each key that differed among them, the first trial's in colour.
+
+    Args:
+        keys: Key -> its value in every trial; texts stand side by side in the order in which they come.
+        scores: Of every trial.
+        measure: What the scores are.
+        cut: Whether the trial was stopped early; it is drawn as a cross.
+        log_keys: Keys drawn on a logarithmic axis.
+        caption: The line below the picture.
+    """
+    rows = -(-len(keys) // KEYS_IN_A_ROW)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 0.4 + 2.7 * rows), layout="constrained")
+        axes = figure.subplots(rows, min(len(keys), KEYS_IN_A_ROW), squeeze=False, sharey=True)
+        for axis in axes.flat[len(keys) :]:
+            axis.set_visible(False)
+        for axis, (key, values) in zip(axes.flat, keys.items(), strict=False):
+            places = _place_values(axis, values, log=key in log_keys)
+            for place, (across, up) in reversed(list(enumerate(zip(places, scores, strict=True)))):
+                colour = SOFT if place else ACCENT
+                axis.plot(across, up, "x" if cut[place] else "o", color=colour, markersize=6 if place else 9)
+            axis.set_xlabel(key, parse_math=False)
+            _draw_score_axis(axis, scores)
+        for axis in axes[:, 0]:
+            axis.set_ylabel(measure, parse_math=False)
+        return _picture(figure, caption)
+
+
+def _place_values(axis: Axes, values: Sequence[float | str], *, log: bool) -> list[float]:
+    """Return where values lie on a horizontal axis, and mark it with them if there is room."""
+    axis.margins(x=0.12)
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values):
+        names = list(dict.fromkeys(map(str, values)))
+        axis.set_xticks(range(len(names)), names, parse_math=False)
+        return [names.index(str(value)) for value in values]
+    if log:
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    marks = np.unique(numbers)
+    gaps = np.diff(np.log(marks) if log else marks)
+    if len(marks) == 1 or gaps.min() >= MARK_GAP * gaps.sum():
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticks(marks, [f"{mark:g}" for mark in marks])
+    return numbers
+
+
+def _draw_score_axis(axis: Axes, scores: Sequence[float]) -> None:
+    """Draw lines to read scores off; far apart ones, as of trials that diverged, on a logarithmic axis."""
+    axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
+    axis.set_axisbelow(True)
+    if min(scores) > 0 and max(scores) > LOG_SCORES * min(scores):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def draw_trials(
+    trials: Mapping[str, Sequence[tuple[int, float]]], *, measure: str, cut: Collection[str], caption: str
+) -> Picture:
+    """Draw the scores of trials over their steps, the first trial's in front and the first ones' in colours.
+
+    Args:
+        trials: Name -> (step, score) in order.
+        measure: What the scores are.
+        cut: Trials that were stopped early, which end in a cross.
+        caption: The line below the picture.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+        axis = figure.subplots()
+        for place, (name, points) in reversed(list(enumerate(trials.items()))):
+            steps, scores = [step for step, _ in points], [score for _, score in points]
+            colour = SERIES[place] if place < len(SERIES) else SOFT
+            axis.plot(steps, scores, color=colour, linewidth=1.2 if place else 2.4, marker="o", markersize=3)
+            if name in cut:
+                axis.plot(steps[-1], scores[-1], color=colour, marker="x", markersize=9, markeredgewidth=2)
+        shown = list(trials)[: len(SERIES)]
+        lines = [Line2D([], [], color=colour) for colour, _ in zip(SERIES, shown, strict=False)]
+        for text in axis.legend(lines, shown, frameon=False, fontsize=9).get_texts():
+            text.set_parse_math(False)
+        axis.set_xlabel("step")
+        axis.set_ylabel(measure, parse_math=False)
+        _draw_score_axis(axis, [score for points in trials.values() for _, score in points])
         return _picture(figure, caption)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,7 @@ from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import FRAME_RATE_HZ, ExampleSet, load_examples
+from pipelines.batches import FRAME_RATE_HZ, ExampleSet
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
 from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
@@ -33,6 +33,7 @@ from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
+from pipelines.parts import Parts
 from pipelines.progress import Phase, Progress
 from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
 from pipelines.train_report import reported
@@ -68,6 +69,9 @@ FREE_KEYS = {
 """Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
 
 
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
+
 @dataclass(frozen=True)
 class TrainReport:
     """How a run ended."""
@@ -95,7 +99,7 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
     start = time.monotonic()
     configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
     num_examples = [
-        open_run(config, pending=[other.run for other in configs[:place]]) for place, config in enumerate(configs)
+        len(open_run(config, pending=[other.run for other in configs[:place]])) for place, config in enumerate(configs)
     ]
     todo = [config for config in configs if not _is_complete(config)]
     for config in configs:
@@ -125,6 +129,11 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         before = storage.join(config.runs, config.after) if config.after else ""
         run = config.run or storage.join(config.runs, config.name)
         config = replace(config, run=run, init_from=config.init_from or before)
+    return full_paths(config)
+
+
+def full_paths(config: ConfigT) -> ConfigT:
+    """Return the config with folders that mean the same everywhere."""
     is_path = config.llm != "tiny" and not is_hub_name(config.llm)
     keys = ("manifest", "cache", "run", "runs", "init_from", *(("llm",) if is_path else ()))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
@@ -150,9 +159,9 @@ class RunInputs:
     mix: tuple[MixRow, ...]
 
 
-def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
-    """Check everything that can be checked before a cluster is asked for; return the number of examples."""
-    inputs = check_run(config)
+def open_run(config: TrainConfig, *, pending: Sequence[str], parts: Parts | None = None) -> ExampleSet:
+    """Check everything that can be checked before a cluster is asked for; return the examples to learn from."""
+    inputs = check_run(config, parts)
     if not is_described(config.run):
         describe_run(config, inputs, pending=pending)
     missing = inputs.examples.missing
@@ -162,19 +171,20 @@ def open_run(config: TrainConfig, *, pending: Sequence[str]) -> int:
         print(f"{config.run}: {missing.num_rows} examples are left out, {uri} lists them: no features")
     if inputs.examples.mixture:
         print(f"{config.run}: {inputs.examples.mixture.describe()}")
-    return len(inputs.examples)
+    return inputs.examples
 
 
-def check_run(config: TrainConfig) -> RunInputs:
+def check_run(config: TrainConfig, parts: Parts | None = None) -> RunInputs:
     """Check what a run learns from and, if it is to continue, that it goes on as it began; writes nothing.
 
     Raises:
         ValueError: If the data or the run's folder do not fit the config.
     """
+    parts = parts or Parts()
     _check_run_folder(config)
-    cache = FeatureCache(config.cache, config.read)
+    cache = parts.open_cache(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
-    examples = load_examples(
+    examples = parts.load_examples(
         config.manifest,
         cache,
         splits=config.splits,
@@ -184,7 +194,7 @@ def check_run(config: TrainConfig) -> RunInputs:
     )
     _check_prompts(examples.table)
     if config.valid_every:
-        load_valid_examples(config, cache, tasks_of(examples))
+        load_valid_examples(config, cache, tasks_of(examples), parts)
     if is_described(config.run):
         _check_same_inputs(config, cache, examples.digest, mix)
     return RunInputs(cache, examples, mix)
@@ -204,7 +214,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
     difference = first_difference(kept[0], kept[1])
     if difference:
-        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another run=…")
+        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another folder")
 
 
 def _check_prompts(examples: pa.Table) -> None:

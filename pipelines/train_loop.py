@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
 from pipelines.alarms import AlarmConfig, Alarms
-from pipelines.batches import ExampleSet, ShardOrder, global_batch, load_examples
+from pipelines.batches import ExampleSet, ShardOrder, global_batch
 from pipelines.checkpoint import (
     CheckpointWriter,
     RunSpec,
@@ -47,6 +47,7 @@ from pipelines.feature_cache import FeatureCache
 from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
+from pipelines.parts import Parts
 from pipelines.reading import ReadAhead, ReadConfig
 from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.validation import Validation, means
@@ -169,9 +170,9 @@ class TrainConfig:
             raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
 
 
-def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str]) -> ExampleSet:
+def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
     """Return the held-out examples of the run's tasks; raises as `load_examples`."""
-    return load_examples(
+    return parts.load_examples(
         config.manifest,
         cache,
         splits=config.valid_splits,
@@ -285,15 +286,20 @@ class TrainWorker:
         world: int,
         device: torch.device,
         *,
+        parts: Parts | None = None,
         preempted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Build the model and find the place to go on from; `preempted` tells that machines are about to go."""
+        """Build the model and find the place to go on from.
+
+        `parts` are those of earlier runs of this process; `preempted` tells that machines are about to go.
+        """
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
+        self.parts = parts or Parts()
         self.preempted, self.was_preempted = preempted, False
         whole_shards = 2 * config.shard_window if config.order == "shards" else 0
-        self.cache = FeatureCache(config.cache, config.read, whole_shards=whole_shards)
-        self.examples: ExampleSet = load_examples(
+        self.cache = self.parts.open_cache(config.cache, config.read, whole_shards=whole_shards)
+        self.examples: ExampleSet = self.parts.load_examples(
             config.manifest,
             self.cache,
             splits=config.splits,
@@ -306,7 +312,8 @@ class TrainWorker:
             self.shards = ShardOrder(self.cache.shard_numbers()[self.examples.positions], config.shard_window)
         self.spec = RunSpec.read(config.run)
         self.sharded = config.shard_llm and world > 1
-        self.model = self.spec.build(config.run, device="cpu" if self.sharded else str(device), seed=config.seed)
+        built_on = "cpu" if self.sharded else str(device)
+        self.model = self.parts.build(self.spec, config.run, device=built_on, seed=config.seed)
         if self.sharded:
             shard_llm(self.model.llm, device, world=world)
             self.model.to(device)
@@ -340,7 +347,7 @@ class TrainWorker:
         )
 
     def _validation(self) -> Validation:
-        examples = load_valid_examples(self.config, self.cache, self.tasks)
+        examples = load_valid_examples(self.config, self.cache, self.tasks, self.parts)
         config = self.config
         return Validation(
             self._reader(examples, prompt_seed=None),
@@ -367,6 +374,14 @@ class TrainWorker:
         Raises:
             JobIncompleteError: On all workers alike, where trying again would change nothing.
         """
+        for _ in self.lines():
+            pass
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Train as `run` does, yielding rank 0's lines of metrics, each once it is saved.
+
+        Whoever wants no more of them closes the generator, and training ends there.
+        """
         config, tally = self.config, Tally.of(self.tasks)
         log = MetricsLog(config, self.tasks, first_step=self.step) if self.rank == 0 else None
         self.model.train()
@@ -380,8 +395,9 @@ class TrainWorker:
                 self.train_step(self._take(ahead), tally)
                 self.step += 1
                 found = self._validate(tally)
-                if log:
-                    tally = self._write(log, tally, found)
+                if log and (line := self._write(log, tally, found)):
+                    yield line
+                    tally = Tally.of(self.tasks)
         finally:
             self.writer.wait()
             if log:
@@ -495,12 +511,13 @@ class TrainWorker:
         tally.start += time.perf_counter() - start
         return means(self.validation.reader.tasks, sums, "valid_")
 
-    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> Tally:
-        """Write a line of metrics and a checkpoint where they are due; return the tally to go on with."""
+    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> dict[str, Any] | None:
+        """Write a line of metrics and a checkpoint where they are due; return the line."""
         config, last = self.config, self.step == self.config.steps
         due = self.step % config.log_every == 0 or last or bool(found)
-        if due:
-            log.append(self._line(tally) | found)
+        line = self._line(tally) | found if due else None
+        if line:
+            log.append(line)
         valid_loss = found.get("valid_loss", math.inf)
         improved = valid_loss < self.lowest_valid_loss
         self.lowest_valid_loss = min(valid_loss, self.lowest_valid_loss)
@@ -513,7 +530,7 @@ class TrainWorker:
         if notice:
             self.was_preempted = True
             self.writer.wait()
-        return Tally.of(self.tasks) if due else tally
+        return line
 
     def _line(self, tally: Tally) -> dict[str, Any]:
         seconds = time.perf_counter() - tally.start

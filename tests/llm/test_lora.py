@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llm.loading import load_llm
+from llm.loading import Precision, load_llm
 from llm.lora import (
     LoraSettings,
     adapter_from_official,
@@ -17,6 +17,7 @@ from llm.lora import (
     add_lora,
     load_adapter,
     load_adapter_state,
+    remove_lora,
     save_adapter,
     set_lora_scaling,
     settings_from_official,
@@ -59,6 +60,24 @@ def test_lora_is_float32_over_a_bfloat16_base(tiny_llm_dir: Path) -> None:
     dtypes = {("lora" in name, parameter.dtype) for name, parameter in model.named_parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
     assert model(IDS).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_an_llm_without_its_adapter_is_the_one_that_was_loaded(tiny_llm_dir: Path, precision: Precision) -> None:
+    if precision.startswith("int"):
+        pytest.importorskip("bitsandbytes")
+    llm, _ = load_llm(tiny_llm_dir, precision=precision)
+    names, logits = list(llm.state_dict()), llm(IDS).logits
+    model = add_lora(llm, LoraSettings(dropout=0.5)).train()
+    model.activation_checkpointing_enable()
+    for tensor in adapter_state_dict(model).values():
+        torch.nn.init.normal_(tensor)
+    assert not torch.equal(model(IDS).logits, logits)
+    assert remove_lora(model) is llm
+    assert list(llm.state_dict()) == names and torch.equal(llm(IDS).logits, logits)
+    assert not llm.training and not llm.is_activation_checkpointing
+    assert not llm.get_input_embeddings()(IDS).requires_grad
+    assert torch.equal(add_lora(llm, LoraSettings()).eval()(IDS).logits, logits)
 
 
 def test_a_saved_adapter_loads_here_and_with_peft_itself(

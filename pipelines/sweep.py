@@ -1,0 +1,155 @@
+"""`salmonn sweep`: many short training runs on one feature cache, side by side on Ray Tune, and which was best."""
+
+import io
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+import ray
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cluster.connection import connect
+from cluster.unit_queue import pool_size
+from pipelines import storage
+from pipelines.config import save_config
+from pipelines.curves import scalars_of
+from pipelines.errors import JobIncompleteError
+from pipelines.micro_batch import tasks_of
+from pipelines.parts import Parts
+from pipelines.progress import Progress
+from pipelines.sweep_plan import SweepConfig, plan_trials
+from pipelines.sweep_report import write_sweep_report
+from pipelines.sweep_results import TrialResult, as_json, cells_of, columns_of, ranked, read_result, swept_keys
+from pipelines.sweep_space import log_keys
+from pipelines.sweep_trial import Goal, Trial, name_trial
+from pipelines.sweep_tune import run_trials
+from pipelines.train import full_paths, open_run
+from pipelines.train_loop import TrainConfig, load_valid_examples
+from pipelines.validation import means
+
+CONFIG = "sweep.yaml"
+SPEEDS = ("examples_per_second", "audio_hours_per_second", "data_wait_fraction", "skipped_steps")
+"""Numbers of a line of metrics beside losses and accuracies."""
+
+
+def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialResult]:
+    """Train all trials that have not ended, then print, draw and return what all came to, the best first.
+
+    Raises:
+        ValueError: If a trial cannot be trained with its keys, before any of them starts.
+        JobIncompleteError: If trials failed; the others are done, and the report is written.
+    """
+    config = replace(full_paths(config), sweep=storage.full_path(config.sweep))
+    goal, trials = Goal(config.metric, config.mode), plan_trials(config)
+    _open_trials(trials, goal)
+    save_config(config, storage.join(config.sweep, CONFIG))
+    results = [read_result(trial, goal) for trial in trials]
+    todo = sum(not result.has_ended for result in results)
+    print(f"{config.sweep}: {len(trials)} trials, {todo} of them to do")
+    failures: dict[int, str] = {}
+    if todo:
+        own_cluster = connect(config.ray)
+        resources = _resources(config, own_cluster=own_cluster)
+        total = sum(trial.config.steps for trial in trials)
+        with (progress or Progress()).phase("sweep", unit="steps", total=total) as phase:
+            failures = run_trials(
+                trials,
+                goal=goal,
+                stop_early=config.stop_early,
+                resources=resources,
+                max_failures=config.max_failures,
+                phase=phase,
+            )
+    results = ranked([read_result(trial, goal, failures.get(trial.number, "")) for trial in trials], goal)
+    _report(config, results, goal)
+    if missing := [result for result in results if not result.has_ended]:
+        raise JobIncompleteError(_describe_missing(config, missing, len(results)))
+    return results
+
+
+def _open_trials(trials: Sequence[Trial], goal: Goal) -> None:
+    """Check all trials in a temporary folder first, so that where one of them cannot start nothing is left behind."""
+    parts = Parts()
+    with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
+        for trial in trials:
+            is_there = storage.file_exists(storage.join(trial.config.run, "run.json"))
+            config = trial.config if is_there else replace(trial.config, run=str(Path(folder) / str(trial.number)))
+            judges = _open_trial(trial, config, goal, parts)
+            if trial is trials[0]:
+                first = judges
+            elif judges != first:
+                raise ValueError(
+                    f"{trial}: is judged by other held-out examples than trial 0, and their {goal.metric} not to be "
+                    "compared; that of one task may be: metric=valid_loss_by_task/asr"
+                )
+    for trial in trials:
+        _open_trial(trial, trial.config, goal, parts)
+
+
+def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> list[str]:
+    """Open a trial's run, and return the ids of the held-out examples that its score is of.
+
+    Raises:
+        ValueError: If the run cannot be opened or its lines of metrics will not have the score.
+    """
+    try:
+        with redirect_stdout(io.StringIO()):  # what it tells of the data would be told by every trial
+            examples = open_run(config, pending=[], parts=parts)
+        tasks, held_out = tasks_of(examples), None
+        if config.valid_every:
+            held_out = load_valid_examples(config, parts.open_cache(config.cache, config.read), tasks, parts)
+        names = metric_names(tasks, tasks_of(held_out) if held_out else None)
+        if goal.metric not in names:
+            hint = "" if held_out else "; valid_splits and valid_every hold some out"
+            raise ValueError(f"metric={goal.metric}: lines of metrics will have {', '.join(names)}{hint}")
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{trial}: {error}") from None
+    if not held_out or not goal.metric.startswith("valid_"):
+        return []
+    task = goal.metric.partition("/")[2]
+    judges = held_out.table.filter(pc.field("task") == task) if task else held_out.table
+    ids: list[str] = judges["example_id"].to_pylist()
+    return ids
+
+
+def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str]:
+    """Return the numbers of a run's lines of metrics that trials can be ranked by; None: nothing is held out."""
+    found = scalars_of(means(tasks, torch.ones(len(tasks), 3)))
+    if held_out_tasks is not None:
+        found |= scalars_of(means(held_out_tasks, torch.ones(len(held_out_tasks), 3), "valid_"))
+    return [*found, *SPEEDS]
+
+
+def _resources(config: SweepConfig, *, own_cluster: bool) -> dict[str, float]:
+    """Return what Ray sets aside for a trial; another cluster may grow, this machine must have room for one."""
+    has_gpus = bool(ray.cluster_resources().get("GPU"))
+    resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_trial} if has_gpus else {})
+    if own_cluster:
+        pool_size(0, num_cpus_per_actor=config.threads, num_gpus_per_actor=resources.get("GPU", 0))
+    return resources
+
+
+def _report(config: SweepConfig, results: Sequence[TrialResult], goal: Goal) -> None:
+    """Print the table and write it to sweep.json, and with pictures to sweep.html."""
+    table = Table(*columns_of(results, goal), box=None, pad_edge=False)
+    for place, result in enumerate(results):
+        table.add_row(*cells_of(result, swept_keys(results)), style="" if place else "bold")
+    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+    storage.write_bytes(storage.join(config.sweep, "sweep.json"), as_json(results, goal))
+    page = storage.join(config.sweep, "sweep.html")
+    command = f"salmonn sweep {storage.join(config.sweep, CONFIG)}"
+    write_sweep_report(page, results, goal, log_keys=log_keys(config.grid, config.random, TrainConfig), command=command)
+    print(f"report: {page}")
+
+
+def _describe_missing(config: SweepConfig, missing: Sequence[TrialResult], num_trials: int) -> str:
+    listed = "; ".join(
+        f"{name_trial(result.number, result.values)}: {result.reason or result.ending}" for result in missing
+    )
+    return f"{config.sweep}: {len(missing)} of {num_trials} trials are not done: {listed}"
