@@ -95,6 +95,10 @@ class Watch(tune.Callback):
         self.failures: dict[int, str] = {}
         self._show()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune nothing to keep for a restoration, which is not its business here; a live display has locks."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._running.add(trial.config["number"])
         self._show()
@@ -133,7 +137,9 @@ class Watch(tune.Callback):
         endings = Counter(self._endings.values())
         early = f", {endings['stopped early']} of them early" if endings["stopped early"] else ""
         done = f"{endings['complete'] + endings['stopped early']} of {len(self._trials)} trials done{early}"
-        words = [done, f"{len(self._running)} running"] + [f"{endings['failed']} failed"] * bool(endings["failed"])
+        is_starting = not self._running and len(self._endings) < len(self._trials)
+        words = [done, "processes start" if is_starting else f"{len(self._running)} running"]
+        words += [f"{endings['failed']} failed"] if endings["failed"] else []
         if best := self._goal.best(self._scores):
             words.append(f"best {self._goal.metric} {best[1]:.4f} (trial {best[0]})")
         steps = {number: trial.config.steps for number, trial in self._trials.items() if number in self._endings}

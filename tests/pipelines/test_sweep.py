@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from pipelines.checkpoint import best_checkpoint, complete_steps, load_run
@@ -18,6 +20,7 @@ from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.curves import scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.progress import Progress
 from pipelines.runs import RunsListConfig, runs_list
 from pipelines.sweep import SPEEDS, metric_names, sweep
 from pipelines.sweep_plan import SweepConfig, plan_trials
@@ -312,7 +315,10 @@ def test_a_bad_trial_is_stopped_early_and_keeps_its_best_checkpoint(data, tmp_pa
     config = config_of(data, tmp_path, *slow, "stop_early.grace_steps=2", "stop_early.reduction=2")
     good, bad = plan_trials(config)
     train_here(good.config)
-    first, second = sweep(config)
+    progress, terminal = Progress(), Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr(progress, "_console", terminal)
+    first, second = sweep(config, progress)
+    assert "2 of 2 trials done, 1 of them early, 0 running, best valid_loss" in terminal.file.getvalue()
     assert (first.number, first.ending, first.step) == (0, "complete", 6)
     assert (second.number, second.ending, second.step) == (1, "stopped early", 2)
     assert complete_steps(bad.config.run) == [2] and best_checkpoint(bad.config.run) == (2, second.score)
