@@ -35,6 +35,7 @@ from pipelines.validation import means
 
 CONFIG = "sweep.yaml"
 SPEEDS = ("examples_per_second", "audio_hours_per_second", "data_wait_fraction", "skipped_steps")
+SPEEDS += ("step_seconds", "megabytes_per_second", "peak_memory_mb")
 """Numbers of a line of metrics beside losses and accuracies."""
 
 
