@@ -34,9 +34,9 @@ from pipelines.train_loop import TrainConfig, load_valid_examples
 from pipelines.validation import means
 
 CONFIG = "sweep.yaml"
-SPEEDS = ("examples_per_second", "audio_hours_per_second", "data_wait_fraction", "skipped_steps")
-SPEEDS += ("step_seconds", "megabytes_per_second", "peak_memory_mb")
-"""Numbers of a line of metrics beside losses and accuracies."""
+SPEEDS = ("examples_per_second", "audio_hours_per_second", "step_seconds", "data_wait_fraction")
+COSTS = ("megabytes_per_second", "peak_memory_mb", "skipped_steps")
+"""Numbers of a line of metrics beside losses and accuracies, as these."""
 
 
 def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialResult]:
@@ -124,7 +124,7 @@ def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str
     found = scalars_of(means(tasks, torch.ones(len(tasks), 3)))
     if held_out_tasks is not None:
         found |= scalars_of(means(held_out_tasks, torch.ones(len(held_out_tasks), 3), "valid_"))
-    return [*found, *SPEEDS]
+    return [*found, *SPEEDS, *COSTS]
 
 
 def _resources(config: SweepConfig, *, own_cluster: bool) -> dict[str, float]:
