@@ -19,9 +19,10 @@ from pipelines.corpora.esc import EscConfig, prepare_esc
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.extract import ExtractConfig, extract
+from pipelines.metrics_log import read_metrics
 from pipelines.runs import RunsCompareConfig, runs_compare
 from pipelines.train import train_in_turn
-from pipelines.train_loop import TrainConfig, read_metrics
+from pipelines.train_config import TrainConfig
 
 SPEAKER = "george"
 KEYS = ["steps=600", "valid_splits=[test]", "valid_every=50", "heard_seconds=5", "log_every=10", "keep_checkpoints=1"]

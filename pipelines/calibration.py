@@ -9,7 +9,8 @@ import torch
 from pipelines.micro_batch import WorkerBatch
 from pipelines.reading import ReadAhead
 from pipelines.step_timer import peak_memory_nbytes
-from pipelines.train_loop import Tally, TrainConfig, TrainWorker
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import Tally, TrainWorker
 
 MOST_STEPS = 1_000_000
 

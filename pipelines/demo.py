@@ -31,6 +31,7 @@ from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_f
 from pipelines.extract import ExtractConfig, ExtractReport, extract
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import Clip, count_clips, read_clips, read_examples
+from pipelines.metrics_log import read_metrics
 from pipelines.progress import Progress
 from pipelines.report import (
     Picture,
@@ -43,7 +44,7 @@ from pipelines.report import (
     write_report,
 )
 from pipelines.train import train_in_turn
-from pipelines.train_loop import TrainConfig, read_metrics
+from pipelines.train_config import TrainConfig
 
 TEST_SPLITS = ["test", "test-demo"]
 HEARD = "heard_seconds=4.2"  # two joined sounds are no longer; the other 26 s are silence

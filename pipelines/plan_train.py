@@ -17,9 +17,10 @@ from pipelines.feature_cache import STORED_DTYPES
 from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts
 from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
+from pipelines.train_config import TrainConfig
 from pipelines.train_cost import TrainCost
 from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast
-from pipelines.train_loop import TrainConfig, load_valid_examples
+from pipelines.train_loop import load_valid_examples
 from pipelines.train_sample import Sample, count_clips, count_epoch, draw_sample
 
 

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pipelines import storage
 from pipelines.checkpoint import best_checkpoint, complete_steps
+from pipelines.metrics_log import read_metrics
 from pipelines.report import Section, Tile, draw_curves, write_report
-from pipelines.train_loop import read_metrics
 
 CONFIG = "config.yaml"
 

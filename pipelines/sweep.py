@@ -30,7 +30,8 @@ from pipelines.sweep_space import log_keys
 from pipelines.sweep_trial import Goal, Trial, name_trial
 from pipelines.sweep_tune import run_trials
 from pipelines.train import full_paths, open_run
-from pipelines.train_loop import TrainConfig, load_valid_examples
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import load_valid_examples
 from pipelines.validation import means
 
 CONFIG = "sweep.yaml"

@@ -12,7 +12,7 @@ from pipelines.sweep_space import Values, draws, points_of_grid
 from pipelines.sweep_trial import Mode, Trial, name_trial
 from pipelines.sweep_tune import StopEarlyConfig
 from pipelines.train import with_full_paths
-from pipelines.train_loop import TrainConfig
+from pipelines.train_config import TrainConfig
 
 NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "ray")
 """Keys that place a trial, or that all trials must share."""

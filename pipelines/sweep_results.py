@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pipelines import storage
 from pipelines.checkpoint import complete_steps
+from pipelines.metrics_log import read_metrics
 from pipelines.sweep_space import shown
 from pipelines.sweep_trial import WORST, Goal, Trial
-from pipelines.train_loop import read_metrics
 
 STOPPED = "stopped.json"
 """In the run folder of a trial that was stopped early; such a trial has ended."""

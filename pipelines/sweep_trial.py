@@ -13,7 +13,8 @@ from pipelines.curves import scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.parts import Parts
 from pipelines.sweep_space import shown
-from pipelines.train_loop import TrainConfig, TrainWorker
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 
 Mode = Literal["min", "max"]
 WORST = 1e300

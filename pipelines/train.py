@@ -31,11 +31,13 @@ from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
+from pipelines.metrics_log import read_metrics
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.parts import Parts
 from pipelines.progress import Phase, Progress
-from pipelines.train_loop import MIX, TrainConfig, load_valid_examples, read_metrics, train_loop
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import MIX, load_valid_examples, train_loop
 from pipelines.train_report import reported
 from qformer.aligner import AlignerConfig
 

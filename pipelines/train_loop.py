@@ -7,30 +7,24 @@ terms leaves nothing behind once the result is float32: who computes what change
 """
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from omegaconf import MISSING
 from ray import train as ray_train
 from ray.train.torch import get_device
 
-from cluster.connection import RayConfig
 from cluster.preemption import preemption_announced
-from llm.loading import Precision, require_precision
-from llm.lora import LoraSettings, set_lora_scaling
+from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
-from pipelines.alarms import AlarmConfig, Alarms
 from pipelines.batches import ExampleSet, ShardOrder, global_batch
 from pipelines.checkpoint import (
     CheckpointWriter,
@@ -40,134 +34,20 @@ from pipelines.checkpoint import (
     load_optimizer,
     load_weights,
 )
-from pipelines.config import require_range
-from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.metrics_log import MetricsLog
 from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import load_mix
-from pipelines.optim import OptimConfig, learning_rate, make_optimizer
+from pipelines.optim import learning_rate, make_optimizer
 from pipelines.parts import Parts
-from pipelines.reading import ReadAhead, ReadConfig
+from pipelines.reading import ReadAhead
 from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.train_config import TrainConfig
 from pipelines.validation import Validation, means
-from qformer.aligner import QFormerConfig
 
-METRICS, MIX = "metrics.jsonl", "mix.yaml"
+MIX = "mix.yaml"
 REASON_BYTES = 2_000
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest whose examples are learnt."""
-    cache: str = MISSING
-    """[URI] Folder of the feature cache that holds their clips."""
-    run: str = ""
-    """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint. Empty: `runs`/`name`."""
-    runs: str = ""
-    """[URI] Folder of several stages' runs, each in a folder of its name."""
-    name: str = ""
-    """[name] This stage's, in `runs`."""
-    after: str = ""
-    """[name] Stage in `runs` that this one starts from, where `init_from` is empty."""
-    llm: str = MISSING
-    """[path|name|tiny] Hugging Face folder of a causal language model or its name on the hub, organisation/model; tiny:
-    a small seeded random one."""
-    init_from: str = ""
-    """[URI] Run of the stage before, whose aligner, adapter and tiny LLM this one starts from; empty: from scratch."""
-    splits: list[str] = field(default_factory=lambda: ["train"])
-    """[names] Splits of the manifest to learn from; empty: all."""
-    tasks: list[str] = field(default_factory=list)
-    """[names] Tasks to learn; empty: all, or those of the mix."""
-    mix: str = ""
-    """[name|URI] How much of which corpus and task an epoch holds: stage1, stage2, stage3, or a YAML file that lists
-    rows of task, corpus, examples and weight; empty: every example once."""
-    order: Literal["shuffled", "shards"] = "shuffled"
-    """[name] shuffled: any example may come next. shards: those of `shard_window` shards are shuffled among themselves,
-    and each worker fetches shards whole, one after the other: for a store that gives ranges slowly or not at all."""
-    shard_window: int = 4
-    """[shards] Shards that examples are shuffled among with order=shards; twice as many lie in temporary files of each
-    worker if the cache is remote."""
-    steps: int = 90_000
-    """[steps] Length of the run."""
-    batch_examples: int = 64
-    """[examples] Global batch of a step, over all workers."""
-    micro_batch_examples: int = 8
-    """[examples] Most that a worker computes at a time; a global batch is dealt into such parts, of equal tokens."""
-    heard_seconds: float = 30.0
-    """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on."""
-    max_answer_tokens: int = 300
-    """[tokens] Longer answers are cut."""
-    lora_scaling: float = 1.0
-    """[factor] On LoRA's alpha/rank; activation tuning trains below 1."""
-    seed: int = 0
-    """[number] Order of examples, choice of prompts, first weights, dropout."""
-    max_missing_fraction: float = 0.05
-    """[fraction] Share of the examples whose clips the cache may lack (they were rejected, say)."""
-    precision: Precision = "float32"
-    """[dtype] The frozen LLM's weights, int8 and int4 through bitsandbytes; aligner and LoRA train in float32."""
-    gradient_checkpointing: bool = False
-    """[switch] Keep only what enters each of the LLM's layers and compute the rest again: less memory, more time."""
-    shard_llm: bool = False
-    """[switch] Spread the frozen LLM's layers over the workers (FSDP2) instead of a copy on each: less memory, more
-    traffic between them, the same losses."""
-    workers: int = 1
-    """[count] Training processes, a GPU each if the cluster has any."""
-    min_workers: int = 0
-    """[count] Go on with as few when machines are lost, and with more, up to `workers`, when they come back; every
-    change continues from the newest checkpoint. 0: always `workers`."""
-    threads: int = 1
-    """[count] CPU threads (and Ray CPUs) of each worker."""
-    checkpoint_every: int = 1_000
-    """[steps] Between checkpoints."""
-    keep_checkpoints: int = 2
-    """[count] Newest checkpoints to keep."""
-    log_every: int = 10
-    """[steps] Between lines of metrics.jsonl."""
-    valid_splits: list[str] = field(default_factory=list)
-    """[names] Held-out splits to validate on."""
-    valid_every: int = 0
-    """[steps] Between validations; one that finds the lowest loss yet makes a checkpoint, which is kept. 0: never."""
-    max_skipped_steps: int = 20
-    """[steps] A step whose loss or gradient is not finite changes no weight; as many in a row end the run."""
-    wandb: str = ""
-    """[name] Project on Weights & Biases to send the metrics to as well; empty: none."""
-    alarms: AlarmConfig = field(default_factory=AlarmConfig)
-    max_failures: int = 3
-    """[count] Restarts after lost workers or nodes before the job gives up; announced losses are not counted."""
-    collective_timeout_seconds: float = 1800.0
-    """[seconds] Longest that a worker waits for the others before it fails."""
-    read: ReadConfig = field(default_factory=ReadConfig)
-    qformer: QFormerConfig = field(default_factory=QFormerConfig)
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    forecast_step_seconds: float = 0.0
-    """[seconds] A step's time as `salmonn plan train` forecasts it; the closing report compares. 0: unknown."""
-    ray: RayConfig = field(default_factory=RayConfig)
-
-    def __post_init__(self) -> None:
-        """Check ranges and what is installed."""
-        if not self.run and not (self.runs and self.name):
-            raise ValueError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
-        require_precision(self.precision)
-        counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
-        require_range(self, (*counts, "workers", "threads", "log_every", "max_skipped_steps"), low=1)
-        require_range(self, ("checkpoint_every", "keep_checkpoints"), low=1)
-        require_range(self, ("max_failures", "valid_every", "forecast_step_seconds"), low=0)
-        require_range(self, ("min_workers",), low=0, high=self.workers)
-        require_range(self, ("collective_timeout_seconds",), low=1)
-        if self.shard_llm and self.precision in ("int8", "int4"):
-            raise ValueError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
-        require_range(self, ("seed",), low=0, high=2**31)
-        require_range(self, ("max_missing_fraction",), low=0, high=1)
-        require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
-        if self.valid_every and not self.valid_splits:
-            raise ValueError(f"valid_every={self.valid_every}: valid_splits names no split")
-        if self.valid_every and (not self.splits or set(self.splits) & set(self.valid_splits)):
-            raise ValueError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
-        if self.wandb and not find_spec("wandb"):
-            raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
 
 
 def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
@@ -179,52 +59,6 @@ def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[st
         tasks=tasks,
         max_missing_fraction=config.max_missing_fraction,
     )
-
-
-class MetricsLog:
-    """The lines of metrics.jsonl up to the step a run continues from, and alarms and curves that follow from them.
-
-    The file is rewritten whole at every line.
-    """
-
-    def __init__(self, config: TrainConfig, tasks: list[str], *, first_step: int) -> None:
-        self._uri = storage.join(config.run, METRICS)
-        lines = read_metrics(config.run) if first_step else []
-        self._lines = [line for line in lines if line["step"] <= first_step]
-        self._alarms = Alarms(config.alarms, tasks)
-        for line in self._lines:
-            self._alarms.look(line)
-        self._curves: list[Curves] = [TensorBoardCurves(config.run, first_step=first_step)]
-        if config.wandb:
-            self._curves.append(WandbCurves(config.run, project=config.wandb, config=asdict(config)))
-
-    def append(self, line: dict[str, Any]) -> None:
-        alarms = self._alarms.look(line)
-        self._lines.append(line | ({"alarms": alarms} if alarms else {}))
-        text = "".join(json.dumps(_without_nan(line), allow_nan=False) + "\n" for line in self._lines)
-        storage.write_bytes(self._uri, text.encode())
-        for curves in self._curves:
-            curves.write(line["step"], scalars_of(line))
-
-    def close(self) -> None:
-        for curves in self._curves:
-            curves.close()
-
-
-def _without_nan(value: Any) -> Any:
-    """Return numbers that are not finite as null, which JSON has no other word for."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_metrics(run: str) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics, NaN where a number was not finite; none if it has not written any."""
-    uri = storage.join(run, METRICS)
-    if not storage.file_exists(uri):
-        return []
-    lines = [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
-    return [{key: math.nan if value is None else value for key, value in line.items()} for line in lines]
 
 
 @dataclass

@@ -13,9 +13,10 @@ import numpy as np
 from pipelines import storage
 from pipelines.config import changed_keys
 from pipelines.encoding_cost import EncodingCost, read_encoding_cost
+from pipelines.metrics_log import read_metrics
 from pipelines.report import Picture, Section, Tile, draw_losses, draw_step_parts, write_report
 from pipelines.step_timer import STEP_PARTS, WAIT
-from pipelines.train_loop import TrainConfig, read_metrics
+from pipelines.train_config import TrainConfig
 
 REPORT = "report.html"
 MOST_SPANS, MOST_ALARMS = 120, 20

@@ -14,8 +14,8 @@ from pipelines.batches import ExampleSet, epoch_order, global_batch, micro_batch
 from pipelines.feature_cache import FeatureCache
 from pipelines.id_set import Booleans
 from pipelines.plan import Integers
+from pipelines.train_config import TrainConfig
 from pipelines.train_cost import MicroBatchSize
-from pipelines.train_loop import TrainConfig
 from qformer.aligner import Aligner
 
 SAMPLED_EXAMPLES = 4_096

@@ -5,7 +5,8 @@ import pytest
 
 from pipelines import storage
 from pipelines.curves import TensorBoardCurves, WandbCurves, scalars_of
-from pipelines.train_loop import MetricsLog, TrainConfig
+from pipelines.metrics_log import MetricsLog
+from pipelines.train_config import TrainConfig
 from tests.pipelines.test_train import events
 from tests.s3_server import s3_server
 

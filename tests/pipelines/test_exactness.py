@@ -18,10 +18,12 @@ from pipelines.checkpoint import RunSpec
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig, learning_rate
 from pipelines.reading import ReadConfig
 from pipelines.train import open_run
-from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.toy import write_tone_corpus

@@ -18,7 +18,8 @@ from pipelines.checkpoint import load_run
 from pipelines.cli import main
 from pipelines.official import ExportConfig, ImportConfig, export_official, import_official
 from pipelines.train import open_run
-from pipelines.train_loop import TrainConfig, TrainWorker
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 from qformer.aligner import Aligner, AlignerConfig, QFormerConfig
 from qformer.official import to_official
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

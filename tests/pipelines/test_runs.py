@@ -6,9 +6,10 @@ import pytest
 from pipelines.cli import main
 from pipelines.config import load_config
 from pipelines.corpora.table import TableConfig, prepare_table
+from pipelines.metrics_log import read_metrics
 from pipelines.runs import RunsCompareConfig, RunsListConfig, runs_compare, runs_list
 from pipelines.train import with_full_paths
-from pipelines.train_loop import TrainConfig, read_metrics
+from pipelines.train_config import TrainConfig
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.pipelines.test_train import train_here
 from tests.toy import write_tone_corpus

@@ -20,6 +20,7 @@ from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.curves import scalars_of
 from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.metrics_log import read_metrics
 from pipelines.progress import Progress
 from pipelines.runs import RunsListConfig, runs_list
 from pipelines.sweep import SPEEDS, metric_names, sweep
@@ -30,7 +31,8 @@ from pipelines.sweep_space import draws
 from pipelines.sweep_trial import WORST, Goal
 from pipelines.sweep_tune import Watch
 from pipelines.train import open_run
-from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.pipelines.test_train import losses, train_here, valid_losses
 from tests.toy import write_tone_corpus

@@ -28,10 +28,12 @@ from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.feature_cache import FeatureCache
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
+from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig
 from pipelines.progress import Phase
 from pipelines.train import open_run, train, train_in_turn, watched
-from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 

@@ -15,10 +15,12 @@ from pipelines.encoding_cost import read_encoding_cost
 from pipelines.errors import JobIncompleteError
 from pipelines.extract import ExtractReport
 from pipelines.manifest import read_clips
+from pipelines.metrics_log import read_metrics
 from pipelines.plan import extend_plan, read_units
 from pipelines.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.train import open_run
-from pipelines.train_loop import TrainConfig, TrainWorker, read_metrics
+from pipelines.train_config import TrainConfig
+from pipelines.train_loop import TrainWorker
 from pipelines.train_report import Outcome, reported, write_train_report
 from tests.pipelines.test_feature_cache import make_worker, prepare_tones
 from tests.pipelines.test_train import config_of, train_here
