@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
 from encoders.features import SPEECH_FRAMES, Codec
 from pipelines import storage
-from pipelines.id_set import IdSet, to_ids
+from pipelines.id_set import ID_TYPE, IdSet, to_ids
 from pipelines.manifest import (
     CLIP_SCHEMA,
     CLIPS,
@@ -117,11 +117,11 @@ class NewClips:
 def find_new_clips(cache: str, manifest: str) -> NewClips:
     """Return what is to be planned: clips of a recording follow each other by time, recordings as they are first met.
 
-    Takes some 100 bytes of memory per new clip, and 16 per planned one. Raises as `read_clips`.
+    Takes some 100 bytes of memory per clip, new or planned. Raises as `read_clips`.
     """
-    planned = IdSet()
-    for batch in _plan_batches(cache, ["clip_id"]):
-        planned.add(to_ids(batch["clip_id"]))
+    planned, ids = IdSet(), [to_ids(batch["clip_id"]) for batch in _plan_batches(cache, ["clip_id"])]
+    planned.add(np.concatenate([np.zeros(0, ID_TYPE), *ids]))  # at once takes a quarter of the time of one by one
+    del ids
     most, found, row = count_clips(manifest), 0, 0
     rows_N, recordings_N = np.empty(most, np.int64), np.empty(most, np.uint64)
     starts_N, seconds_N = np.empty(most), np.empty(most)
