@@ -88,14 +88,14 @@ def copies(ram: Sequence[dict[str, Tensor]], threads: int) -> Reader:
 
     def read() -> Iterator[dict[str, Tensor]]:
         for positions in batches_of(len(ram)):
-            batch = {name: torch.empty(BATCH, *shape, dtype=torch.float16) for name, shape in SHAPES.items()}
+            batch = {name: np.empty((BATCH, *shape), np.float16) for name, shape in SHAPES.items()}
 
-            def copy(row: int, batch: dict[str, Tensor] = batch, positions: list[int] = positions) -> None:
+            def copy(row: int, batch: dict[str, Any] = batch, positions: list[int] = positions) -> None:
                 for name, frames in batch.items():
-                    np.copyto(frames[row].numpy(), ram[positions[row]][name].numpy())
+                    np.copyto(frames[row], ram[positions[row]][name].numpy())
 
             list(pool.map(copy, range(BATCH)))
-            yield batch
+            yield {name: torch.from_numpy(frames) for name, frames in batch.items()}
 
     return read
 

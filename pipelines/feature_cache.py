@@ -121,7 +121,11 @@ class FeatureCache:
         stored = self._columns[f"{stream}_frames"][positions].astype(np.int64)
         lengths = torch.from_numpy(stored if frames is None else stored.clip(max=frames))
         shape, width = (len(positions), int(lengths.max())), self.recipe.streams[stream].width
-        values = torch.empty(*shape, width, dtype=STORED_DTYPES[self.recipe.codec], pin_memory=pin_memory)
+        dtype = STORED_DTYPES[self.recipe.codec]
+        if pin_memory:
+            values = torch.empty(*shape, width, dtype=dtype, pin_memory=True)
+        else:  # NumPy asks for huge pages: thousands of small ones take as long as the bytes that go into them
+            values = torch.from_numpy(np.empty((*shape, width * dtype.itemsize), np.uint8)).view(dtype)
         scale = torch.empty(shape[0], width, pin_memory=pin_memory) if self.recipe.codec == "int8" else None
         return StoredFrames(values, scale, lengths)
 
