@@ -63,7 +63,7 @@ def read_result(trial: Trial, goal: Goal, reason: str = "") -> TrialResult:
         steps=steps,
         training_seconds=sum(sum(line["examples_by_task"].values()) / line["examples_per_second"] for line in lines),
         ending=ending,
-        reason=reason,
+        reason=reason if ending == "failed" else "",
         scores=scores,
     )
 

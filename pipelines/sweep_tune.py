@@ -168,15 +168,16 @@ def run_trials(
     os.environ.update(QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells of failures, which are told in the end
     failures: dict[int, str] = {}
+    lost: dict[int, str] = {}
     for _ in range(1 + max_failures):
         results = [read_result(trial, goal, failures.get(trial.number, "")) for trial in trials]
+        if all(result.ending != "unfinished" for result in results):
+            break
         watch = Watch(trials, results, goal, phase)
         errors = _fit(trials, results, watch, goal=goal, stop_early=stop_early, resources=resources)
         lost = {number: describe_error(error) for number, error in errors.items() if isinstance(error, RayActorError)}
         raised = {number: describe_error(error) for number, error in errors.items() if number not in lost}
         failures |= watch.failures | raised
-        if not lost:
-            break
     return failures | lost
 
 
