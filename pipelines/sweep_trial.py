@@ -77,7 +77,10 @@ class TrialActor(tune.Trainable):
 
     def _train(self) -> Generator[dict[str, Any]]:
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        yield from TrainWorker(self._trial.config, 0, 1, device, parts=self._parts).lines()
+        worker = TrainWorker(self._trial.config, 0, 1, device, parts=self._parts)
+        for line in worker.lines():
+            worker.writer.wait()  # a trial may be stopped here, and its process soon after
+            yield line
 
     def step(self) -> dict[str, Any]:
         """Train to the next line: return its step and score, whether it is the last and, where it failed, why.
