@@ -193,11 +193,13 @@ class TrainWorker:
 
     def _restore(self) -> int:
         """Load the newest checkpoint, or the run before, and return the step to continue from."""
-        steps = complete_steps(self.config.run)
-        if steps:
-            load_weights(self.config.run, steps[-1], self.model)
-            load_optimizer(self.config.run, steps[-1], self.optimizer)
-            return steps[-1]
+        newest = torch.tensor([max(complete_steps(self.config.run), default=0)], device=self.device)
+        if self.world > 1:
+            dist.broadcast(newest, src=0)  # what one worker sees another may not yet
+        if step := int(newest.item()):
+            load_weights(self.config.run, step, self.model)
+            load_optimizer(self.config.run, step, self.optimizer)
+            return step
         if self.config.init_from:
             load_weights(self.config.init_from, complete_steps(self.config.init_from)[-1], self.model)
         return 0
