@@ -2,7 +2,7 @@
 
 `python -m benchmarks.real_recordings ../shared/data [out] [seeds]`: spoken digits, one speaker never heard in training,
 and ESC-10's sounds, one fold held out, through the real encoder of Whisper tiny.en (frames of speech alone). One run
-learns both tasks, per seed, on a real language model of 260,000 weights (stories260K). Ends in a table of scores, of the
+learns both tasks, per seed, on a real language model of 260,000 weights, stories260K. Ends in a table of scores, of the
 last and the best checkpoint, and a page of curves, out/curves.html.
 """
 
