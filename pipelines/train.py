@@ -318,7 +318,7 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
     told = {config.run: _last_step(read_metrics(config.run)) for config in configs}
 
     def show() -> None:
-        before = 0
+        before, done, note = 0, 0, ""
         for config in configs:
             lines, name = read_metrics(config.run), config.run.partition("?")[0].rpartition("/")[2]
             for line in lines:
@@ -327,8 +327,9 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
                         print(f"{name}: step {line['step']}: {alarm}", file=sys.stderr)
             told[config.run] = max(told[config.run], _last_step(lines))
             if lines:
-                phase.update(before + lines[-1]["step"], note=f"{name}: {describe_line(lines[-1])}")
+                done, note = before + lines[-1]["step"], f"{name}: {describe_line(lines[-1])}"
             before += config.steps
+        phase.update(done, note=note)
 
     def watch() -> None:
         while not ended.wait(0.5):

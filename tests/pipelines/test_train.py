@@ -310,6 +310,20 @@ def events(file: Path) -> Iterator[Event]:
         place += 16 + length
 
 
+def test_progress_is_that_of_the_run_that_goes_on(corpus, unbroken, tmp_path):
+    other = config_of(corpus, tmp_path / "other", steps=2)
+    train_here(other)
+    shown: list[tuple[float, str]] = []
+
+    class Shown(Phase):
+        def update(self, done: float, *, note: str | None = None, total: float | None = None) -> None:
+            shown.append((done, str(note)))
+
+    with watched([config_of(corpus, unbroken), other], Shown("train", "steps", 8, None)):
+        pass
+    assert {done for done, _ in shown} == {8} and all(note.startswith("other: loss") for _, note in shown)
+
+
 def test_an_alarm_is_marked_in_the_metrics_and_told_once(corpus, tmp_path, capsys):
     config = config_of(corpus, tmp_path / "run", alarms=AlarmConfig(data_wait_fraction=1e-9))
     phase = Phase("train", "steps", 6, None)
