@@ -2,7 +2,7 @@
 
 `python -m benchmarks.real_recordings ../shared/data [out] [seeds]`: spoken digits, one speaker never heard in training,
 and ESC-10's sounds, one fold held out, through the real encoder of Whisper tiny.en (frames of speech alone). One run
-learns both tasks, per seed, on a real language model of 260,000 weights, stories260K. Ends in a table of scores, of the
+learns both tasks, per seed and language model: stories260K, a real one, and the demo's random one. Ends in a table, of the
 last and the best checkpoint, and a page of curves, out/curves.html.
 """
 
@@ -30,7 +30,10 @@ KEYS += ["qformer.dropout=0.1", "lora.dropout=0.1"]
 
 
 def prepare(data: Path, out: Path) -> str:
-    """Write the manifest of both corpora."""
+    """Write the manifest of both corpora, if it is not there."""
+    manifest = str(out / "manifest")
+    if Path(manifest).exists():
+        return manifest
     labels = map(json.loads, (data / "labels.jsonl").read_text().splitlines())
     rows = [
         {
@@ -44,7 +47,6 @@ def prepare(data: Path, out: Path) -> str:
         if label["task"] == "digit"
     ]
     (out / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    manifest = str(out / "manifest")
     prepare_table(TableConfig(table=str(out / "digits.jsonl"), audio_root=str(data), out=manifest, corpus="digits"))
     prepare_esc(EscConfig(root=str(data / "esc10"), test_fold=2, corpus="esc10", out=manifest, append=True))
     return manifest
@@ -56,31 +58,34 @@ def main(data: Path, out: Path, seeds: int) -> None:
     whisper = str(data / "weights" / "whisper-tiny.en-encoder")
     extract(ExtractConfig(manifest=manifest, cache=cache, whisper=whisper, beats="none", shard_megabytes=64))
     data_keys = [f"manifest={manifest}", f"cache={cache}"]
-    data_keys += [f"llm={data / 'weights' / 'tinystories-260k-llama'}"]
-    runs = [
-        load_config(TrainConfig, ["tiny", *KEYS, *data_keys, f"run={out}/stories260K-{seed}", f"seed={seed}"])
+    llms = {"stories260K": str(data / "weights" / "tinystories-260k-llama"), "random": "tiny"}
+    runs = {
+        (name, seed): load_config(
+            TrainConfig, ["tiny", *KEYS, *data_keys, f"run={out}/{name}-{seed}", f"llm={llm}", f"seed={seed}"]
+        )
+        for name, llm in llms.items()
         for seed in range(seeds)
-    ]
+    }
     start = time.monotonic()
-    train_in_turn(runs)
+    train_in_turn(list(runs.values()))
     print(f"{len(runs)} runs in {time.monotonic() - start:.0f} s")
-    waits = [line["data_wait_fraction"] for run in runs for line in read_metrics(run.run)]
+    waits = [line["data_wait_fraction"] for run in runs.values() for line in read_metrics(run.run)]
     print(f"waiting for data: median {statistics.median(waits):.2%} of the time")
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for run in runs:
+    for (name, _), run in runs.items():
         for checkpoint in ("last", "best"):
             config = EvaluateConfig(
                 run=run.run, manifest=manifest, cache=cache, checkpoint=checkpoint, num_beams=1, max_new_tokens=8
             )
             for task in evaluate(config):
                 metric = "accuracy" if "accuracy" in task.metrics else "word_accuracy"
-                scores[checkpoint, task.task].append(task.metrics[metric])
-    print("\n| checkpoint | task | right answers, seed by seed | median |\n|---|---|---|---|")
-    for (checkpoint, task_name), found in scores.items():
+                scores[f"{name}, {checkpoint}", task.task].append(task.metrics[metric])
+    print("\n| language model, checkpoint | task | right answers, seed by seed | median |\n|---|---|---|---|")
+    for (name, task_name), found in scores.items():
         print(
             f"| {checkpoint} | {task_name} | {', '.join(f'{x:.3f}' for x in found)} | {statistics.median(found):.3f} |"
         )
-    runs_compare(RunsCompareConfig(runs=[run.run for run in runs], out=str(out / "curves.html")))
+    runs_compare(RunsCompareConfig(runs=[run.run for run in runs.values()], out=str(out / "curves.html")))
 
 
 if __name__ == "__main__":
