@@ -2,8 +2,8 @@
 
 `python -m benchmarks.real_recordings ../shared/data [out] [seeds]`: spoken digits, one speaker never heard in training,
 and ESC-10's sounds, one fold held out, through the real encoder of Whisper tiny.en (frames of speech alone). One run
-learns both tasks, per seed and language model: stories260K, a real one, and the demo's random one. Ends in a table, of the
-last and the best checkpoint, and a page of curves, out/curves.html.
+learns both tasks, per seed and language model: stories260K, a real one, and the demo's random one. Ends in a table of
+scores, of the last and the best checkpoint, and a page of curves, out/curves.html.
 """
 
 import json
@@ -82,9 +82,7 @@ def main(data: Path, out: Path, seeds: int) -> None:
                 scores[f"{name}, {checkpoint}", task.task].append(task.metrics[metric])
     print("\n| language model, checkpoint | task | right answers, seed by seed | median |\n|---|---|---|---|")
     for (name, task_name), found in scores.items():
-        print(
-            f"| {checkpoint} | {task_name} | {', '.join(f'{x:.3f}' for x in found)} | {statistics.median(found):.3f} |"
-        )
+        print(f"| {name} | {task_name} | {', '.join(f'{x:.3f}' for x in found)} | {statistics.median(found):.3f} |")
     runs_compare(RunsCompareConfig(runs=[run.run for run in runs.values()], out=str(out / "curves.html")))
 
 
