@@ -145,6 +145,7 @@ def _run(words: list[str]) -> int:
         _print_verbs()
         return 0
     name, arguments = _split_verb(words)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import of kernels that it could fetch
     config_type, function = VERBS[name].load()
     if "--help" in arguments or "-h" in arguments:
         _print_keys(name, config_type)
