@@ -181,6 +181,24 @@ def test_examples_and_losses_are_those_of_an_unbroken_run(machines, unbroken, tm
     Chaos(machines, unbroken, tmp_path).run(NUM_FAULTS)
 
 
+def test_job_that_is_killed_goes_on_with_one_and_with_three_workers(machines, unbroken, tmp_path):
+    """From two; with three a worker is killed as well."""
+    run, log = str(tmp_path / "run"), tmp_path / "log"
+    for place, workers in enumerate(WORKERS, 1):
+        job = start_job(machines, unbroken, run, log, f"workers={workers}")
+        while job.poll() is None and len(read_metrics(run)) < place * STEPS // 4:
+            time.sleep(0.05)
+        assert job.poll() is None, log.read_text()[-3000:]
+        pids = machines.pids("RayTrainWorker")
+        assert len(pids) == workers
+        if workers == WORKERS[-1]:
+            os.kill(pids[0], signal.SIGKILL)
+        else:
+            job.kill()
+        assert job.wait() == (0 if workers == WORKERS[-1] else -signal.SIGKILL), log.read_text()[-3000:]
+    compare(run, unbroken.run)
+
+
 def test_fewer_workers_go_on_when_a_machine_is_lost_and_more_when_it_comes_back(machines, config, tmp_path):
     """Four workers on two machines, two on what is left, four again; Ray looks for more once a minute."""
     level = replace(config, optim=OptimConfig(lr=1e-3, min_lr=1e-3, warmup_steps=0), valid_every=0, valid_splits=[])
