@@ -1,6 +1,7 @@
 """The feature cache opened for reading: clips by their position in the index, in ranged reads by several threads."""
 
 import itertools
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
@@ -19,7 +20,7 @@ from pipelines import storage
 from pipelines.cache_index import committed_units, index_schema, member_names
 from pipelines.id_set import Booleans
 from pipelines.plan import Integers
-from pipelines.reading import GAP_BYTES, DaemonPool, Extent, OpenFiles, ReadConfig
+from pipelines.reading import GAP_BYTES, BatchMemory, DaemonPool, Extent, OpenFiles, ReadConfig
 from pipelines.recipe import read_recipe
 
 OPEN_SHARDS = 256
@@ -67,6 +68,7 @@ class FeatureCache:
         self._columns = {name: self.index[name].to_numpy() for name in numbers}
         self._read = read or ReadConfig(verify_fraction=1.0)
         self._pool = DaemonPool(self._read.threads)
+        self._memory = BatchMemory()
         self._shards = (
             OpenFiles(whole_shards, storage.open_copy)
             if whole_shards
@@ -124,8 +126,9 @@ class FeatureCache:
         dtype = STORED_DTYPES[self.recipe.codec]
         if pin_memory:
             values = torch.empty(*shape, width, dtype=dtype, pin_memory=True)
-        else:  # NumPy asks for huge pages: thousands of small ones take as long as the bytes that go into them
-            values = torch.from_numpy(np.empty((*shape, width * dtype.itemsize), np.uint8)).view(dtype)
+        else:
+            nbytes = math.prod(shape) * width * dtype.itemsize
+            values = torch.from_numpy(self._memory.empty(nbytes)).view(dtype).view(*shape, width)
         scale = torch.empty(shape[0], width, pin_memory=pin_memory) if self.recipe.codec == "int8" else None
         return StoredFrames(values, scale, lengths)
 

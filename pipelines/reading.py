@@ -4,7 +4,8 @@ Threads are daemons: one that hangs in a dead store keeps neither an error nor t
 """
 
 import os
-from collections import OrderedDict, deque
+import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, BinaryIO, Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines import storage
@@ -20,6 +22,10 @@ from pipelines.config import require_range
 GAP_BYTES = 1 << 20
 """In an object store two ranges nearer than this are fetched as one: a request's latency costs about as much."""
 
+FREE_BLOCKS = 4
+"""Kept of each size."""
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Result = TypeVar("Result")
 
 
@@ -130,6 +136,29 @@ class OpenFiles:
                     self._files.pop(uri, None)
                 file.set_exception(error)
         return file.result()
+
+
+class BatchMemory:
+    """Memory for batches that come and go: what nobody holds any more serves again.
+
+    Fresh pages take longer than the bytes that are read into them. Blocks are powers of two long, so that batches of
+    about one length share them; what a batch never touches of its block takes no memory.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, deque[Bytes]] = defaultdict(lambda: deque(maxlen=FREE_BLOCKS))
+
+    def empty(self, nbytes: int) -> Bytes:
+        """Return an array [nbytes] of anything; its block is free again once no view or tensor of it is left."""
+        size = 1 << (nbytes - 1).bit_length()
+        free = self._free[size]
+        try:
+            block = free.pop()
+        except IndexError:
+            block = np.empty(size, np.uint8)
+        lent = np.frombuffer(memoryview(block), np.uint8, nbytes)  # views of it hold it, those of a slice the block
+        weakref.finalize(lent, free.append, block).atexit = False
+        return lent
 
 
 class DaemonPool:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from pipelines import storage
 
@@ -24,8 +24,8 @@ SERIES = (ACCENT, ALARM, "#6d28d9", "#be123c", "#0369a1", "#4d7c0f")
 KEYS_IN_A_ROW = 3
 MARK_GAP = 0.09
 """An axis is marked at its points' values where each is so far from the next, in parts of the whole."""
-LOG_SCORES = 4.0
-"""Scores are drawn on a logarithmic axis from this ratio of highest to lowest on."""
+LOG_SCORES, MARKED_SCORES = 4.0, 1000.0
+"""Scores are drawn on a logarithmic axis from this ratio of highest to lowest on; up to the other 2 and 5 are marked."""
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": INK,
@@ -343,9 +343,11 @@ def _draw_score_axis(axis: Axes, scores: Sequence[float]) -> None:
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axis.set_axisbelow(True)
     if min(scores) > 0 and max(scores) > LOG_SCORES * min(scores):
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_major_formatter(plain)
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.yaxis.set_minor_formatter(plain if max(scores) < MARKED_SCORES * min(scores) else NullFormatter())
 
 
 def draw_trials(
@@ -368,11 +370,40 @@ def draw_trials(
             axis.plot(steps, scores, color=colour, linewidth=1.2 if place else 2.4, marker="o", markersize=3)
             if name in cut:
                 axis.plot(steps[-1], scores[-1], color=colour, marker="x", markersize=9, markeredgewidth=2)
-        shown = list(trials)[: len(SERIES)]
-        lines = [Line2D([], [], color=colour) for colour, _ in zip(SERIES, shown, strict=False)]
-        for text in axis.legend(lines, shown, frameon=False, fontsize=9).get_texts():
-            text.set_parse_math(False)
+        _name_series(axis, list(trials))
         axis.set_xlabel("step")
         axis.set_ylabel(measure, parse_math=False)
         _draw_score_axis(axis, [score for points in trials.values() for _, score in points])
         return _picture(figure, caption)
+
+
+def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> Picture:
+    """Draw the losses of runs over each other, of training and of held-out examples where there are any.
+
+    Args:
+        runs: Name -> lines of metrics.jsonl; the first run's is in front and the first ones' in colours.
+        caption: The line below the picture.
+    """
+    titles = {"loss": "loss per answer token (nats)", "valid_loss": "the same on held-out examples"}
+    found = {
+        key: [[(line["step"], line[key]) for line in lines if key in line] for lines in runs.values()] for key in titles
+    }
+    shown = [key for key, points in found.items() if any(points)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+        for axis, key in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
+            for place, points in reversed(list(enumerate(found[key]))):
+                steps, losses = np.array(points, np.float64).reshape(-1, 2).T
+                _draw_smoothed(axis, steps, losses, color=SERIES[place] if place < len(SERIES) else SOFT, label="")
+            axis.set(title=titles[key], xlabel="step")
+            _draw_score_axis(axis, [loss for points in found[key] for _, loss in points])
+        _name_series(figure.axes[0], list(runs))
+        return _picture(figure, caption)
+
+
+def _name_series(axis: Axes, names: Sequence[str]) -> None:
+    """Say which line in the colours of `SERIES` is whose."""
+    shown = names[: len(SERIES)]
+    lines = [Line2D([], [], color=colour) for colour, _ in zip(SERIES, shown, strict=False)]
+    for text in axis.legend(lines, shown, frameon=False, fontsize=9).get_texts():
+        text.set_parse_math(False)

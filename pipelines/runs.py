@@ -1,6 +1,6 @@
 """`salmonn runs list` and `salmonn runs compare`: what the runs of a folder came to, and where their configs differ."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -11,7 +11,7 @@ from rich.table import Table
 from pipelines import storage
 from pipelines.checkpoint import best_checkpoint, complete_steps
 from pipelines.metrics_log import read_metrics
-from pipelines.report import Section, Tile, draw_curves, write_report
+from pipelines.report import Section, Tile, draw_runs, write_report
 
 CONFIG = "config.yaml"
 
@@ -79,22 +79,22 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
     if len(config.runs) < 2:
         raise ValueError(f"runs={config.runs}: two runs are needed at least")
     summaries = [summarise(run) for run in config.runs]
+    if len({summary.name for summary in summaries}) < len(summaries):
+        summaries = [replace(summary, name=run) for summary, run in zip(summaries, config.runs, strict=True)]
     names = [summary.name for summary in summaries]
     rows = [summary.cells() for summary in summaries]
     differences = config_differences([_flat(read_config(run)) for run in config.runs])
     _print_table(COLUMNS, rows)
     _print_table(("key", *names), differences)
     if config.out:
-        curves = [
-            draw_curves({name: lines}, caption=name)
-            for name, run in zip(names, config.runs, strict=True)
-            if (lines := read_metrics(run))
-        ]
+        lines = dict(zip(names, map(read_metrics, config.runs), strict=True))
+        caption = "Losses as they were, faint, and their running means."
+        curves = [draw_runs(lines, caption=caption)] if any(lines.values()) else []
         write_report(
             config.out,
             title="Runs side by side",
             lead="What the runs came to, the keys in which their configs differ, and their curves.",
-            tiles=[Tile(summary.name, _number(summary.loss)) for summary in summaries],
+            tiles=[Tile(f"loss of {summary.name}", _number(summary.loss)) for summary in summaries],
             sections=[
                 Section("What they came to", columns=COLUMNS, rows=rows),
                 Section("Where their configs differ", columns=("key", *names), rows=differences),

@@ -18,7 +18,7 @@ from pipelines import storage
 from pipelines.batches import load_examples, make_batch, read_batch
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
-from pipelines.reading import DaemonPool, Extent, RangedFile, ReadAhead, ReadConfig
+from pipelines.reading import BatchMemory, DaemonPool, Extent, RangedFile, ReadAhead, ReadConfig
 from pipelines.train import open_run
 from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
@@ -301,6 +301,36 @@ def test_near_ranges_of_an_object_are_fetched_together(tmp_path):
         content[120:150],
         content[900_000:900_040],
     ]
+
+
+def test_memory_that_is_held_is_never_given_out_and_what_is_let_go_serves_again():
+    memory = BatchMemory()
+    place = memory.empty(3000).ctypes.data  # nobody holds it
+    frames = torch.from_numpy(memory.empty(4096)).view(torch.float16)[8:16]
+    assert frames.data_ptr() == place + 16
+    frames[:] = 1
+    others = [memory.empty(4001)[1:] for _ in range(20)]
+    assert len({place, *(other.ctypes.data for other in others)}) == 21
+    for other in others:
+        other[:] = 0
+    assert frames.eq(1).all()
+    kept = {other.ctypes.data for other in others}
+    del other, others, frames
+    assert memory.empty(2049).ctypes.data == place
+    assert memory.empty(2048).ctypes.data not in kept
+
+
+def test_batches_read_into_used_memory_are_those_read_into_fresh(corpus):
+    cache = FeatureCache(str(corpus[1]), ReadConfig(threads=3))
+    order = [[0, 3], [7, 1, 2], [9, 9], [3, 0], [5, 7], [8, 6], [1, 4, 3]] * 3
+    places = set()
+    for positions in order:
+        ours, fresh = (reader.read_frames(positions) for reader in (cache, FeatureCache(cache.uri)))
+        places.add(ours["speech"].frames.data_ptr())
+        for stream, stored in ours.items():
+            assert stored.frames.equal(fresh[stream].frames)
+            stored.frames[:] = 7
+    assert len(places) < len(order) / 2
 
 
 def test_reading_ahead_keeps_the_order_and_holds_no_more_than_asked():

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,19 @@ def test_comparison_shows_the_keys_that_differ_and_no_others(stages, tmp_path):
         "valid_splits": ["[]", "['test']"],
     }
     page = (tmp_path / "x.html").read_text()
-    assert "optim.lr" in page and page.count("data:image/png") == 2
+    assert "optim.lr" in page and page.count("data:image/png") == 1
+
+
+@pytest.mark.parametrize("has_metrics", [True, False])
+def test_runs_of_one_name_are_told_apart_by_their_folders(has_metrics, stages, tmp_path):
+    runs = [str(tmp_path / place / "stage2") for place in "ab"]
+    for run in runs:
+        Path(run).mkdir(parents=True)
+        for name in ["config.yaml", *["metrics.jsonl"] * has_metrics]:
+            shutil.copy(stages / "stage2" / name, run)
+    assert runs_compare(RunsCompareConfig(runs=runs, out=str(tmp_path / "x.html"))) == []
+    page = (tmp_path / "x.html").read_text()
+    assert all(run in page for run in runs) and page.count("data:image/png") == has_metrics
 
 
 @pytest.mark.parametrize(
