@@ -35,7 +35,7 @@ COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
 class ExampleSet:
     """Examples whose clips lie in a cache; `positions` are their rows in its index. About 300 bytes per example.
 
-    An epoch of them is what `mixture` draws, without one every example once.
+    An epoch of them is what `mixture` draws, without one every example once, in the order of `shards` if there is one.
     """
 
     table: pa.Table
@@ -43,6 +43,7 @@ class ExampleSet:
     missing: pa.Table
     """example_id and clip_id of those that the cache lacks, which are left out."""
     mixture: Mixture | None = None
+    shards: "ShardOrder | None" = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -50,8 +51,10 @@ class ExampleSet:
     @cached_property
     def digest(self) -> str:
         """Name these examples in this order; a run that continues on others would not go on where it stopped."""
-        ids = "".join(self.table["example_id"].to_pylist())
-        return hashlib.sha256(ids.encode()).hexdigest()
+        digest = hashlib.sha256("".join(self.table["example_id"].to_pylist()).encode())
+        if self.shards:
+            digest.update(self.shards.numbers.tobytes())
+        return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return examples as dictionaries with the keys of `COLUMNS`."""
@@ -67,11 +70,15 @@ def load_examples(
     tasks: Sequence[str],
     max_missing_fraction: float,
     mix: Sequence[MixRow] = (),
+    shard_window: int = 0,
 ) -> ExampleSet:
     """Join a manifest's examples with a cache; an empty list of splits or tasks stands for all, or all of the mix.
 
+    With a `shard_window` they come shard by shard, shuffled among so many.
+
     Raises:
-        ValueError: If nothing is selected, or more than `max_missing_fraction` of it has no features in the cache.
+        ValueError: If nothing is selected, or all of it, or more than `max_missing_fraction`, has no features in the
+            cache.
     """
     tasks = tasks or sorted({row.task for row in mix})
     splits_read = splits and sorted({*splits, *(split for row in mix for split in row.splits)})
@@ -84,7 +91,7 @@ def load_examples(
         raise ValueError(_nothing_selected(manifest, splits, tasks))
     positions = cache.positions(table["clip_id"])
     missing = int((positions < 0).sum())
-    if missing > max_missing_fraction * table.num_rows:
+    if missing > max_missing_fraction * table.num_rows or missing == table.num_rows:
         first = table["clip_id"][int(np.argmax(positions < 0))].as_py()
         raise ValueError(
             f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
@@ -92,9 +99,11 @@ def load_examples(
         )
     missing_ids = table.filter(pa.array(positions < 0)).select(["example_id", "clip_id"])
     table = table.filter(pa.array(positions >= 0))
+    positions = positions[positions >= 0]
     mixture = make_mixture(mix, table, splits=splits) if mix else None
+    shards = ShardOrder.of(cache.shard_numbers()[positions], shard_window) if shard_window else None
     # In one chunk: picking some rows of many chunks takes time that grows with the table.
-    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions[positions >= 0], missing_ids, mixture)
+    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions, missing_ids, mixture, shards)
 
 
 def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:
@@ -112,9 +121,14 @@ class ShardOrder:
     """Brings the examples of neighbouring shards together, for storage that is best read from end to end."""
 
     numbers: Indices
-    """[N] The shard that each example's clip lies in."""
+    """[N] The shard that each example's clip lies in, counted among those that hold any."""
     window: int
     """[shards] Examples are shuffled among so many shards."""
+
+    @classmethod
+    def of(cls, numbers: Indices, window: int) -> "ShardOrder":
+        """Count the shards anew, so that those that hold none of the examples do not matter."""
+        return cls(np.unique(numbers, return_inverse=True)[1].astype(np.int64), window)
 
     def group(self, order_E: Indices, *, seed: int, epoch: int) -> Indices:
         """Return an epoch's examples window by window, shards in an order drawn anew; in a window as they came."""

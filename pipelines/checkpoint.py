@@ -2,6 +2,7 @@
 
 <run>/config.yaml           the resolved config
       run.json              recipe and encoders of the features, the LLM, the widths
+      start.json            which checkpoint of the run before it started from, if there is one
       metrics.jsonl         one line every few steps, with the alarms that rang
       report.html           what was forecast and what came, once training has ended
       llm/                  the tiny LLM, if that is the base
@@ -13,7 +14,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,6 +38,9 @@ from pipelines.recipe import Recipe
 from qformer.aligner import Aligner, AlignerConfig
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
+START = "start.json"
+WRITE_SECONDS = 3600.0
+"""Longest that writing a checkpoint may take before an error says so."""
 
 LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -150,13 +154,29 @@ def newest_step(run: str) -> int:
     return steps[-1]
 
 
-def best_checkpoint(run: str) -> tuple[int, float] | None:
-    """Return step and validation loss of the complete checkpoint with the lowest one; None if none was validated."""
-    losses = []
-    for step in complete_steps(run):
-        state = json.loads(storage.read_bytes(storage.join(checkpoint_uri(run, step), STATE)))
-        if "valid_loss" in state:
-            losses.append((state["valid_loss"], step))
+def start_step(run: str, init_from: str) -> int:
+    """Return the checkpoint of `init_from` that a run starts from: the newest at the first call, later the same.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    uri = storage.join(run, START)
+    if not storage.file_exists(uri):
+        storage.write_bytes(uri, json.dumps({"init_from": init_from, "step": newest_step(init_from)}).encode())
+    return int(json.loads(storage.read_bytes(uri))["step"])
+
+
+def best_checkpoint(run: str, held_out: str | None = None) -> tuple[int, float] | None:
+    """Return step and validation loss of the complete checkpoint with the lowest one; None if none was validated.
+
+    Losses on other held-out examples than those of the digest `held_out`, or than the newest's, do not count.
+    """
+    steps = complete_steps(run)
+    states = [json.loads(storage.read_bytes(storage.join(checkpoint_uri(run, step), STATE))) for step in steps]
+    validated = [state for state in states if "valid_loss" in state]
+    if validated and held_out is None:
+        held_out = validated[-1].get("held_out")
+    losses = [(state["valid_loss"], state["step"]) for state in validated if state.get("held_out") == held_out]
     return (min(losses)[1], min(losses)[0]) if losses else None
 
 
@@ -236,7 +256,7 @@ class CheckpointWriter:
 
     def __init__(self) -> None:
         self._pool = DaemonPool(1)
-        self._writing: Future[None] | None = None
+        self._writing: tuple[int, Future[None]] | None = None
 
     def save(
         self,
@@ -252,13 +272,17 @@ class CheckpointWriter:
         """Copy what trains and begin to write it; waits for the checkpoint before, and raises what went wrong there."""
         self.wait()
         write = partial(save_checkpoint, run, step, Snapshot.of(model, optimizer), spec, state, keep=keep)
-        self._writing = self._pool.submit(write)
+        self._writing = (step, self._pool.submit(write))
 
     def wait(self) -> None:
-        """Wait until all is written; raises what went wrong."""
-        if self._writing:
-            self._writing.result()
-            self._writing = None
+        """Wait until all is written; raises what went wrong, or TimeoutError after `WRITE_SECONDS`."""
+        if not self._writing:
+            return
+        step, future = self._writing
+        if not wait([future], WRITE_SECONDS).done:
+            raise TimeoutError(f"checkpoint {step}: not written within {WRITE_SECONDS:g} s; storage is stuck")
+        self._writing = None
+        future.result()
 
 
 def _delete_checkpoint(run: str, step: int) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import time
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from pipelines import storage
 from pipelines.alarms import Alarms
-from pipelines.curves import Curves, TensorBoardCurves, WandbCurves, scalars_of
+from pipelines.curves import UPLOAD_SECONDS, Curves, TensorBoardCurves, WandbCurves, scalars_of
 from pipelines.train_config import TrainConfig
 
 METRICS = "metrics.jsonl"
@@ -16,31 +19,55 @@ METRICS = "metrics.jsonl"
 class MetricsLog:
     """The lines of metrics.jsonl up to the step a run continues from, and alarms and curves that follow from them.
 
-    The file is rewritten whole at every line.
+    A line is appended locally; elsewhere the file is uploaded whole, now and then.
     """
 
     def __init__(self, config: TrainConfig, tasks: list[str], *, first_step: int) -> None:
         self._uri = storage.join(config.run, METRICS)
-        lines = read_metrics(config.run) if first_step else []
-        self._lines = [line for line in lines if line["step"] <= first_step]
+        lines = [line for line in read_metrics(config.run) if line["step"] <= first_step]
         self._alarms = Alarms(config.alarms, tasks)
-        for line in self._lines:
+        for line in lines:
             self._alarms.look(line)
+        self._text = "".join(map(_to_json, lines))
+        storage.write_bytes(self._uri, self._text.encode())
+        path = Path(storage.resolve(self._uri)[1])
+        self._file = path.open("a") if storage.is_local(self._uri) else None
+        self._flushed = time.monotonic()
         self._curves: list[Curves] = [TensorBoardCurves(config.run, first_step=first_step)]
         if config.wandb:
             self._curves.append(WandbCurves(config.run, project=config.wandb, config=asdict(config)))
 
     def append(self, line: dict[str, Any]) -> None:
         alarms = self._alarms.look(line)
-        self._lines.append(line | ({"alarms": alarms} if alarms else {}))
-        text = "".join(json.dumps(_without_nan(line), allow_nan=False) + "\n" for line in self._lines)
-        storage.write_bytes(self._uri, text.encode())
+        text = _to_json(line | ({"alarms": alarms} if alarms else {}))
+        if self._file:
+            self._file.write(text)
+            self._file.flush()
+        else:
+            self._text += text
+            if time.monotonic() - self._flushed > UPLOAD_SECONDS:
+                self.flush()
         for curves in self._curves:
             curves.write(line["step"], scalars_of(line))
 
+    def flush(self) -> None:
+        """Let all lines be where they outlive this machine."""
+        if self._file:
+            os.fsync(self._file.fileno())
+        else:
+            storage.write_bytes(self._uri, self._text.encode())
+        self._flushed = time.monotonic()
+
     def close(self) -> None:
+        self.flush()
+        if self._file:
+            self._file.close()
         for curves in self._curves:
             curves.close()
+
+
+def _to_json(line: dict[str, Any]) -> str:
+    return json.dumps(_without_nan(line), allow_nan=False) + "\n"
 
 
 def _without_nan(value: Any) -> Any:
@@ -50,10 +77,40 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(inner) for key, inner in value.items()}
+    return math.nan if value is None else value
+
+
+class MetricsTail:
+    """Reads the lines of a run's metrics as they come."""
+
+    def __init__(self, run: str) -> None:
+        self._uri, self._position = storage.join(run, METRICS), 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the lines since the last call, NaN where a number was not finite; all if the file began anew.
+
+        A line that is only half there comes when it is whole.
+        """
+        if not storage.file_exists(self._uri):
+            return []
+        with storage.open_file(self._uri) as file:
+            start = self._position - 1
+            if not 0 <= start < file.seek(0, os.SEEK_END) or not _is_line_end(file, start):
+                start = -1
+            file.seek(start + 1)
+            text, newline, _ = file.read().rpartition(b"\n")
+        self._position = start + 1 + len(text + newline)
+        return [_with_nan(json.loads(line)) for line in text.splitlines()]
+
+
+def _is_line_end(file: BinaryIO, position: int) -> bool:
+    file.seek(position)
+    return file.read(1) == b"\n"
+
+
 def read_metrics(run: str) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics, NaN where a number was not finite; none if it has not written any."""
-    uri = storage.join(run, METRICS)
-    if not storage.file_exists(uri):
-        return []
-    lines = [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
-    return [{key: math.nan if value is None else value for key, value in line.items()} for line in lines]
+    return MetricsTail(run).read()

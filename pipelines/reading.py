@@ -82,8 +82,15 @@ class RangedFile:
                 self._fetch(near)
             return
         for extent in extents:
-            if os.preadv(self._file.fileno(), extent.buffers, extent.offset) < extent.end - extent.offset:
+            self._fill(extent)
+
+    def _fill(self, extent: Extent) -> None:
+        buffers, offset = extent.buffers, extent.offset
+        while offset < extent.end:  # some filesystems give less than is asked for
+            nbytes = os.preadv(self._file.fileno(), buffers, offset)
+            if not nbytes:
                 raise EOFError(f"ends before byte {extent.end}")
+            buffers, offset = _after(buffers, nbytes), offset + nbytes
 
     def _fetch(self, extents: Sequence[Extent]) -> None:
         start, end = extents[0].offset, extents[-1].end
@@ -95,6 +102,15 @@ class RangedFile:
             for buffer in extent.buffers:
                 buffer[:] = data[position : position + len(buffer)]
                 position += len(buffer)
+
+
+def _after(buffers: Sequence[memoryview], nbytes: int) -> list[memoryview]:
+    """Return what is left of buffers whose first bytes are filled."""
+    left = []
+    for buffer in buffers:
+        left.append(buffer[nbytes:])
+        nbytes = max(0, nbytes - len(buffer))
+    return left
 
 
 def _near(extents: Iterable[Extent]) -> list[list[Extent]]:
@@ -156,7 +172,7 @@ class BatchMemory:
             block = free.pop()
         except IndexError:
             block = np.empty(size, np.uint8)
-        lent = np.frombuffer(memoryview(block), np.uint8, nbytes)  # views of it hold it, those of a slice the block
+        lent = np.frombuffer(block.data, np.uint8, nbytes)  # views of it hold it, those of a slice the block
         weakref.finalize(lent, free.append, block).atexit = False
         return lent
 

@@ -25,7 +25,7 @@ KEYS_IN_A_ROW = 3
 MARK_GAP = 0.09
 """An axis is marked at its points' values where each is so far from the next, in parts of the whole."""
 LOG_SCORES, MARKED_SCORES = 4.0, 1000.0
-"""Scores are drawn on a logarithmic axis from this ratio of highest to lowest on; up to the other 2 and 5 are marked."""
+"""Ratios of highest to lowest score from which on the axis is logarithmic, and up to which 2 and 5 are marked on it."""
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": INK,

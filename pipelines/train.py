@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import yaml
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.connection import connect
-from cluster.unit_queue import pool_size
+from cluster.unit_queue import actors_that_fit, describe_error
 from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
@@ -31,13 +32,13 @@ from pipelines.config import first_difference, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
-from pipelines.metrics_log import read_metrics
+from pipelines.metrics_log import MetricsTail, read_metrics
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.parts import Parts
 from pipelines.progress import Phase, Progress
 from pipelines.train_config import TrainConfig
-from pipelines.train_loop import MIX, load_valid_examples, train_loop
+from pipelines.train_loop import MIX, load_train_examples, load_valid_examples, train_loop
 from pipelines.train_report import reported
 from qformer.aligner import AlignerConfig
 
@@ -51,6 +52,8 @@ FREE_KEYS = {
     "after",
     "workers",
     "min_workers",
+    "no_workers_seconds",
+    "device",
     "shard_llm",
     "collective_timeout_seconds",
     "threads",
@@ -69,6 +72,10 @@ FREE_KEYS = {
     "ray",
 }
 """Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
+LOOK_SECONDS, LOOK_AFAR_SECONDS = 0.5, 10.0
+"""Time between looks at a run's metrics; an object store counts requests."""
+ROUND_SECONDS = 60.0
+"""Time after which Ray Train gives up waiting for room and tries again."""
 
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
@@ -186,16 +193,10 @@ def check_run(config: TrainConfig, parts: Parts | None = None) -> RunInputs:
     _check_run_folder(config)
     cache = parts.open_cache(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
-    examples = parts.load_examples(
-        config.manifest,
-        cache,
-        splits=config.splits,
-        tasks=config.tasks,
-        max_missing_fraction=config.max_missing_fraction,
-        mix=mix,
-    )
+    examples = load_train_examples(config, cache, mix, parts)
     _check_prompts(examples.table)
     if config.valid_every:
+        _check_held_out(config, mix)
         load_valid_examples(config, cache, tasks_of(examples), parts)
     if is_described(config.run):
         _check_same_inputs(config, cache, examples.digest, mix)
@@ -217,6 +218,13 @@ def _check_run_folder(config: TrainConfig) -> None:
     difference = first_difference(kept[0], kept[1])
     if difference:
         raise ValueError(f"{config.run} holds a run with another config: {difference}; give another folder")
+
+
+def _check_held_out(config: TrainConfig, mix: Sequence[MixRow]) -> None:
+    """Refuse a mix that learns what is validated on; the run's own splits are checked with its config."""
+    for row in mix:
+        if learnt := sorted(set(row.splits) & set(config.valid_splits)):
+            raise ValueError(f"valid_splits={config.valid_splits}: {learnt} is learnt, by the mix's row {row.name}")
 
 
 def _check_prompts(examples: pa.Table) -> None:
@@ -315,24 +323,27 @@ def _texts(manifest: str) -> Iterator[str]:
 def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
     """Show the current run's newest line of metrics.jsonl as the phase's state while the block runs, and all alarms."""
     ended = threading.Event()
-    told = {config.run: _last_step(read_metrics(config.run)) for config in configs}
+    tails = {config.run: MetricsTail(config.run) for config in configs}
+    newest = {run: lines[-1] for run, tail in tails.items() if (lines := tail.read())}
+    told = {run: line["step"] for run, line in newest.items()}
 
     def show() -> None:
         before, done, note = 0, 0, ""
         for config in configs:
-            lines, name = read_metrics(config.run), config.run.partition("?")[0].rpartition("/")[2]
-            for line in lines:
-                if line["step"] > told[config.run]:
+            run, name = config.run, config.run.partition("?")[0].rpartition("/")[2]
+            for line in tails[run].read():
+                newest[run] = line
+                if line["step"] > told.get(run, 0):
+                    told[run] = line["step"]
                     for alarm in line.get("alarms", ()):
                         print(f"{name}: step {line['step']}: {alarm}", file=sys.stderr)
-            told[config.run] = max(told[config.run], _last_step(lines))
-            if lines:
-                done, note = before + lines[-1]["step"], f"{name}: {describe_line(lines[-1])}"
+            if run in newest:
+                done, note = before + newest[run]["step"], f"{name}: {describe_line(newest[run])}"
             before += config.steps
         phase.update(done, note=note)
 
     def watch() -> None:
-        while not ended.wait(0.5):
+        while not ended.wait(LOOK_SECONDS if storage.is_local(configs[0].run) else LOOK_AFAR_SECONDS):
             with suppress(OSError):  # a slow store must not end the display, less so the job
                 show()
 
@@ -345,10 +356,6 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
         thread.join()
         with suppress(OSError):
             show()
-
-
-def _last_step(lines: Sequence[Mapping[str, Any]]) -> int:
-    return lines[-1]["step"] if lines else 0
 
 
 def describe_line(line: Mapping[str, Any]) -> str:
@@ -364,10 +371,14 @@ def describe_line(line: Mapping[str, Any]) -> str:
 
 def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
     first = configs[0]
-    use_gpu = bool(ray.cluster_resources().get("GPU"))
-    room = pool_size(0, num_cpus_per_actor=first.threads, num_gpus_per_actor=int(use_gpu))
-    if own_cluster and first.workers > room:  # another cluster may grow; this one would wait for ever
-        raise ValueError(f"workers={first.workers} with threads={first.threads} each: this machine has room for {room}")
+    use_gpu = first.device == "cuda" or (first.device == "auto" and bool(ray.cluster_resources().get("GPU")))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = actors_that_fit(nodes, {"CPU": first.threads, "GPU": int(use_gpu)})
+    if (first.min_workers or first.workers) > room:
+        short = f"workers={first.workers} with threads={first.threads} on {'cuda' if use_gpu else 'cpu'} each"
+        if own_cluster:
+            raise ValueError(f"{short}: this machine has room for {room}")
+        print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
     storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
     trainer = TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # typed as if it could not return anything
@@ -381,13 +392,30 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         run_config=RunConfig(
             name=f"launch-{uuid.uuid4().hex[:12]}",
             storage_path=storage_path,
-            failure_config=FailureConfig(max_failures=first.max_failures),
+            failure_config=FailureConfig(
+                max_failures=first.max_failures,
+                controller_failure_limit=math.ceil(first.no_workers_seconds / ROUND_SECONDS),  # type: ignore[call-arg]  # as above
+            ),
         ),
     )
     try:
         reason = trainer.fit().return_value  # type: ignore[attr-defined]  # those of the version before
     except TrainingFailedError as error:
-        reasons = getattr(error, "worker_failures", None) or {0: error}
-        raise JobIncompleteError(f"{first.run}: training failed: {next(iter(reasons.values()))}") from error
+        failures = getattr(error, "worker_failures", None)
+        lacking = f"its workers did not start (no_workers_seconds={first.no_workers_seconds:g}): {error}"
+        reason = _describe_failures(failures) if failures else lacking
+        raise JobIncompleteError(f"{first.run}: training failed: {reason}") from error
     if reason:
         raise JobIncompleteError(reason)
+
+
+def _describe_failures(failures: Mapping[int, Exception]) -> str:
+    """Return, of workers' failures by rank, the one that the others may follow from: a death, or its own error."""
+
+    def follows(rank: int) -> bool:
+        text = str(failures[rank]).lower()
+        return not isinstance(failures[rank], RayActorError) and ("gloo" in text or "nccl" in text)
+
+    rank = min(failures, key=lambda rank: (follows(rank), rank))
+    error = failures[rank]
+    return f"worker {rank}: {describe_error(error) if isinstance(error, RayError) else error}"

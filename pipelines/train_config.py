@@ -72,10 +72,14 @@ class TrainConfig:
     """[switch] Spread the frozen LLM's layers over the workers (FSDP2) instead of a copy on each: less memory, more
     traffic between them, the same losses."""
     workers: int = 1
-    """[count] Training processes, a GPU each if the cluster has any."""
+    """[count] Training processes, a GPU each on cuda."""
     min_workers: int = 0
     """[count] Go on with as few when machines are lost, and with more, up to `workers`, when they come back; every
     change continues from the newest checkpoint. 0: always `workers`."""
+    no_workers_seconds: float = 3600.0
+    """[seconds] Longest time, all waits together, that a run waits for machines with room for its workers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] What each worker trains on; auto: cuda if the cluster has GPUs now, which one that grows may not."""
     threads: int = 1
     """[count] CPU threads (and Ray CPUs) of each worker."""
     checkpoint_every: int = 1_000
@@ -115,7 +119,7 @@ class TrainConfig:
         require_range(self, ("checkpoint_every", "keep_checkpoints"), low=1)
         require_range(self, ("max_failures", "valid_every", "forecast_step_seconds"), low=0)
         require_range(self, ("min_workers",), low=0, high=self.workers)
-        require_range(self, ("collective_timeout_seconds",), low=1)
+        require_range(self, ("collective_timeout_seconds", "no_workers_seconds"), low=1)
         if self.shard_llm and self.precision in ("int8", "int4"):
             raise ValueError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
         require_range(self, ("seed",), low=0, high=2**31)

@@ -9,7 +9,7 @@ terms leaves nothing behind once the result is float32: who computes what change
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,8 @@ from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
-from pipelines.batches import ExampleSet, ShardOrder, global_batch
+from pipelines.agreement import together
+from pipelines.batches import ExampleSet, global_batch
 from pipelines.checkpoint import (
     CheckpointWriter,
     RunSpec,
@@ -33,12 +34,13 @@ from pipelines.checkpoint import (
     complete_steps,
     load_optimizer,
     load_weights,
+    start_step,
 )
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.metrics_log import MetricsLog
 from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
-from pipelines.mix import load_mix
+from pipelines.mix import MixRow, load_mix
 from pipelines.optim import learning_rate, make_optimizer
 from pipelines.parts import Parts
 from pipelines.reading import ReadAhead
@@ -47,7 +49,19 @@ from pipelines.train_config import TrainConfig
 from pipelines.validation import Validation, means
 
 MIX = "mix.yaml"
-REASON_BYTES = 2_000
+
+
+def load_train_examples(config: TrainConfig, cache: FeatureCache, mix: Sequence[MixRow], parts: Parts) -> ExampleSet:
+    """Return the examples to learn from; raises as `load_examples`."""
+    return parts.load_examples(
+        config.manifest,
+        cache,
+        splits=config.splits,
+        tasks=config.tasks,
+        max_missing_fraction=config.max_missing_fraction,
+        mix=mix,
+        shard_window=config.shard_window if config.order == "shards" else 0,
+    )
 
 
 def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
@@ -96,20 +110,6 @@ def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
     return ""
 
 
-def first_reason(reason: str, *, world: int, device: torch.device) -> str:
-    """Return, on every worker, the reason of the lowest rank that gave one; empty if none did."""
-    found = torch.tensor([len(reason)], device=device)
-    if world > 1:
-        dist.all_reduce(found)
-    if not found.item() or world == 1:
-        return reason
-    own = torch.tensor(list(reason.encode()[:REASON_BYTES].ljust(REASON_BYTES)), dtype=torch.uint8, device=device)
-    reasons = [torch.empty_like(own) for _ in range(world)]
-    dist.all_gather(reasons, own)
-    texts = (bytes(tensor.tolist()).decode(errors="replace").strip() for tensor in reasons)
-    return next(filter(None, texts))
-
-
 class TrainWorker:
     """One worker's model, optimizer and place in the run."""
 
@@ -125,38 +125,21 @@ class TrainWorker:
     ) -> None:
         """Build the model and find the place to go on from.
 
-        `parts` are those of earlier runs of this process; `preempted` tells that machines are about to go.
+        `parts` are those of earlier runs of this process; `preempted` tells that machines are about to go. Raises as
+        `together`.
         """
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
         self.parts = parts or Parts()
         self.preempted, self.was_preempted = preempted, False
-        whole_shards = 2 * config.shard_window if config.order == "shards" else 0
-        self.cache = self.parts.open_cache(config.cache, config.read, whole_shards=whole_shards)
-        self.examples: ExampleSet = self.parts.load_examples(
-            config.manifest,
-            self.cache,
-            splits=config.splits,
-            tasks=config.tasks,
-            max_missing_fraction=config.max_missing_fraction,
-            mix=load_mix(storage.join(config.run, MIX)) if config.mix else (),
-        )
-        self.shards = None
-        if config.order == "shards":
-            self.shards = ShardOrder(self.cache.shard_numbers()[self.examples.positions], config.shard_window)
-        self.spec = RunSpec.read(config.run)
         self.sharded = config.shard_llm and world > 1
-        built_on = "cpu" if self.sharded else str(device)
-        self.model = self.parts.build(self.spec, config.run, device=built_on, seed=config.seed)
+        with together(config.run, device=device):
+            self._open()
         if self.sharded:
             shard_llm(self.model.llm, device, world=world)
             self.model.to(device)
-        self.model.max_answer_tokens = config.max_answer_tokens
-        set_lora_scaling(self.model.llm, config.lora_scaling)
-        self.reader = self._reader(self.examples, prompt_seed=config.seed)
-        self.tasks = self.reader.tasks
-        self.validation = self._validation() if config.valid_every else None
-        require_packing(self.model.llm)
+        with together(config.run, device=device):
+            require_packing(self.model.llm)
         if config.gradient_checkpointing:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
@@ -167,7 +150,26 @@ class TrainWorker:
         self.step = self._restore()
         self.timer = StepTimer(device)
         self.skipped_in_row = 0
-        self.lowest_valid_loss = best[1] if (best := best_checkpoint(config.run)) else math.inf
+        best = best_checkpoint(config.run, self.validation.reader.examples.digest) if self.validation else None
+        self.lowest_valid_loss = best[1] if best else math.inf
+
+    def _open(self) -> None:
+        """Open the data, which must be what the run began with, and build the model."""
+        config = self.config
+        whole_shards = 2 * config.shard_window if config.order == "shards" else 0
+        self.cache = self.parts.open_cache(config.cache, config.read, whole_shards=whole_shards)
+        mix = load_mix(storage.join(config.run, MIX)) if config.mix else ()
+        self.examples = load_train_examples(config, self.cache, mix, self.parts)
+        self.spec = RunSpec.read(config.run)
+        if self.spec.examples_digest != self.examples.digest:
+            raise ValueError(f"began with other examples than {config.manifest} and {config.cache} hold now")
+        built_on = "cpu" if self.sharded else str(self.device)
+        self.model = self.parts.build(self.spec, config.run, device=built_on, seed=config.seed)
+        self.model.max_answer_tokens = config.max_answer_tokens
+        set_lora_scaling(self.model.llm, config.lora_scaling)
+        self.reader = self._reader(self.examples, prompt_seed=config.seed)
+        self.tasks = self.reader.tasks
+        self.validation = self._validation() if config.valid_every else None
 
     def _reader(self, examples: ExampleSet, *, prompt_seed: int | None) -> MicroBatchReader:
         return MicroBatchReader(
@@ -193,16 +195,22 @@ class TrainWorker:
 
     def _restore(self) -> int:
         """Load the newest checkpoint, or the run before, and return the step to continue from."""
-        newest = torch.tensor([max(complete_steps(self.config.run), default=0)], device=self.device)
-        if self.world > 1:
-            dist.broadcast(newest, src=0)  # what one worker sees another may not yet
-        if step := int(newest.item()):
-            load_weights(self.config.run, step, self.model)
-            load_optimizer(self.config.run, step, self.optimizer)
-            return step
-        if self.config.init_from:
-            load_weights(self.config.init_from, complete_steps(self.config.init_from)[-1], self.model)
-        return 0
+        run, init_from, step, start = self.config.run, self.config.init_from, 0, 0
+        with together(run, device=self.device):
+            if self.rank == 0:
+                step = max(complete_steps(run), default=0)
+                start = start_step(run, init_from) if init_from and not step else 0
+        if self.world > 1:  # what one worker sees another may not yet
+            steps = torch.tensor([step, start], device=self.device)
+            dist.broadcast(steps, src=0)
+            step, start = steps.tolist()
+        with together(run, device=self.device):
+            if step:
+                load_weights(run, step, self.model)
+                load_optimizer(run, step, self.optimizer)
+            elif start:
+                load_weights(init_from, start, self.model)
+        return step
 
     def run(self) -> None:
         """Train to the last step, writing metrics and checkpoints on rank 0.
@@ -230,7 +238,12 @@ class TrainWorker:
             for _ in steps:
                 self.train_step(self._take(ahead), tally)
                 self.step += 1
-                found = self._validate(tally)
+                try:
+                    found = self._validate(tally)
+                except JobIncompleteError:
+                    if log:  # what is learnt stays
+                        self._write(log, tally, {}, ends=True)
+                    raise
                 if log and (line := self._write(log, tally, found)):
                     yield line
                     tally = Tally.of(self.tasks)
@@ -240,21 +253,10 @@ class TrainWorker:
                 log.close()
 
     def _take(self, ahead: ReadAhead[WorkerBatch]) -> WorkerBatch:
-        """Return this worker's part of the next step; where one worker's is damaged or gone, all end with its reason.
-
-        What reading again may mend (a store that does not answer) is raised as it is.
-        """
-        batch, reason = None, ""
-        with self.timer.part(WAIT):
-            try:
-                batch = ahead.take()
-            except (ValueError, FileNotFoundError) as error:
-                reason = str(error)
-        with self.timer.part(SUM):
-            reason = first_reason(reason, world=self.world, device=self.device)
-        if batch is None or reason:
-            raise JobIncompleteError(f"{self.config.run}: step {self.step + 1}: {reason}")
-        return batch
+        """Return this worker's part of the next step; raises as `together` where one worker's is damaged or gone."""
+        where, timed = f"{self.config.run}: step {self.step + 1}", self.timer.part(SUM)
+        with together(where, device=self.device, timed=timed), self.timer.part(WAIT):
+            return ahead.take()
 
     def read_batch(self, step: int) -> WorkerBatch:
         """Read this worker's micro-batches of a step."""
@@ -265,7 +267,7 @@ class TrainWorker:
             num_examples=len(self.examples),
             seed=config.seed,
             mixture=self.examples.mixture,
-            shards=self.shards,
+            shards=self.examples.shards,
         )
         size = config.micro_batch_examples
         return self.reader.read(picked, size=size, rank=self.rank, world=self.world, in_step=self.sharded)
@@ -347,21 +349,32 @@ class TrainWorker:
         tally.start += time.perf_counter() - start
         return means(self.validation.reader.tasks, sums, "valid_")
 
-    def _write(self, log: MetricsLog, tally: Tally, found: dict[str, Any]) -> dict[str, Any] | None:
-        """Write a line of metrics and a checkpoint where they are due; return the line."""
-        config, last = self.config, self.step == self.config.steps
-        due = self.step % config.log_every == 0 or last or bool(found)
-        line = self._line(tally) | found if due else None
-        if line:
-            log.append(line)
-        valid_loss = found.get("valid_loss", math.inf)
+    def _write(
+        self, log: MetricsLog, tally: Tally, found: dict[str, Any], *, ends: bool = False
+    ) -> dict[str, Any] | None:
+        """Write a checkpoint where one is due, or training ends here, and a line of metrics; return the line.
+
+        Whatever goes on from a checkpoint counts from there, so that a line goes before each.
+        """
+        config = self.config
+        valid_loss = found.get("valid_loss", math.nan)
         improved = valid_loss < self.lowest_valid_loss
-        self.lowest_valid_loss = min(valid_loss, self.lowest_valid_loss)
+        if improved:
+            self.lowest_valid_loss = valid_loss
         notice = not self.was_preempted and self.preempted()
-        if self.step % config.checkpoint_every == 0 or last or improved or notice:
-            state = {"seed": config.seed} | ({"valid_loss": valid_loss} if math.isfinite(valid_loss) else {})
+        ends = ends or self.step == config.steps
+        saved = self.step % config.checkpoint_every == 0 or improved or notice or ends
+        line = None
+        if self.step % config.log_every == 0 or found or saved:
+            line = self._line(tally) | found
+            log.append(line)
+        if saved:
+            state: dict[str, Any] = {"seed": config.seed}
+            if self.validation and math.isfinite(valid_loss):
+                state |= {"valid_loss": valid_loss, "held_out": self.validation.reader.examples.digest}
             keep = config.keep_checkpoints
             with self.timer.part(CHECKPOINT):
+                log.flush()
                 self.writer.save(config.run, self.step, self.model, self.optimizer, self.spec, state, keep=keep)
         if notice:
             self.was_preempted = True

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llm.salmonn import Salmonn
+from pipelines.agreement import together
 from pipelines.micro_batch import CORRECT, LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.reading import ReadAhead, ReadConfig
 
@@ -25,7 +26,7 @@ class Validation:
     """Whether all workers have to compute the same number of times."""
 
     def sums(self, model: Salmonn, *, rank: int, world: int, device: torch.device) -> Tensor:
-        """Return the sums [tasks, 3] of all examples, on every rank.
+        """Return the sums [tasks, 3] of all examples, on every rank; raises as `together` where reading fails.
 
         Each micro-batch's sums travel by themselves and are added up in the end, so that no rounding depends on who
         computed which.
@@ -53,7 +54,8 @@ class Validation:
         model.eval()
         try:
             for batch in batches:
-                read = ahead.take()
+                with together("validation", device=device):
+                    read = ahead.take()
                 for part in read.mine:
                     parts[batch, part.number] = loss_by_task(model, part, len(tasks), device)[1]
                 if read.company:

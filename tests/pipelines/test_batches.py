@@ -1,10 +1,12 @@
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from pipelines.batches import (
+    ExampleSet,
     ShardOrder,
     epoch_order,
     global_batch,
@@ -66,6 +68,17 @@ def test_order_by_shards_holds_every_example_once_and_few_shards_at_a_time(num_s
     assert max(open_at) <= 4
     assert (first != second).any() and shards.numbers[first[0]] != shards.numbers[second[0]]
     assert (np.diff(first) == 1).mean() < 0.05  # shuffled within the window
+
+
+def test_order_by_shards_does_not_depend_on_shards_without_examples():
+    numbers = np.array([5, 0, 0, 9, 5, 2, 9])
+    assert ShardOrder.of(numbers, 2).numbers.tolist() == [2, 0, 0, 3, 2, 1, 3]
+    assert ShardOrder.of(numbers * 3 + 1, 2).numbers.tolist() == [2, 0, 0, 3, 2, 1, 3]
+    table = pa.table({"example_id": list("abcdefg")})
+    digests = [
+        ExampleSet(table, numbers, table, shards=ShardOrder.of(each, 2)).digest for each in (numbers, 9 - numbers)
+    ]
+    assert len({*digests, ExampleSet(table, numbers, table).digest}) == 3
 
 
 def draw_lengths(num_examples, *, seed):

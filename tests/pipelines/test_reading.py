@@ -174,6 +174,15 @@ def test_truncated_shard_is_an_error_that_names_shard_and_clip(copied, verify_fr
         cache.read_frames([0])
 
 
+def test_filesystem_that_gives_less_than_asked_is_asked_again(corpus, monkeypatch):
+    cache = FeatureCache(str(corpus[1]))
+    expected, whole = cache.read(2), os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda file, buffers, offset: whole(file, [buffer[:1001] for buffer in buffers[:2]], offset)
+    )
+    assert all(torch.equal(frames, expected[stream]) for stream, frames in cache.read(2).items())
+
+
 def test_deleted_shard_is_an_error_that_names_shard_and_clip(copied):
     cache = FeatureCache(str(copied))
     path, clip_id = shard_of(cache, 0), cache.index["clip_id"][0].as_py()

@@ -8,11 +8,13 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
@@ -20,8 +22,8 @@ from llm.lora import LoraSettings
 from pipelines import storage
 from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
-from pipelines.batches import FRAME_RATE_HZ, read_batch
-from pipelines.checkpoint import complete_steps, find_checkpoint, load_run
+from pipelines.batches import FRAME_RATE_HZ, load_examples, read_batch
+from pipelines.checkpoint import best_checkpoint, complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.errors import JobIncompleteError
@@ -31,7 +33,8 @@ from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig
 from pipelines.progress import Phase
-from pipelines.train import open_run, train, train_in_turn, watched
+from pipelines.reading import ReadConfig
+from pipelines.train import _describe_failures, open_run, train, train_in_turn, watched
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker
 from qformer.aligner import QFormerConfig
@@ -108,6 +111,32 @@ def test_continued_run_is_the_unbroken_one(corpus, unbroken, tmp_path, kept):
     for name in ("aligner.safetensors", "adapter/adapter_model.safetensors"):
         ours, theirs = (load_file(run / "checkpoints" / "000006" / name) for run in (tmp_path / "run", unbroken))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_lines_of_a_continued_run_are_of_the_same_steps(corpus, tmp_path):
+    """Also where checkpoints are not a line's multiple apart."""
+    config, numbers = config_of(corpus, tmp_path / "run", log_every=3), []
+    for _ in range(2):
+        train_here(config)
+        lines = read_metrics(config.run)
+        numbers.append([(line["step"], line["loss"], line["examples_sha256"]) for line in lines])
+        for step in (4, 6):
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / f"{step:06d}")
+    assert numbers[0] == numbers[1] and [step for step, *_ in numbers[0]] == [2, 3, 4, 6]
+    assert sum(sum(line["examples_by_task"].values()) for line in lines) == 48
+
+
+def test_stage_starts_from_the_checkpoint_that_it_began_with(corpus, unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "before")
+    shutil.move(tmp_path / "before" / "checkpoints" / "000006", tmp_path / "later")
+    config = config_of(corpus, tmp_path / "run", init_from=str(tmp_path / "before"))
+    open_run(config, pending=[])
+    weights = [TrainWorker(config, 0, 1, torch.device("cpu")).model.aligner.state_dict()]
+    shutil.move(tmp_path / "later", tmp_path / "before" / "checkpoints" / "000006")
+    weights.append(TrainWorker(config, 0, 1, torch.device("cpu")).model.aligner.state_dict())
+    assert all(torch.equal(weights[0][name], weight) for name, weight in weights[1].items())
+    fourth = load_file(tmp_path / "before" / "checkpoints" / "000004" / "aligner.safetensors")
+    assert all(torch.equal(weights[0][name], weight) for name, weight in fourth.items())
 
 
 def test_checkpoint_without_its_marker_is_not_believed(corpus, unbroken, tmp_path):
@@ -280,6 +309,62 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_its_errors_end_the_run(co
     assert worker.step == 6 and complete_steps(config.run) == [2]
 
 
+def test_held_out_loss_that_is_not_finite_is_not_the_lowest(corpus, tmp_path, monkeypatch):
+    keys = {"valid_splits": ["test"], "valid_every": 1, "checkpoint_every": 100}
+    config, given = config_of(corpus, tmp_path / "run", **keys), iter([6.0, float("nan"), 5.0, 5.5, 4.0, 7.0])
+    monkeypatch.setattr(
+        "pipelines.train_loop.means",
+        lambda tasks, sums, prefix="": {f"{prefix}loss": next(given) if prefix else 1.0, f"{prefix}loss_by_task": {}},
+    )
+    train_here(config)
+    assert complete_steps(config.run) == [1, 3, 5, 6] and best_checkpoint(config.run) == (5, 4.0)
+
+
+def test_best_is_among_those_validated_on_the_same_examples(corpus, unbroken, tmp_path):
+    """The others' losses were lower."""
+    shutil.copytree(unbroken, tmp_path / "run")
+    for step in (2, 4):
+        state = tmp_path / "run" / "checkpoints" / f"{step:06d}" / "state.json"
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"valid_loss": 0.001, "held_out": "others"}))
+    (tmp_path / "run" / "checkpoints" / "000006" / "state.json").unlink()
+    train_here(config_of(corpus, tmp_path / "run", valid_splits=["test"], valid_every=1))
+    found = valid_losses(tmp_path / "run")[-2:]
+    assert best_checkpoint(str(tmp_path / "run")) == (5 + found.index(min(found)), min(found))
+    assert best_checkpoint(str(tmp_path / "run"), "others") == (2, 0.001)
+
+
+def test_held_out_clip_that_is_damaged_ends_the_run_and_what_is_learnt_stays(corpus, tmp_path):
+    shutil.copytree(corpus[1], tmp_path / "c")
+    cache = FeatureCache(str(tmp_path / "c"))
+    held_out = load_examples(corpus[0], cache, splits=["test"], tasks=[], max_missing_fraction=0)
+    position = int(held_out.positions[0])
+    with (tmp_path / "c" / "shards" / cache.index["shard"][position].as_py()).open("r+b") as shard:
+        shard.seek(cache.index["speech_offset"][position].as_py() + 200)
+        shard.write(b"damage")
+    config = config_of(
+        (corpus[0], str(tmp_path / "c")),
+        tmp_path / "run",
+        valid_splits=["test"],
+        valid_every=3,
+        checkpoint_every=100,
+        read=ReadConfig(verify_fraction=1.0),
+    )
+    with pytest.raises(JobIncompleteError, match=r"validation: .* is damaged"):
+        train_here(config)
+    assert complete_steps(config.run) == [3] and [line["step"] for line in read_metrics(config.run)] == [1, 2, 3]
+
+
+def test_checkpoint_that_storage_never_takes_is_an_error(corpus, tmp_path, monkeypatch):
+    config, released = config_of(corpus, tmp_path / "run"), threading.Event()
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    monkeypatch.setattr("pipelines.checkpoint.WRITE_SECONDS", 0.2)
+    monkeypatch.setattr("pipelines.checkpoint.save_checkpoint", lambda *_, **__: released.wait(30))
+    with pytest.raises(TimeoutError, match=r"checkpoint 2: not written within 0\.2 s"):
+        worker.run()
+    released.set()
+
+
 def test_best_is_unknown_where_nothing_was_validated(corpus, tmp_path):
     train_here(config_of(corpus, tmp_path / "run", steps=1))
     with pytest.raises(ValueError, match="none was validated; train with valid_splits"):
@@ -287,7 +372,8 @@ def test_best_is_unknown_where_nothing_was_validated(corpus, tmp_path):
 
 
 def test_metrics_say_how_fast_and_what_and_tensorboard_shows_the_same(corpus, tmp_path):
-    config = config_of(corpus, tmp_path / "run", log_every=3, alarms=AlarmConfig(data_wait_fraction=1e-9))
+    alarms = AlarmConfig(data_wait_fraction=1e-9)
+    config = config_of(corpus, tmp_path / "run", log_every=3, checkpoint_every=3, alarms=alarms)
     train_here(config)
     lines = read_metrics(config.run)
     assert [line["examples_by_task"] for line in lines] == [{"audiocaption": 24}] * 2
@@ -380,6 +466,8 @@ def words_of(config: TrainConfig) -> list[str]:
         (["steps=0"], "steps=0: must be 1 or more"),
         (["qformer.hidden_width=7"], "hidden_width"),
         (["optim.lr=fast"], "optim.lr"),
+        (["optim.clip_norm=-1"], "clip_norm=-1.0: must be 0 or more"),
+        (["optim.beta2=1"], "beta2=1.0: must be between 0 and"),
         (["optim.learning_rate=1"], "unknown key optim.learning_rate"),
         (["keep_checkpoints=0"], "keep_checkpoints=0: must be 1 or more"),
         (["valid_every=5"], "valid_splits names no split"),
@@ -421,6 +509,54 @@ def test_run_does_not_go_on_with_other_examples_or_features(corpus, unbroken, tm
     fill(tmp_path / "d", corpus[0], make_worker(tmp_path / "d", codec="int8"))
     with pytest.raises(ValueError, match="codec is"):
         open_run(config_of((corpus[0], str(tmp_path / "d")), tmp_path / "run"), pending=[])
+
+
+def test_worker_does_not_go_on_with_examples_that_came_after_the_run_began(corpus, tmp_path):
+    """The driver looks when it starts, workers whenever they are started again."""
+    shutil.copytree(corpus[1], tmp_path / "c")
+    last = sorted((tmp_path / "c" / "index").iterdir())[-1]
+    shutil.move(last, tmp_path / "later")
+    config = config_of((corpus[0], str(tmp_path / "c")), tmp_path / "run", max_missing_fraction=0.9)
+    open_run(config, pending=[])
+    TrainWorker(config, 0, 1, torch.device("cpu"))
+    shutil.move(tmp_path / "later", last)
+    with pytest.raises(JobIncompleteError, match="began with other examples"):
+        TrainWorker(config, 0, 1, torch.device("cpu"))
+
+
+def test_cache_without_any_of_the_clips_is_refused_whatever_may_be_missing(corpus, tmp_path):
+    shutil.copytree(corpus[0], tmp_path / "m")
+    examples = pq.read_table(tmp_path / "m" / "examples.parquet")
+    others = pa.array([f"other-{clip}" for clip in examples["clip_id"].to_pylist()])
+    renamed = examples.set_column(examples.schema.get_field_index("clip_id"), "clip_id", others)
+    pq.write_table(renamed, tmp_path / "m" / "examples.parquet")
+    with pytest.raises(ValueError, match="lacks the features of 9 of 9 examples"):
+        open_run(config_of((str(tmp_path / "m"), corpus[1]), tmp_path / "run", max_missing_fraction=1.0), pending=[])
+
+
+def test_mix_that_learns_what_is_held_out_is_refused(corpus, tmp_path):
+    (tmp_path / "mix.yaml").write_text("- {task: audiocaption, splits: [train, test]}")
+    config = config_of(corpus, tmp_path / "run", mix=str(tmp_path / "mix.yaml"), valid_splits=["test"], valid_every=2)
+    with pytest.raises(ValueError, match=r"valid_splits=\['test'\]: \['test'\] is learnt, by the mix's row audiocap"):
+        open_run(config, pending=[])
+
+
+@pytest.mark.ray
+def test_workers_without_room_in_a_cluster_end_the_run_after_the_stated_time(
+    corpus, tmp_path, ray_session, monkeypatch, capsys
+):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+    with pytest.raises(JobIncompleteError, match=r"workers did not start \(no_workers_seconds=1\)"):
+        train(config_of(corpus, tmp_path / "run", workers=99, no_workers_seconds=1.0))
+    assert "workers=99 with threads=1 on cpu each: the cluster has room for 4 now" in capsys.readouterr().err
+
+
+def test_of_many_workers_failures_the_one_that_came_first_is_told():
+    collateral = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    own = ValueError("no such thing")
+    assert _describe_failures({0: collateral, 1: own}) == "worker 1: no such thing"
+    assert _describe_failures({0: collateral, 2: RayActorError()}).startswith("worker 2: The actor")
+    assert _describe_failures({1: collateral}).startswith("worker 1: [gloo")
 
 
 def test_examples_without_features_are_listed_before_training_starts(corpus, tmp_path, capsys):
