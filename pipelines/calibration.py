@@ -34,9 +34,10 @@ class StepTime:
 
 
 def worker_examples(config: TrainConfig) -> int:
-    """Return how many examples of a batch fall to the worker with the most micro-batches."""
+    """Return how many of a batch's examples, if they are equally long, fall to the worker with the most."""
     parts = -(-config.batch_examples // config.micro_batch_examples)
-    return min(config.batch_examples, -(-parts // config.workers) * config.micro_batch_examples)
+    each, longer = divmod(config.batch_examples, parts)
+    return -(-parts // config.workers) * each + -(-longer // config.workers)
 
 
 def measure_step(config: TrainConfig, *, seconds: float) -> StepTime:
@@ -44,8 +45,9 @@ def measure_step(config: TrainConfig, *, seconds: float) -> StepTime:
 
     The run must have been described. What is learnt is forgotten; the workers' sum is not in the time.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    share = replace(config, batch_examples=worker_examples(config), workers=1, init_from="", valid_every=0)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    alone = replace(config, workers=1, min_workers=0, init_from="", valid_every=0)
+    share = replace(alone, batch_examples=worker_examples(config))
     worker = TrainWorker(share, 0, 1, device)
     worker.model.train()
     reads: list[float] = []

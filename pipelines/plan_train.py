@@ -1,6 +1,7 @@
 """`salmonn plan train`: what a run will take, before it runs. Writes nothing into the run's folder."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
 from pipelines.calibration import StepTime, measure_step, worker_examples
 from pipelines.checkpoint import RunSpec, complete_steps
@@ -19,9 +21,11 @@ from pipelines.parts import Parts
 from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
 from pipelines.train_config import TrainConfig
 from pipelines.train_cost import TrainCost
-from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast
+from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast, table_of
 from pipelines.train_loop import load_valid_examples
 from pipelines.train_sample import Sample, count_clips, count_epoch, draw_sample
+
+WITHOUT_CALIBRATION = "device_teraflops=… or forecast_step_seconds=… gives the times without it"
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,16 @@ class PlanTrainConfig(TrainConfig):
         require_range(self, ("device_teraflops", "calibration_seconds", "clips_per_second"), low=0)
         if self.forecast_step_seconds and self.device_teraflops:
             raise ValueError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
+        if self.shard_llm and self.workers > 1 and not (self.forecast_step_seconds or self.device_teraflops):
+            raise ValueError(f"shard_llm=true: the whole LLM would be calibrated on one device; {WITHOUT_CALIBRATION}")
 
 
 def plan_train(plan: PlanTrainConfig) -> TrainForecast:
     """Print what `salmonn train` with the same keys would take.
 
     Raises:
-        ValueError: As `salmonn train` before it starts.
+        ValueError: As `salmonn train` before it starts; or if measuring a step runs out of memory, once what is known
+            without it is printed.
     """
     config = with_full_paths(TrainConfig(**{field.name: getattr(plan, field.name) for field in fields(TrainConfig)}))
     inputs = check_run(config)
@@ -63,15 +70,20 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
         model = spec.build(run, device="meta")
         model.max_answer_tokens = config.max_answer_tokens
         sample = draw_sample(inputs.examples, inputs.cache, model, config, frames=spec.frames)
-        cost = TrainCost(model, spec.dtype, frames=spec.frames, gradient_checkpointing=config.gradient_checkpointing)
-        memory = _memory(config, inputs, spec, cost, sample)
+        again = config.gradient_checkpointing
+        cost = TrainCost(model, spec.dtype, frames=spec.frames, gradient_checkpointing=again, device=config.device)
+        lengths, memory = _lengths(sample), _memory(config, inputs, spec, cost, sample)
         del inputs  # the calibration has its own
         flop = worker_examples(config) * cost.mean_flop(sample.positions, sample.targets)
-        step = _step_time(plan, replace(config, run=run), flop)
+        try:
+            step = _step_time(plan, replace(config, run=run), flop)
+        except torch.OutOfMemoryError:
+            print(table_of([*hearing.lines(), *lengths.lines(), *memory.lines()]), file=sys.stderr)
+            raise ValueError(f"the calibration ran out of memory here; {WITHOUT_CALIBRATION}") from None
     encoding = _encoding_cost(plan)
     forecast = TrainForecast(
         hearing=hearing,
-        lengths=_lengths(sample),
+        lengths=lengths,
         reading=_reading(config, sample, step),
         memory=replace(memory, measured=step.peak_nbytes),
         duration=_duration(config, step, flop, validated),
@@ -115,8 +127,11 @@ def _described(config: TrainConfig, inputs: RunInputs) -> Iterator[str]:
     if is_described(config.run):
         yield config.run
         return
+    if config.init_from and not is_described(config.init_from):
+        print(f"init_from={config.init_from}: no run there yet; planned without it", file=sys.stderr)
+        config = replace(config, init_from="")
     with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
-        describe_run(replace(config, run=folder), inputs, pending=[])
+        describe_run(replace(config, run=folder), inputs, pending=[config.init_from])
         yield folder
 
 

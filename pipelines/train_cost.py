@@ -16,6 +16,8 @@ from qformer.aligner import Aligner
 
 BITSANDBYTES: dict[Precision, float] = {"int8": 1.0, "int4": 0.5 + 1 / 64 + 4 / (64 * 256)}
 """Bytes per weight of a linear layer; for int4 a scale per 64 in a byte, and a scale of scales per 256 of those."""
+GATHERED_LAYERS = 3
+"""Layers that FSDP2 holds whole at the most: one, the buffer it was gathered in, and that of the layer before."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class MicroBatchSize:
 class TrainCost:
     """The costs of one model, whose LLM is held in `precision`; each clip is heard for `frames` frames."""
 
-    def __init__(self, model: Salmonn, precision: Precision, *, frames: int, gradient_checkpointing: bool) -> None:
+    def __init__(
+        self, model: Salmonn, precision: Precision, *, frames: int, gradient_checkpointing: bool, device: str = "cuda"
+    ) -> None:
         assert isinstance(model.aligner, Aligner)
         self._model, self._aligner = model, model.aligner
         self._precision, self._frames, self._again = precision, frames, gradient_checkpointing
+        self._value_nbytes = 4 if precision == "float32" else 2
+        self._mask_nbytes = 4 if device == "cpu" else 1  # per value that LoRA drops out or not
         config = model.llm.config.get_text_config()
         self._layers: int = config.num_hidden_layers
         self._width: int = config.hidden_size
@@ -43,12 +49,12 @@ class TrainCost:
     @property
     def kept_formula(self) -> str:
         """`kept_nbytes` in letters."""
-        layer, layers = "T · ((24 + 4b) H + 3b F)", f"{self._layers} layers · "
+        layer, layers = f"T · ((8 + 4b) H + 3b F + LoRA's {self._lora_nbytes():,})", f"{self._layers} layers · "
         whole = f"{layers}T · b H + {layer}" if self._again else layers + layer
         return f"{whole} + 8 N V + the aligner's"
 
     def llm_nbytes(self, *, shards: int = 1) -> int:
-        """Return the bytes of a worker's frozen weights; of layers that are spread its share, and one that is whole."""
+        """Return the bytes of a worker's frozen weights; of layers that are spread its share, and three whole."""
         frozen = {id(weight): weight.nbytes for weight in self._model.parameters() if not weight.requires_grad}
         if self._precision in BITSANDBYTES:
             head = self._model.llm.get_output_embeddings()
@@ -60,7 +66,7 @@ class TrainCost:
             return int(sum(frozen.values()))
         layers = [[frozen.get(id(w), 0) for w in layer.parameters()] for layer in layers_of(self._model.llm)]
         spread = sum(map(sum, layers))
-        return int(sum(frozen.values())) - spread + spread // shards + max(map(sum, layers))
+        return int(sum(frozen.values())) - spread + spread // shards + GATHERED_LAYERS * max(map(sum, layers))
 
     def trainable_nbytes(self) -> int:
         """Return the bytes of the aligner's and the adapter's weights."""
@@ -69,15 +75,28 @@ class TrainCost:
     def kept_nbytes(self, size: MicroBatchSize) -> int:
         """Estimate what forward keeps of a micro-batch for backward.
 
-        Per layer and position the LLM keeps the norms' and LoRA's inputs in float32 (24 H), queries, keys, values and
-        what attention gives (4 H), gate, activation and product of the inner layer (3 F); of the logits, themselves and
-        their logarithms. With gradient checkpointing it keeps each layer's input, and one layer as before. The aligner
-        keeps frames, their windows, and per token what its heads read.
+        Per layer and position the LLM keeps the norms' inputs in float32 (8 H), queries, keys, values and what
+        attention gives (4 H), gate, activation and what it is multiplied by in the inner layer (3 F), and LoRA's
+        inputs; of the logits, themselves and their logarithms. With gradient checkpointing it keeps each layer's input,
+        and one layer as before. The aligner keeps frames, their windows, and per token what its heads read.
         """
-        value = 4 if self._precision == "float32" else 2
-        layer = size.positions * ((24 + 4 * value) * self._width + 3 * value * self._ffn_width)
+        value = self._value_nbytes
+        layer = size.positions * ((8 + 4 * value) * self._width + 3 * value * self._ffn_width + self._lora_nbytes())
         layers = layer + size.positions * self._layers * self._width * value if self._again else self._layers * layer
         return layers + 8 * size.targets * self._vocabulary + size.clips * self._aligner_kept_nbytes()
+
+    def _lora_nbytes(self) -> int:
+        """Return what LoRA's modules keep of a position in a layer: their inputs in float32, and dropout's masks.
+
+        Inputs that are neither cast nor dropped out count once for all of a width in one part of the layer.
+        """
+        weights = self._model.trainable_parameters().items()
+        inputs = [
+            (name.split(".lora_A.")[0].rpartition(".")[0], A.shape[1]) for name, A in weights if ".lora_A." in name
+        ]
+        dropout = self._model.llm.active_peft_config.lora_dropout
+        widths = [width for _, width in (inputs if dropout or self._value_nbytes < 4 else set(inputs))]
+        return (4 + (self._mask_nbytes if dropout else 0)) * sum(widths) // self._layers
 
     def _aligner_kept_nbytes(self) -> int:
         config, tokens = self._aligner.config, self._aligner.num_tokens(self._frames)

@@ -184,7 +184,11 @@ class TrainForecast:
         lines += [*self.duration.lines(), *(self.caching.lines() if self.caching else [("cache", unknown)])]
         key = f"forecast_step_seconds={self.duration.step_seconds:.4g}"
         lines.append(("report", f"salmonn train … {key} compares this with what comes"))
-        return "\n".join(f"{name:<11}{text}" for name, text in lines)
+        return table_of(lines)
+
+
+def table_of(lines: Lines) -> str:
+    return "\n".join(f"{name:<11}{text}" for name, text in lines)
 
 
 def _gigabytes(nbytes: int) -> str:

@@ -52,8 +52,8 @@ def count_clips(examples: ExampleSet, *, places: int, seed: int) -> int:
     epoch_examples = examples.mixture.epoch_examples if examples.mixture else len(examples)
     heard = np.zeros(int(examples.positions.max()) + 1, np.bool_)
     for epoch in range(-(-places // epoch_examples)):
-        order = epoch_order(epoch_examples, seed, epoch, examples.mixture)[: places - epoch * epoch_examples]
-        heard[examples.positions[order]] = True
+        order = epoch_order(epoch_examples, seed, epoch, examples.mixture, examples.shards)
+        heard[examples.positions[order[: places - epoch * epoch_examples]]] = True
         if heard.sum() == reachable:
             break
     return int(heard.sum())
@@ -87,7 +87,12 @@ def draw_sample(
     picked: list[tuple[int, int]] = []
     for step in range(min(config.steps, -(-SAMPLED_EXAMPLES // size))):
         picked += global_batch(
-            step, batch_examples=size, num_examples=len(examples), seed=config.seed, mixture=examples.mixture
+            step,
+            batch_examples=size,
+            num_examples=len(examples),
+            seed=config.seed,
+            mixture=examples.mixture,
+            shards=examples.shards,
         )
     texts = read_texts(examples, picked, prompt_seed=config.seed)
     lengths = [_count(model, *pair, audio_tokens=audio_tokens) for pair in texts]

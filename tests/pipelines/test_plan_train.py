@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -8,16 +9,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.salmonn import Batch, Salmonn
-from llm.sharding import layers_of
+from llm.sharding import layers_of, shard_llm
 from llm.tiny import write_tiny_llm
-from pipelines.batches import read_texts
+from pipelines.batches import micro_batches, read_texts
+from pipelines.calibration import worker_examples
 from pipelines.cli import main
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoding_cost import read_encoding_cost
@@ -36,6 +41,7 @@ from tests.pipelines.test_train import config_of, train_here
 from tests.toy import write_tone_corpus
 
 TEXTS = ("low", "a high tone that fades", "low and then lower, as far as can be heard here", "high")
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 KEYS = {
@@ -134,12 +140,21 @@ def test_bytes_and_rates_are_those_of_the_clips_that_are_heard(corpus, tmp_path)
     assert reading.worker_megabytes_per_second == pytest.approx(reading.megabytes_per_second / 3)
 
 
-def small_model(folder: Path, precision: str, device: str) -> Salmonn:
+def test_order_by_shards_is_planned_with_the_batches_that_training_begins_with(corpus, tmp_path):
+    keys = {"order": "shards", "shard_window": 1, "batch_examples": 3, "micro_batch_examples": 3, "steps": 1}
+    plan = forecast_of(corpus, tmp_path / "run", **keys)
+    config = config_of(corpus, tmp_path / "real", **keys)
+    open_run(config, pending=[])
+    worker = TrainWorker(config, 0, 1, torch.device("cpu"))
+    assert plan.reading.nbytes_per_example == pytest.approx(worker.read_batch(0).nbytes / 3)
+
+
+def small_model(folder: Path, precision: str, device: str, lora: LoraSettings | None = None) -> Salmonn:
     llm, tokenizer = load_llm(folder, precision=precision, device=device)
     aligner = AlignerConfig(
         speech_width=128, audio_width=96, llm_width=256, hidden_width=64, num_heads=4, ffn_width=128
     )
-    return Salmonn(Aligner(aligner), add_lora(llm, LoraSettings()), tokenizer).to(device).train()
+    return Salmonn(Aligner(aligner), add_lora(llm, lora or LoraSettings()), tokenizer).to(device).train()
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +180,21 @@ def kept_nbytes(forward: Callable[[], torch.Tensor], model: Salmonn) -> int:
 
 
 @pytest.mark.parametrize(
-    ("precision", "frames", "again"), [("float32", 300, False), ("bfloat16", 1500, False), ("float32", 300, True)]
+    ("precision", "frames", "again", "lora"),
+    [
+        ("float32", 300, False, LoraSettings()),
+        ("bfloat16", 1500, False, LoraSettings()),
+        ("float32", 300, True, LoraSettings()),
+        ("float32", 300, False, LoraSettings(dropout=0.0)),
+        ("bfloat16", 300, False, LoraSettings(dropout=0.0)),
+        ("float32", 300, False, LoraSettings(target_modules=ALL_LINEAR)),
+        ("bfloat16", 300, False, LoraSettings(target_modules=ALL_LINEAR)),
+        ("float32", 300, False, LoraSettings(target_modules=ALL_LINEAR, dropout=0.0)),
+        ("bfloat16", 300, False, LoraSettings(target_modules=ALL_LINEAR, dropout=0.0)),
+    ],
 )
-def test_memory_and_operations_follow_from_shapes(small_llm, precision, frames, again):
-    model = small_model(small_llm, precision, "cpu")
+def test_memory_and_operations_follow_from_shapes(small_llm, precision, frames, again, lora):
+    model = small_model(small_llm, precision, "cpu", lora)
     questions, answers = ["What is heard?"] * 4, ["low " * 10, "high", "a " * 40, "x" * 70]
     batch = Batch(torch.randn(4, frames, 128), torch.randn(4, frames - 4, 96), None, questions, answers)
     tokens = model.aligner.num_tokens(frames)
@@ -181,18 +207,45 @@ def test_memory_and_operations_follow_from_shapes(small_llm, precision, frames, 
     kept = kept_nbytes(lambda: model.loss(batch).total, model)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others are not counted on a CPU
         model.loss(batch).total.backward()
-    shapes = small_model(small_llm, precision, "meta")
-    cost = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=again)
+    shapes = small_model(small_llm, precision, "meta", lora)
+    cost = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=again, device="cpu")
     estimate = cost.kept_nbytes(MicroBatchSize(int(positions.sum()), int(targets.sum()), 4))
     if again:  # what the layer that is computed again keeps is there only meanwhile
-        at_once = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=False)
+        at_once = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=False, device="cpu")
         estimate -= at_once.kept_nbytes(MicroBatchSize(int(positions.sum()), 0, 0)) // 4
     assert estimate == pytest.approx(kept, rel=0.1)
     assert 4 * cost.mean_flop(positions, targets) == pytest.approx(counter.get_total_flops(), rel=0.07)
     assert cost.llm_nbytes() == sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad)
     assert cost.trainable_nbytes() == sum(weight.nbytes for weight in model.trainable_parameters().values())
+
+
+def test_dropout_keeps_a_byte_per_value_on_a_gpu_and_four_on_a_cpu(small_llm):
+    model, size = small_model(small_llm, "bfloat16", "meta"), MicroBatchSize(positions=10, targets=0, clips=0)
+    gpu, cpu = (
+        TrainCost(model, "bfloat16", frames=300, gradient_checkpointing=False, device=device)
+        for device in ("auto", "cpu")
+    )
+    assert cpu.kept_nbytes(size) - gpu.kept_nbytes(size) == 4 * 10 * 2 * 256 * (4 - 1)
+    assert gpu.kept_formula.startswith(f"4 layers · T · ((8 + 4b) H + 3b F + LoRA's {2 * 256 * 5:,})")
+
+
+def test_spread_layers_take_their_share_and_three_of_them_whole(small_llm, tmp_path):
+    model = small_model(small_llm, "float32", "cpu")
+    cost = TrainCost(model, "float32", frames=300, gradient_checkpointing=False)
     layers = [sum(w.nbytes for w in layer.parameters() if not w.requires_grad) for layer in layers_of(model.llm)]
-    assert cost.llm_nbytes(shards=2) == cost.llm_nbytes() - sum(layers) // 2 + max(layers)
+    gathered = cost.llm_nbytes(shards=4) - (cost.llm_nbytes() - sum(layers) + sum(layers) // 4)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        shard_llm(model.llm, torch.device("cpu"), world=4)
+        cpu = [ProfilerActivity.CPU]
+        with profile(activities=cpu, profile_memory=True, acc_events=True) as profiler, torch.no_grad():
+            model.llm(input_ids=torch.tensor([[1, 2, 3]]))
+    finally:
+        dist.destroy_process_group()
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    held = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
+    assert max(held) - held[0] == pytest.approx(gathered, rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -227,9 +280,8 @@ def test_memory_names_what_a_worker_holds(corpus, tmp_path):
 def test_step_is_measured_on_a_workers_share_and_nothing_is_written(corpus, tmp_path, capsys):
     run = tmp_path / "run"
     words = [f"{key}={value}" for key, value in KEYS.items()]
-    assert (
-        main(["plan", "train", f"manifest={corpus[0]}", f"cache={corpus[1]}", f"run={run}", *words, "json=true"]) == 0
-    )
+    words += ["min_workers=2", "json=true"]
+    assert main(["plan", "train", f"manifest={corpus[0]}", f"cache={corpus[1]}", f"run={run}", *words]) == 0
     forecast = json.loads(capsys.readouterr().out)
     duration, step = forecast["duration"], forecast["duration"]["step"]
     assert not run.exists()
@@ -239,6 +291,31 @@ def test_step_is_measured_on_a_workers_share_and_nothing_is_written(corpus, tmp_
     validation = 4 * 3 / 8 / 2 * step["compute_seconds"] / 3600  # after steps 2, 4, 6, 7: three examples, forward alone
     assert duration["validation_hours"] == pytest.approx(validation)
     assert duration["device_hours"] == pytest.approx(2 * (7 * duration["step_seconds"] / 3600 + validation))
+
+
+def test_calibration_without_memory_for_it_leaves_what_is_known_and_says_how_to_go_on(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    def train_step(*_: Any) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(TrainWorker, "train_step", train_step)
+    words = [f"manifest={corpus[0]}", f"cache={corpus[1]}", f"run={tmp_path}/run"]
+    assert main(["plan", "train", *words, *(f"{key}={value}" for key, value in KEYS.items())]) == 2
+    *table, error = capsys.readouterr().err.splitlines()
+    names = [line.split()[0] for line in table if not line.startswith(" ")]
+    assert names == ["examples", "hears", "positions", "memory"]
+    assert "ran out of memory" in error and "device_teraflops=…" in error
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_workers_share_is_the_largest_that_examples_of_one_length_are_dealt_in(corpus, size):
+    for batch, workers in itertools.product(range(1, 50), range(1, 7)):
+        parts = micro_batches([(0, place) for place in range(batch)], [1] * batch, size=size)
+        largest = max(sum(map(len, parts[rank::workers])) for rank in range(workers))
+        config = config_of(corpus, "run", batch_examples=batch, micro_batch_examples=size, workers=workers)
+        assert worker_examples(config) == largest
+        assert -(-largest // size) == len(parts[::workers])  # as many micro-batches where it is measured alone
 
 
 def test_device_that_is_not_here_takes_its_share_of_the_operations(corpus, tmp_path):
@@ -258,6 +335,17 @@ def test_run_that_has_begun_is_planned_to_its_end_with_its_own_weights(corpus, t
     duration = forecast_of(corpus, tmp_path / "run").duration
     assert (duration.steps, duration.steps_done, duration.hours) == (6, 4, 2 * 0.5 / 3600)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_stage_is_planned_before_the_one_that_it_starts_from_has_begun_or_is_done(corpus, tmp_path, capsys):
+    alone = forecast_of(corpus, tmp_path / "alone")
+    assert not capsys.readouterr().err
+    keys = {"runs": str(tmp_path), "after": "stage1"}
+    assert forecast_of(corpus, tmp_path / "stage2", **keys) == alone
+    assert f"init_from={tmp_path}/stage1: no run there yet" in capsys.readouterr().err
+    open_run(config_of(corpus, tmp_path / "stage1"), pending=[])
+    assert forecast_of(corpus, tmp_path / "stage2", **keys) == alone
+    assert not capsys.readouterr().err
 
 
 def test_cache_is_held_against_encoding_in_each_step(corpus, tmp_path, capsys):
@@ -296,12 +384,12 @@ def test_what_encoding_costs_is_read_from_the_jobs_that_filled_the_cache(tmp_pat
         (["llm=absent"], "absent: no language model here"),
         (["splits=[dev]"], "splits found: test, train"),
         (["cache=absent"], "no feature cache there"),
-        (["init_from=absent"], "no run there"),
         (["steps=0"], "steps=0: must be 1 or more"),
         (["run="], "run=… is needed"),
         (["valid_splits=[dev]"], "splits found: test, train"),
         (["calibration_seconds=-1"], "calibration_seconds=-1.0: must be 0 or more"),
         (["device_teraflops=1", "forecast_step_seconds=1"], "device_teraflops=1.0: means nothing"),
+        (["shard_llm=true"], "device_teraflops=… or forecast_step_seconds=…"),
         (["step_seconds=1"], "unknown key step_seconds"),
     ],
 )
