@@ -1,21 +1,23 @@
 """The command line: `salmonn VERB [CONFIG.yaml] [key=value …]`.
 
-Exit codes: 0 all done, 1 the job ended incomplete or failed, 2 something the user can fix (one line says what).
+Exit codes: 0 all done, 1 the job ended incomplete or failed, 2 something the user can fix (one line says what), 130
+interrupted, 141 nobody reads the output any more.
 """
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.logs import set_up_logging
 from pipelines.config import describe_keys, load_config
 from pipelines.errors import JobIncompleteError
+from pipelines.terminal import print_table
 
 USER_ERRORS = (
     ValueError,
@@ -120,6 +122,8 @@ VERBS = {
     ),
     "demo": Verb("pipelines.demo", "DemoConfig", "demo", "all of it on a corpus made here, with a report"),
 }
+CONTINUED = ("extract", "cache export", "cache merge", "cache prune", "train", "sweep", "demo")
+"""Verbs that do what is left to do when they are called again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,31 +132,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return _run(words)
-    except BrokenPipeError:
-        return 0  # the reader of our output has seen enough
+        _run(words)
+        sys.stdout.flush()
+        return 0
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _forget_output()  # rich makes SystemExit of a broken pipe
+        return 141  # as a shell says of a program that SIGPIPE ended
     except USER_ERRORS as error:
         return _fail(error, debug, code=2)
     except (JobIncompleteError, OSError) as error:
         return _fail(error, debug, code=1)
     except KeyboardInterrupt:
-        print("salmonn: interrupted; the same command continues where this one stopped", file=sys.stderr)
+        is_continued = " ".join(words).startswith(CONTINUED)
+        hint = "; the same command continues where this one stopped" if is_continued else ""
+        print(f"salmonn: interrupted{hint}", file=sys.stderr)
         return 130
 
 
-def _run(words: list[str]) -> int:
+def _forget_output() -> None:
+    """Send what is still to be flushed at exit nowhere, where it cannot fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+def _run(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         _print_verbs()
-        return 0
+        return
     name, arguments = _split_verb(words)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import of kernels that it could fetch
     config_type, function = VERBS[name].load()
     if "--help" in arguments or "-h" in arguments:
         _print_keys(name, config_type)
-        return 0
+        return
     set_up_logging(level=logging.WARNING)
     function(load_config(config_type, arguments))
-    return 0
 
 
 def _split_verb(words: list[str]) -> tuple[str, list[str]]:
@@ -188,9 +205,7 @@ def _print_verbs() -> None:
 
 def _print_keys(name: str, config_type: type) -> None:
     print(f"usage: salmonn {name} [CONFIG.yaml] [key=value …]\n\n{VERBS[name].help}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("key", "type", "unit", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    table = Table("key", "type", "unit", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     for key in describe_keys(config_type):
         table.add_row(key.name, key.type, key.unit, key.default, key.meaning)
-    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)

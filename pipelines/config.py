@@ -26,7 +26,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[str, Any]]) -> ConfigT:
-    """Build a config from command-line arguments: YAML files (paths or names in `pipelines/configs/`) and `key=value`.
+    """Build a config from command-line arguments: YAML files (URIs or names in `pipelines/configs/`) and `key=value`.
 
     An argument may also be a mapping from keys, `outer.inner` for a nested one, to their values.
 
@@ -62,7 +62,12 @@ def _keys_of(config_type: type, argument: str | Mapping[str, Any]) -> Any:
     if argument.startswith("-"):
         raise ValueError(f"{argument}: keys are written without dashes, key=value")
     key, equals, value = argument.partition("=")
-    return _override(config_type, key, value) if equals else _read_yaml(argument)
+    is_key = type_of_key(config_type, key.partition(".")[0]) is not None
+    return _override(config_type, key, value) if equals and (is_key or not _is_yaml(argument)) else _read_yaml(argument)
+
+
+def _is_yaml(argument: str) -> bool:
+    return argument.partition("?")[0].endswith((".yaml", ".yml"))
 
 
 def _first_line(error: Exception) -> str:
@@ -89,13 +94,15 @@ def type_of_key(config_type: Any, key: str) -> Any:
 
 
 def _read_yaml(argument: str) -> DictConfig:
-    path = Path(argument) if argument.endswith((".yaml", ".yml")) else CONFIG_DIR / f"{argument}.yaml"
-    if not path.is_file():
+    uri = argument if _is_yaml(argument) else str(CONFIG_DIR / f"{argument}.yaml")
+    if not storage.file_exists(uri):
         known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
-        raise FileNotFoundError(f"{argument}: neither key=value, nor a YAML file, nor a shipped config ({known})")
-    loaded = OmegaConf.load(path)
+        raise FileNotFoundError(
+            f"{argument}: neither key=value of a known key, nor a YAML file, nor a shipped config ({known})"
+        )
+    loaded = OmegaConf.create(storage.read_bytes(uri).decode())
     if not isinstance(loaded, DictConfig):
-        raise ValueError(f"{path}: holds no keys")
+        raise ValueError(f"{uri}: holds no keys")
     return loaded
 
 

@@ -203,8 +203,8 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
     """Draw losses, all together and task by task, and token accuracy, over the steps of lines of metrics.jsonl.
 
     Args:
-        lines: Those that hold the numbers, one at least; alarms in them are marked and numbered.
-        prefix: Of the numbers' names: `valid_` for those of held-out examples.
+        lines: Those that hold the numbers, one at least.
+        prefix: Of the numbers' names: `valid_` for those of held-out examples; without one alarms are marked as well.
         caption: The line below the picture.
     """
     steps = np.array([line["step"] for line in lines], np.float64)
@@ -221,7 +221,7 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
         _draw_smoothed(left, steps, losses, color=INK, label="all")
         accuracies = np.array([line[f"{prefix}token_accuracy"] for line in lines], np.float64)
         _draw_smoothed(right, steps, accuracies, color=INK, label="all")
-        _mark_alarms(left, [line["step"] for line in lines if "alarms" in line])
+        _mark_alarms(left, [line["step"] for line in lines if "alarms" in line and not prefix])
         is_wide = np.nanmax(losses, initial=0) > 20 * np.nanmin(losses, initial=np.inf)
         left.set(xlabel="step", **({"yscale": "log"} if is_wide else {"ylim": (0, None)}))
         left.set_title("loss per answer token (nats)", pad=16)

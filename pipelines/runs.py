@@ -5,13 +5,13 @@ from typing import Any
 
 import yaml
 from omegaconf import MISSING
-from rich.console import Console
 from rich.table import Table
 
 from pipelines import storage
 from pipelines.checkpoint import best_checkpoint, complete_steps
 from pipelines.metrics_log import read_metrics
 from pipelines.report import Section, Tile, draw_runs, write_report
+from pipelines.terminal import print_table
 
 CONFIG = "config.yaml"
 
@@ -36,7 +36,8 @@ class RunSummary:
 
     name: str
     step: int
-    steps: int
+    steps: int | None
+    """None of a run that was imported."""
     loss: float | None
     valid_loss: float | None
     best_step: int | None
@@ -48,7 +49,8 @@ class RunSummary:
         """Return the row of a table under `COLUMNS`."""
         best = f"{_number(self.best_valid_loss)} at {self.best_step}" if self.best_step is not None else ""
         numbers = [_number(self.loss), _number(self.valid_loss), best, str(self.checkpoints), str(self.alarms)]
-        return [self.name, f"{self.step}/{self.steps}", *numbers]
+        steps = "" if self.steps is None else f"/{self.steps}"
+        return [self.name, f"{self.step}{steps}", *numbers]
 
 
 COLUMNS = ("run", "step", "loss", "held-out loss", "lowest held-out", "checkpoints", "alarms")
@@ -113,7 +115,7 @@ def summarise(run: str) -> RunSummary:
     return RunSummary(
         name=run.partition("?")[0].rstrip("/").rpartition("/")[2],
         step=lines[-1]["step"] if lines else 0,
-        steps=config["steps"],
+        steps=config.get("steps"),
         loss=lines[-1]["loss"] if lines else None,
         valid_loss=valid_losses[-1] if valid_losses else None,
         best_step=best[0] if best else None,
@@ -132,7 +134,7 @@ def read_config(run: str) -> dict[str, Any]:
     uri = storage.join(run, CONFIG)
     if not storage.file_exists(uri):
         raise FileNotFoundError(f"{run}: no run there ({CONFIG} is missing)")
-    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(uri))
+    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(uri)) or {}
     return config
 
 
@@ -158,4 +160,4 @@ def _print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False).print(table)
+    print_table(table)

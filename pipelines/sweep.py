@@ -1,7 +1,8 @@
 """`salmonn sweep`: many short training runs on one feature cache, side by side on Ray Tune, and which was best."""
 
 import io
-import sys
+import json
+import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -11,12 +12,12 @@ from pathlib import Path
 import pyarrow.compute as pc
 import ray
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from cluster.connection import connect
 from cluster.unit_queue import pool_size
 from pipelines import storage
+from pipelines.batches import ExampleSet
 from pipelines.config import save_config
 from pipelines.curves import scalars_of
 from pipelines.errors import JobIncompleteError
@@ -29,12 +30,13 @@ from pipelines.sweep_results import TrialResult, as_json, cells_of, columns_of, 
 from pipelines.sweep_space import log_keys
 from pipelines.sweep_trial import Goal, Trial, name_trial
 from pipelines.sweep_tune import run_trials
+from pipelines.terminal import print_table
 from pipelines.train import full_paths, open_run
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import load_valid_examples
 from pipelines.validation import means
 
-CONFIG = "sweep.yaml"
+CONFIG, HELD_OUT = "sweep.yaml", "held_out.json"
 SPEEDS = ("examples_per_second", "audio_hours_per_second", "step_seconds", "data_wait_fraction")
 COSTS = ("megabytes_per_second", "peak_memory_mb", "skipped_steps")
 """Numbers of a line of metrics beside losses and accuracies, as these."""
@@ -49,7 +51,7 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialRe
     """
     config = replace(full_paths(config), sweep=storage.full_path(config.sweep))
     goal, trials = Goal(config.metric, config.mode), plan_trials(config)
-    _open_trials(trials, goal)
+    _open_trials(config.sweep, trials, goal)
     save_config(config, storage.join(config.sweep, CONFIG))
     results = [read_result(trial, goal) for trial in trials]
     todo = sum(not result.has_ended for result in results)
@@ -75,27 +77,29 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialRe
     return results
 
 
-def _open_trials(trials: Sequence[Trial], goal: Goal) -> None:
+def _open_trials(sweep: str, trials: Sequence[Trial], goal: Goal) -> None:
     """Check all trials in a temporary folder first, so that where one of them cannot start nothing is left behind."""
     parts = Parts()
     with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
         for trial in trials:
             is_there = storage.file_exists(storage.join(trial.config.run, "run.json"))
             config = trial.config if is_there else replace(trial.config, run=str(Path(folder) / str(trial.number)))
-            judges = _open_trial(trial, config, goal, parts)
+            held_out = _open_trial(trial, config, goal, parts)
             if trial is trials[0]:
-                first = judges
-            elif judges != first:
+                first = held_out
+            elif _judges(held_out, goal) != _judges(first, goal):
                 raise ValueError(
                     f"{trial}: is judged by other held-out examples than trial 0, and their {goal.metric} not to be "
                     "compared; that of one task may be: metric=valid_loss_by_task/asr"
                 )
+    if first:
+        _require_same_held_out(sweep, trials[0], first)
     for trial in trials:
         _open_trial(trial, trial.config, goal, parts)
 
 
-def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> list[str]:
-    """Open a trial's run, and return the ids of the held-out examples that its score is of.
+def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> ExampleSet | None:
+    """Open a trial's run, and return its held-out examples if its score is of them.
 
     Raises:
         ValueError: If the run cannot be opened or its lines of metrics will not have the score.
@@ -112,12 +116,29 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> 
             raise ValueError(f"metric={goal.metric}: lines of metrics will have {', '.join(names)}{hint}")
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{trial}: {error}") from None
-    if not held_out or not goal.metric.startswith("valid_"):
+    return held_out if goal.metric.startswith("valid_") else None
+
+
+def _judges(held_out: ExampleSet | None, goal: Goal) -> list[str]:
+    """Return the ids of the held-out examples that a score is of."""
+    if not held_out:
         return []
     task = goal.metric.partition("/")[2]
     judges = held_out.table.filter(pc.field("task") == task) if task else held_out.table
     ids: list[str] = judges["example_id"].to_pylist()
     return ids
+
+
+def _require_same_held_out(sweep: str, trial: Trial, held_out: ExampleSet) -> None:
+    """Refuse other held-out examples of the first trial than at the first launch: its score may be by those."""
+    uri = storage.join(sweep, HELD_OUT)
+    if not storage.file_exists(uri):
+        storage.write_bytes(uri, json.dumps({"digest": held_out.digest}).encode())
+    elif json.loads(storage.read_bytes(uri))["digest"] != held_out.digest:
+        raise ValueError(
+            f"valid_splits={trial.config.valid_splits}: trials in {sweep} were judged by other held-out examples, and "
+            "scores by both are not to be compared; give another folder"
+        )
 
 
 def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str]:
@@ -142,10 +163,10 @@ def _report(config: SweepConfig, results: Sequence[TrialResult], goal: Goal) -> 
     table = Table(*columns_of(results, goal), box=None, pad_edge=False)
     for place, result in enumerate(results):
         table.add_row(*cells_of(result, swept_keys(results)), style="" if place else "bold")
-    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+    print_table(table)
     storage.write_bytes(storage.join(config.sweep, "sweep.json"), as_json(results, goal))
     page = storage.join(config.sweep, "sweep.html")
-    command = f"salmonn sweep {storage.join(config.sweep, CONFIG)}"
+    command = shlex.join(["salmonn", "sweep", storage.join(config.sweep, CONFIG)])
     write_sweep_report(page, results, goal, log_keys=log_keys(config.grid, config.random, TrainConfig), command=command)
     print(f"report: {page}")
 

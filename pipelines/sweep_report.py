@@ -19,7 +19,8 @@ def write_sweep_report(
     tiles.append(Tile("training seconds", f"{sum(result.training_seconds for result in results):.0f}"))
     sections = [_table(results, goal)]
     if finite := [result for result in results if result.score is not None and abs(result.score) < WORST]:
-        tiles.insert(0, Tile(f"{goal.metric} of trial {finite[0].number}", shown_score(finite[0].score)))
+        finite.sort(key=lambda result: not result.has_ended)
+        tiles.insert(0, Tile(f"{goal.metric} of {_name(finite[0])}", shown_score(finite[0].score)))
         sections = [_best(finite[0], goal), *sections, *_pictures(finite, goal, log_keys)]
     sections.append(Section("Run it again", f"{command} continues the sweep or says that all is done."))
     write_report(
@@ -35,8 +36,13 @@ def write_sweep_report(
 
 def _best(best: TrialResult, goal: Goal) -> Section:
     keys = ", ".join(f"{key}={shown(value)}" for key, value in best.values.items())
-    text = f"Trial {best.number} with {keys}: {goal.metric} {shown_score(best.score)} at step {best.best_step}."
+    name, score = _name(best).capitalize(), shown_score(best.score)
+    text = f"{name} with {keys}: {goal.metric} {score} at step {best.best_step}."
     return Section("Which was best", f"{text} Its run: {best.run}")
+
+
+def _name(best: TrialResult) -> str:
+    return f"trial {best.number}" + ("" if best.has_ended else f" ({best.ending})")
 
 
 def _table(results: Sequence[TrialResult], goal: Goal) -> Section:

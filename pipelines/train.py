@@ -142,9 +142,12 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
 
 
 def full_paths(config: ConfigT) -> ConfigT:
-    """Return the config with folders that mean the same everywhere."""
-    is_path = config.llm != "tiny" and not is_hub_name(config.llm)
-    keys = ("manifest", "cache", "run", "runs", "init_from", *(("llm",) if is_path else ()))
+    """Return the config with folders, and a mix of one's own, that mean the same everywhere."""
+    is_path = {
+        "llm": config.llm != "tiny" and not is_hub_name(config.llm),
+        "mix": config.mix.partition("?")[0].endswith((".yaml", ".yml")),
+    }
+    keys = ("manifest", "cache", "run", "runs", "init_from", *(key for key, is_one in is_path.items() if is_one))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
     return replace(config, **paths)
 
@@ -328,7 +331,7 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
     told = {run: line["step"] for run, line in newest.items()}
 
     def show() -> None:
-        before, done, note = 0, 0, ""
+        before, done, note = 0, 0, "workers starting"
         for config in configs:
             run, name = config.run, config.run.partition("?")[0].rpartition("/")[2]
             for line in tails[run].read():

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,20 @@ def reported(configs: Sequence[TrainConfig]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):  # storage may be what failed
-            _write_reports(configs, ended=str(error) or repr(error))
+        _write_reports(configs, ended=str(error) or repr(error))
         raise
     _write_reports(configs, ended="")
 
 
 def _write_reports(configs: Sequence[TrainConfig], *, ended: str) -> None:
     for config in configs:
-        lines = read_metrics(config.run)
-        if lines:
-            write_train_report(config, lines, ended=ended)
-            print(f"report: {storage.join(config.run, REPORT)}")
+        page = storage.join(config.run, REPORT)
+        try:
+            if lines := read_metrics(config.run):
+                write_train_report(config, lines, ended=ended)
+                print(f"report: {page}")
+        except Exception as error:  # whatever it is, runs end as they did
+            print(f"{page} could not be written: {error!r}", file=sys.stderr)
 
 
 def write_train_report(config: TrainConfig, lines: Sequence[Line], *, ended: str = "") -> None:

@@ -1,11 +1,16 @@
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from pipelines import storage
 from pipelines.cli import VERBS, main
 from pipelines.config import CONFIG_DIR, describe_keys, first_difference, load_config, to_yaml
+from tests.s3_server import s3_server
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,19 @@ def test_defaults_yield_to_yaml_and_yaml_to_the_command_line(tmp_path):
     assert config == Outer("yaml", 4, "a", ["x", "y"], Inner(1e-4))
 
 
+def test_yaml_may_have_an_equals_sign_in_its_path_or_lie_in_an_object_store(tmp_path, monkeypatch):
+    (tmp_path / "lr=3").mkdir()
+    (tmp_path / "lr=3" / "c.yaml").write_text("name: yaml\n")
+    monkeypatch.chdir(tmp_path)
+    for argument in ("lr=3/c.yaml", f"{tmp_path}/lr=3/c.yaml"):
+        assert load_config(Outer, [argument]).name == "yaml"
+    assert load_config(Outer, ["name=lr=3/c.yaml"]).name == "lr=3/c.yaml"
+    with s3_server("bucket") as server:
+        uri = server.uri("bucket/c.yaml")
+        storage.write_bytes(uri, b"name: remote\n")
+        assert "=" in uri and load_config(Outer, [uri]).name == "remote"
+
+
 def test_resolved_config_loads_back(tmp_path):
     config = load_config(Outer, ["name=n", "inner.rate=0.5"])
     (tmp_path / "c.yaml").write_text(to_yaml(config))
@@ -53,6 +71,8 @@ def test_texts_are_taken_as_they_stand(text):
         ("codec=c", "codec.*'a', 'b'"),
         ("inner=3", "inner|Merge|config"),
         ("missing.yaml", "missing.yaml.*neither"),
+        ("nam=x.yaml", "nam=x.yaml.*neither"),
+        ("inner.rat=x.yaml", "unknown key inner.rat"),
         ("--count=3", "without dashes"),
         ("parts=[1", "not YAML|parts"),
     ],
@@ -127,3 +147,27 @@ def test_newcomers_mistakes_give_one_line_and_exit_code_2(words, message, capsys
 def test_first_difference_names_key_and_values():
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b is 2 there and 1 here"
     assert first_difference({"a": 1}, {"a": 1}) is None
+
+
+@pytest.mark.parametrize("words", [["help"], ["cache", "ls", "--help"]])
+def test_exit_code_tells_that_nobody_reads_the_output(words):
+    command = [sys.executable, "-m", "pipelines", *words]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("words", "is_continued"),
+    [(["train", "tiny"], True), (["cache", "merge"], True), (["evaluate"], False), ([], False)],
+)
+def test_interruption_says_what_the_same_command_would_do(words, is_continued, monkeypatch, capsys):
+    def interrupt(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli._run", interrupt)
+    assert main(words) == 130
+    assert ("the same command continues" in capsys.readouterr().err) == is_continued

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,37 @@ def test_run_and_init_from_come_before_names():
     assert (config.run, config.init_from) == ("s3://b/runs/stage2?region=x", "s3://b/runs/stage1?region=x")
     config = with_full_paths(load_config(TrainConfig, [*words, "run=/r", "init_from=/one"]))
     assert (config.run, config.init_from) == ("/r", "/one")
+
+
+def test_mix_of_ones_own_means_the_same_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for mix, expected in (
+        ("my.yaml", f"{tmp_path}/my.yaml"),
+        ("s3://b/my.yml?region=x", "s3://b/my.yml?region=x"),
+        ("stage2", "stage2"),
+        ("", ""),
+    ):
+        config = with_full_paths(TrainConfig(manifest="m", cache="c", llm="tiny", run="stage2", mix=mix))
+        assert (config.mix, config.run) == (expected, f"{tmp_path}/stage2")
+
+
+@pytest.mark.parametrize("content", ["llm: tiny\n", ""])
+def test_run_without_steps_is_shown_with_its_step_alone(content, tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(content)
+    assert main(["runs", "list", f"runs={tmp_path}"]) == 0
+    assert main(["runs", "compare", f"runs=[{tmp_path}/one,{tmp_path}/two]"]) == 0
+    assert len(re.findall(r"^(?:one|two) +0  ", capsys.readouterr().out, re.MULTILINE)) == 4
+
+
+def test_long_values_are_shown_whole(tmp_path, capsys):
+    for name, mark in (("one", "§"), ("two", "¶")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"manifest: {300 * mark}\n")
+    assert main(["runs", "compare", f"runs=[{tmp_path}/one,{tmp_path}/two]"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("§") == shown.count("¶") == 300
 
 
 def test_list_has_a_line_per_run(stages, capsys):

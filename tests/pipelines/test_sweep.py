@@ -2,12 +2,16 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from html import unescape
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
@@ -35,6 +39,7 @@ from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.pipelines.test_train import losses, train_here, valid_losses
+from tests.test_whole_path import README
 from tests.toy import write_tone_corpus
 
 SMALL = ["heard_seconds=2", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "threads=2"]
@@ -169,6 +174,44 @@ def test_wrong_keys_give_one_line_before_anything_starts(data, tmp_path, words, 
     assert not (tmp_path / "sweep").exists()
 
 
+def open_only(words, monkeypatch) -> int:
+    """Begin a sweep as it is typed, up to where a cluster is asked for; return its exit code."""
+
+    def connect(config):
+        raise JobIncompleteError("all is opened")
+
+    monkeypatch.setattr("pipelines.sweep.connect", connect)
+    return main(["sweep", *words])
+
+
+def test_the_readmes_sweep_starts_from_a_run(data, tmp_path, monkeypatch, capsys):
+    (command,) = re.findall(r"^\$ salmonn sweep (?:.*\\\n)*.*", README, re.MULTILINE)
+    train_here(load_config(TrainConfig, [*data, *SMALL, *SHORT, *OPTIM, f"run={tmp_path / 'before'}"]))
+    here = ["mix=", "valid_splits=[test]", f"init_from={tmp_path / 'before'}", f"sweep={tmp_path / 'sweep'}"]
+    words = shlex.split(command.replace("\\\n", ""))[3:]
+    assert open_only([*words, *data, *SMALL, *here], monkeypatch) == 1, capsys.readouterr().err
+    assert len(list(tmp_path.glob("sweep/trials/*/run.json"))) == 16
+
+
+def test_a_sweep_that_goes_on_is_judged_by_the_same_examples(data, tmp_path, monkeypatch, capsys):
+    shutil.copytree(data[0].partition("=")[2], tmp_path / "m")
+    table = pq.read_table(tmp_path / "m" / "examples.parquet")
+    splits = ["dev" if number == 3 else split for number, split in enumerate(table["split"].to_pylist())]
+    place = table.schema.get_field_index("split")
+    pq.write_table(table.set_column(place, table.schema.field("split"), [splits]), tmp_path / "m" / "examples.parquet")
+    shared = [*data, *SMALL, *SHORT, *OPTIM, "valid_every=2", f"manifest={tmp_path / 'm'}", f"sweep={tmp_path / 's'}"]
+    words = [*shared, "random.seed={low: 0, high: 9}"]
+    assert open_only([*words, "valid_splits=[test]"], monkeypatch) == 1
+    assert open_only([*words, "valid_splits=[test]", "num_trials=2", "metric=valid_loss_by_task/asr"], monkeypatch) == 1
+    capsys.readouterr()
+    for metric in ("valid_loss", "valid_loss_by_task/asr"):
+        assert open_only([*words, "valid_splits=[dev]", "num_trials=3", f"metric={metric}"], monkeypatch) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "valid_splits=['dev']: trials in" in error
+    assert not (tmp_path / "s" / "trials" / "0002").exists()
+    assert open_only([*words, "valid_splits=[dev]", "num_trials=3", "metric=loss"], monkeypatch) == 1
+
+
 def test_what_trials_can_be_ranked_by_is_what_lines_of_metrics_have(data, tmp_path):
     (trial,) = plan_trials(config_of(data, tmp_path, "grid.seed=[0]", "steps=2"))
     train_here(trial.config)
@@ -205,7 +248,7 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(data, tmp_path_factory, ray_session) -> Swept:
-    config = config_of(data, tmp_path_factory.mktemp("sweep"), f"grid.optim.lr=[{GOOD},{BAD}]", *TRIED)
+    config = config_of(data, tmp_path_factory.mktemp("sweep") / "lr=1 2", f"grid.optim.lr=[{GOOD},{BAD}]", *TRIED)
     interrupted = plan_trials(config)[1].config
     train_here(interrupted)
     for step in (4, 6):
@@ -268,8 +311,9 @@ def test_table_and_page_say_what_the_run_folders_say(swept, capsys):
         assert (row["best_step"], row["score"]) == best_checkpoint(row["run"])
         assert (row["ending"], row["step"], row["steps"]) == ("complete", 6, 6)
     assert [row["ending"] for row in found["trials"][4:]] == ["failed"] * 2
-    page = (Path(swept.config.sweep) / "sweep.html").read_text()
+    page = unescape((Path(swept.config.sweep) / "sweep.html").read_text())
     assert page.count("data:image/png") == 2 and f"{scores[0]:.4f}" in page and "not finite in 2 steps" in page
+    assert f"salmonn sweep '{swept.config.sweep}/sweep.yaml' continues" in page
 
 
 @pytest.mark.ray
@@ -342,6 +386,19 @@ def test_a_trial_is_ranked_by_its_best_line_and_one_without_a_number_last(data, 
         {"valid_loss": math.nan}
     )
     assert Goal("valid_loss", "min").score({"loss": 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("endings", "named"), [(["failed", "complete"], "trial 1"), (["failed", "unfinished"], "trial 0 (failed)")]
+)
+def test_the_best_trial_has_ended_where_one_has(tmp_path, endings, named):
+    results = [
+        TrialResult(number, "run", {"seed": number}, 1.0 + number, 2, 2, 4, 1.0, ending, "", [(2, 1.0 + number)])
+        for number, ending in enumerate(endings)
+    ]
+    page, goal = tmp_path / "x.html", Goal("loss", "min")
+    write_sweep_report(str(page), ranked(results, goal), goal, log_keys=(), command="again")
+    assert f"loss of {named}<" in page.read_text() and f"{named.capitalize()} with seed=" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pipelines.extract import ExtractReport
 from pipelines.manifest import read_clips
 from pipelines.metrics_log import read_metrics
 from pipelines.plan import extend_plan, read_units
+from pipelines.report import draw_losses
 from pipelines.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.train import open_run
 from pipelines.train_config import TrainConfig
@@ -131,6 +132,28 @@ def test_run_that_has_not_begun_leaves_none(trained, tmp_path):
     with pytest.raises(ValueError, match="no room"), reported([replace(trained, run=str(tmp_path / "run"))]):
         raise ValueError("no room")
     assert not (tmp_path / "run").exists()
+
+
+def test_report_that_cannot_be_written_changes_no_ending(trained, tmp_path, capsys):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "first.json").write_text("{")
+    config = replace(trained, cache=str(tmp_path))
+    with reported([config]):
+        pass
+    with pytest.raises(JobIncompleteError, match="no room"), reported([config]):
+        raise JobIncompleteError("no room")
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert not told.out and len(lines) == 2
+    assert all(f"{config.run}/report.html could not be written: JSONDecodeError" in line for line in lines)
+
+
+def test_alarms_are_numbered_among_all_lines_and_only_there(trained):
+    lines = [line for line in read_metrics(trained.run) if "valid_loss" in line]
+    ringing = [line | {"alarms": ["spike"]} for line in lines]
+    held_out = [draw_losses(each, prefix="valid_", caption="") for each in (lines, ringing)]
+    assert held_out[0] == held_out[1]
+    assert draw_losses(lines, prefix="", caption="") != draw_losses(ringing, prefix="", caption="")
 
 
 def test_timer_begins_anew_at_every_line():
