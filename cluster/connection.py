@@ -64,6 +64,13 @@ def connect(config: RayConfig | None = None) -> bool:
     return False
 
 
+def pick_device(device: str) -> str:
+    """Return cuda or cpu for `auto`, by whether the connected cluster has GPUs now; others as they are."""
+    if device != "auto":
+        return device
+    return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+
+
 def check_packages() -> None:
     """Check that all our packages come from one folder, as others of the same names can be installed.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import ray
 from omegaconf import MISSING
 
-from cluster.connection import RayConfig, connect
+from cluster.connection import RayConfig, connect, pick_device
 from cluster.unit_queue import (
     ActorStartError,
     FatalUnitError,
@@ -243,9 +243,7 @@ def _run(
     progress: Progress,
 ) -> None:
     own_cluster = connect(config.ray)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+    device = pick_device(config.device)
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
         config.cache,

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-import ray
 import torch
 from rich.table import Table
 
-from cluster.connection import connect
+from cluster.connection import connect, pick_device
 from cluster.unit_queue import pool_size
 from pipelines import storage
 from pipelines.batches import ExampleSet
@@ -151,8 +150,8 @@ def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str
 
 def _resources(config: SweepConfig, *, own_cluster: bool) -> dict[str, float]:
     """Return what Ray sets aside for a trial; another cluster may grow, this machine must have room for one."""
-    has_gpus = bool(ray.cluster_resources().get("GPU"))
-    resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_trial} if has_gpus else {})
+    on_gpu = pick_device(config.device) == "cuda"
+    resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_trial} if on_gpu else {})
     if own_cluster:
         pool_size(0, num_cpus_per_actor=config.threads, num_gpus_per_actor=resources.get("GPU", 0))
     return resources

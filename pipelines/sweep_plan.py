@@ -14,7 +14,7 @@ from pipelines.sweep_tune import StopEarlyConfig
 from pipelines.train import with_full_paths
 from pipelines.train_config import TrainConfig
 
-NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "ray")
+NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray")
 """Keys that place a trial, or that all trials must share."""
 
 

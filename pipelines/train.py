@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cluster.connection import connect
+from cluster.connection import connect, pick_device
 from cluster.unit_queue import actors_that_fit, describe_error
 from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
@@ -374,11 +374,12 @@ def describe_line(line: Mapping[str, Any]) -> str:
 
 def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
     first = configs[0]
-    use_gpu = first.device == "cuda" or (first.device == "auto" and bool(ray.cluster_resources().get("GPU")))
+    device = pick_device(first.device)
+    use_gpu = device == "cuda"
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = actors_that_fit(nodes, {"CPU": first.threads, "GPU": int(use_gpu)})
     if (first.min_workers or first.workers) > room:
-        short = f"workers={first.workers} with threads={first.threads} on {'cuda' if use_gpu else 'cpu'} each"
+        short = f"workers={first.workers} with threads={first.threads} on {device} each"
         if own_cluster:
             raise ValueError(f"{short}: this machine has room for {room}")
         print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
