@@ -28,6 +28,8 @@ from pipelines.manifest import EXAMPLES, read_examples
 from pipelines.mix import Indices, MixRow, Mixture, make_mixture
 
 FRAME_RATE_HZ = 50
+HASHED_ROWS = 65_536
+"""Ids that are Python texts at a time."""
 COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
 
 
@@ -51,7 +53,9 @@ class ExampleSet:
     @cached_property
     def digest(self) -> str:
         """Name these examples in this order; a run that continues on others would not go on where it stopped."""
-        digest = hashlib.sha256("".join(self.table["example_id"].to_pylist()).encode())
+        digest = hashlib.sha256()
+        for batch in self.table.select(["example_id"]).to_batches(max_chunksize=HASHED_ROWS):
+            digest.update("".join(batch["example_id"].to_pylist()).encode())
         if self.shards:
             digest.update(self.shards.numbers.tobytes())
         return digest.hexdigest()
