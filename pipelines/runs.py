@@ -99,7 +99,12 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
             tiles=[Tile(f"loss of {summary.name}", _number(summary.loss)) for summary in summaries],
             sections=[
                 Section("What they came to", columns=COLUMNS, rows=rows),
-                Section("Where their configs differ", columns=("key", *names), rows=differences),
+                Section(
+                    "Where their configs differ",
+                    "" if differences else "Nowhere.",
+                    columns=("key", *names),
+                    rows=differences,
+                ),
                 Section("How they learnt", pictures=curves),
             ],
             footer="losses in nats per answer token",
