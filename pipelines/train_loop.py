@@ -208,7 +208,7 @@ class TrainWorker:
             if step:
                 load_weights(run, step, self.model)
                 load_optimizer(run, step, self.optimizer)
-            elif start:
+            elif init_from:
                 load_weights(init_from, start, self.model)
         return step
 
