@@ -63,11 +63,12 @@ def _keys_of(config_type: type, argument: str | Mapping[str, Any]) -> Any:
         raise ValueError(f"{argument}: keys are written without dashes, key=value")
     key, equals, value = argument.partition("=")
     is_key = type_of_key(config_type, key.partition(".")[0]) is not None
-    return _override(config_type, key, value) if equals and (is_key or not _is_yaml(argument)) else _read_yaml(argument)
+    return _override(config_type, key, value) if equals and (is_key or not is_yaml(argument)) else _read_yaml(argument)
 
 
-def _is_yaml(argument: str) -> bool:
-    return argument.partition("?")[0].endswith((".yaml", ".yml"))
+def is_yaml(uri: str) -> bool:
+    """Tell whether a word names a YAML file, and not one that is shipped or a key."""
+    return uri.partition("?")[0].endswith((".yaml", ".yml"))
 
 
 def _first_line(error: Exception) -> str:
@@ -94,7 +95,7 @@ def type_of_key(config_type: Any, key: str) -> Any:
 
 
 def _read_yaml(argument: str) -> DictConfig:
-    uri = argument if _is_yaml(argument) else str(CONFIG_DIR / f"{argument}.yaml")
+    uri = argument if is_yaml(argument) else str(CONFIG_DIR / f"{argument}.yaml")
     if not storage.file_exists(uri):
         known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
         raise FileNotFoundError(

@@ -20,6 +20,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import storage
+from pipelines.config import is_yaml
 
 MIX_DIR = Path(__file__).parent / "mixes"
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -114,7 +115,7 @@ def load_mix(mix: str) -> tuple[MixRow, ...]:
         FileNotFoundError: If there is no such mix, naming those that are shipped.
         ValueError: Naming the file and the row that cannot be one, or that repeats another's task and corpus.
     """
-    uri = mix if mix.partition("?")[0].endswith((".yaml", ".yml")) else str(MIX_DIR / f"{mix}.yaml")
+    uri = mix if is_yaml(mix) else str(MIX_DIR / f"{mix}.yaml")
     if not storage.file_exists(uri):
         known = ", ".join(sorted(file.stem for file in MIX_DIR.glob("*.yaml")))
         raise FileNotFoundError(f"mix={mix}: neither a YAML file nor a shipped mix ({known})")

@@ -28,7 +28,7 @@ from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ, ExampleSet
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
-from pipelines.config import first_difference, save_config, to_yaml
+from pipelines.config import first_difference, is_yaml, save_config, to_yaml
 from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
 from pipelines.manifest import read_examples
@@ -145,7 +145,7 @@ def full_paths(config: ConfigT) -> ConfigT:
     """Return the config with folders, and a mix of one's own, that mean the same everywhere."""
     is_path = {
         "llm": config.llm != "tiny" and not is_hub_name(config.llm),
-        "mix": config.mix.partition("?")[0].endswith((".yaml", ".yml")),
+        "mix": is_yaml(config.mix),
     }
     keys = ("manifest", "cache", "run", "runs", "init_from", *(key for key, is_one in is_path.items() if is_one))
     paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
