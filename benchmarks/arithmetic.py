@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 
-from encoders.beats import BeatsConfig, count_patches
-from encoders.whisper_network import WhisperSizes
+from encoders.beats.network import BeatsConfig, count_patches
+from encoders.whisper.network import WhisperSizes
 
 
 def layers_flop(layers: int, width: int, ffn_width: int, frames: int) -> float:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from encoders.audio import SAMPLE_RATE_HZ, Segment
 from encoders.clip_encoder import load_clip_encoder
-from encoders.clips import load_clip
 from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.features import Fidelity
+from encoders.sound.clips import load_clip
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO

@@ -27,11 +27,11 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
 from encoders.audio import SAMPLE_RATE_HZ, AudioError, Segment
-from encoders.beats import SWITCHES, Beats, BeatsConfig, count_patches
+from encoders.beats.network import SWITCHES, Beats, BeatsConfig, count_patches
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from encoders.tiny import random_weights
-from encoders.whisper_network import WhisperSizes
+from encoders.whisper.network import WhisperSizes
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoder_recipe import recipe_of
 from pipelines.extract_actor import WorkerConfig

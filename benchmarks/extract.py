@@ -24,7 +24,7 @@ from benchmarks.encoders import write_weights
 from cluster.connection import RayConfig, connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_record import read_unit_log

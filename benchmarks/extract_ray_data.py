@@ -29,8 +29,8 @@ import torch
 from cluster.connection import RayConfig, connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
-from encoders.clips import load_clip
 from encoders.codecs import quantise
+from encoders.sound.clips import load_clip
 from pipelines import extract as extract_module
 from pipelines.cache_index import committed_units, read_index
 from pipelines.corpora.table import TableConfig, prepare_table

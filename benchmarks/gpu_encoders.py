@@ -15,13 +15,14 @@ import torch
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
 from encoders.audio import SAMPLE_RATE_HZ
-from encoders.beats import Beats, BeatsConfig, BeatsEncoder
+from encoders.beats.encoder import BeatsEncoder
+from encoders.beats.network import Beats, BeatsConfig
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import quantise
 from encoders.features import Kernel
 from encoders.tiny import random_weights
-from encoders.whisper import WhisperEncoder
-from encoders.whisper_network import WhisperNetwork, WhisperSizes
+from encoders.whisper.encoder import WhisperEncoder
+from encoders.whisper.network import WhisperNetwork, WhisperSizes
 
 WHISPER_LARGE_V2 = WhisperSizes(1280, 32, 20, 5120, 80, 1500)
 WHISPER_TINY = WhisperSizes(128, 2, 4, 256, 80, 1500)

@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
 from encoders.audio import SAMPLE_RATE_HZ
-from encoders.beats import Beats, BeatsConfig, BeatsEncoder, count_patches
+from encoders.beats.encoder import BeatsEncoder
+from encoders.beats.network import Beats, BeatsConfig, count_patches
 from encoders.clip_encoder import ClipEncoder
 from encoders.tiny import random_weights
-from encoders.whisper import WhisperEncoder
-from encoders.whisper_network import WhisperNetwork, WhisperSizes
+from encoders.whisper.encoder import WhisperEncoder
+from encoders.whisper.network import WhisperNetwork, WhisperSizes
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.packing import require_packing

@@ -19,7 +19,7 @@ import webdataset
 
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoder_recipe import recipe_of
 from pipelines.extract_actor import WorkerConfig

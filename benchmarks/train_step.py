@@ -32,10 +32,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.arithmetic import beats_flop, layers_flop, matrix_speed, timed, whisper_flop
 from benchmarks.gpu_train_step import SIZES, Sizes, random_encoder
 from encoders.audio import SAMPLE_RATE_HZ
-from encoders.beats import BeatsConfig
-from encoders.clips import load_clip
+from encoders.beats.network import BeatsConfig
 from encoders.codecs import quantise
-from encoders.whisper_network import WhisperSizes
+from encoders.sound.clips import load_clip
+from encoders.whisper.network import WhisperSizes
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.packing import packed_logits

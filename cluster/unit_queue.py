@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,12 +16,11 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from cluster.actor_state import has_begun, lost_its_node
+from cluster.failures import describe_error
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-MESSAGE_CHARACTERS = 400
-RAY_RESOURCE_GRAIN = 10_000  # Ray counts resources in ten-thousandths
 
 Fault = Literal["failure", "death", "loss"]
 """failure: the unit raised or took too long; death: the actor's process ended on its own; loss: its machine went."""
@@ -159,38 +158,6 @@ def run_units(
         return queue.run(on_progress)
     finally:
         queue.kill_all()
-
-
-def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: float = 0) -> int:
-    """Return how many actors to ask for: `requested`, or for 0 as many as fit on the cluster's machines now.
-
-    Raises:
-        ValueError: If requested is negative, or is 0 and not one actor fits.
-    """
-    if requested < 0:
-        raise ValueError(f"{requested} actors: must be 0 or more")
-    if requested:
-        return requested
-    wanted = {"CPU": num_cpus_per_actor, "GPU": num_gpus_per_actor}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fitting = actors_that_fit(nodes, wanted)
-    if fitting == 0:
-        held = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "none"
-        raise ValueError(
-            f"an actor needs {num_cpus_per_actor:g} CPU and {num_gpus_per_actor:g} GPU on one machine; "
-            f"the cluster's machines have: {held}"
-        )
-    return fitting
-
-
-def actors_that_fit(nodes: Iterable[Mapping[str, float]], wanted: Mapping[str, float]) -> int:
-    """Return how many actors fit on machines of these resources, each actor within one machine."""
-    grains = {name: round(amount * RAY_RESOURCE_GRAIN) for name, amount in wanted.items() if amount > 0}
-    if not grains:
-        raise ValueError(f"{dict(wanted)}: an actor must need some CPU or GPU")
-    return sum(
-        min(round(node.get(name, 0) * RAY_RESOURCE_GRAIN) // grain for name, grain in grains.items()) for node in nodes
-    )
 
 
 @dataclass
@@ -380,17 +347,3 @@ def _kind_of(error: RayError, actor: Any) -> Fault:
     lost = isinstance(error, ActorUnavailableError | ObjectLostError)
     lost = lost or (isinstance(error, RayActorError) and error.preempted) or lost_its_node(actor)
     return "loss" if lost else "death"
-
-
-def describe_error(error: RayError) -> str:
-    """Return what went wrong, in one line: the exception itself, without Ray's header and the traceback."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
-        text = f"{type(error.cause).__name__}: {error.cause}"
-    elif isinstance(error, RayActorError) and error.actor_init_failed:
-        lines = str(error).splitlines()
-        source = [number for number, line in enumerate(lines) if line.startswith("    ")]
-        text = "\n".join(lines[source[-1] + 1 :] if source else lines)
-    else:
-        lines = [line for line in str(error).splitlines() if not line.startswith("\t")]  # class, ids, namespace
-        text = "\n".join(lines).split("Some common causes")[0]
-    return " ".join(text.split())[:MESSAGE_CHARACTERS]

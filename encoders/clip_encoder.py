@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoders.beats import BeatsEncoder, count_patches
+from encoders.beats.encoder import BeatsEncoder
+from encoders.beats.network import count_patches
 from encoders.features import SPEECH_FRAMES, Kernel
 from encoders.tiny import tiny_beats, tiny_whisper
-from encoders.whisper import WhisperEncoder
+from encoders.whisper.encoder import WhisperEncoder
 
 MOST_FRAMES_ON_CPU = 512
 """In a batch, padding counted: more only make what lies between two layers outgrow the processor's cache."""

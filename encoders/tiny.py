@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.beats import Beats, BeatsConfig, BeatsEncoder
+from encoders.beats.encoder import BeatsEncoder
+from encoders.beats.network import Beats, BeatsConfig
 from encoders.features import SPEECH_FRAMES, Kernel
-from encoders.whisper import WhisperEncoder
-from encoders.whisper_network import WhisperNetwork, WhisperSizes
+from encoders.whisper.encoder import WhisperEncoder
+from encoders.whisper.network import WhisperNetwork, WhisperSizes
 
 # Random layers do nothing to bring out what matters, so the weights leave the content what it is: positions are small
 # beside it, residual branches too, and a silent mel band gives about zero where it would drown the rest.

@@ -7,8 +7,8 @@ import torch
 from omegaconf import MISSING
 
 from encoders.audio import Segment
-from encoders.clips import load_clip
 from encoders.codecs import dequantise, quantise
+from encoders.sound.clips import load_clip
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch

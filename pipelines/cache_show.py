@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from encoders.audio import AudioError
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ
 from pipelines.feature_cache import FeatureCache

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cluster.connection import RayConfig
 from encoders.audio import SAMPLE_RATE_HZ
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.ask import AskConfig, ask
 from pipelines.config import load_config, require_range

@@ -13,6 +13,7 @@ import ray
 from omegaconf import MISSING
 
 from cluster.connection import RayConfig, connect, pick_device
+from cluster.room import pool_size
 from cluster.unit_queue import (
     ActorStartError,
     FatalUnitError,
@@ -20,7 +21,6 @@ from cluster.unit_queue import (
     QueueProgress,
     QueueReport,
     UnitResult,
-    pool_size,
     run_units,
 )
 from encoders.features import Codec, Kernel

@@ -14,9 +14,9 @@ from torch import Tensor
 from cluster.unit_queue import FatalUnitError
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
-from encoders.clips import load_clip
 from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.features import Fidelity
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache_index import committed_shard
 from pipelines.encoder_recipe import load_encoder_and_recipe

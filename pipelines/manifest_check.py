@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from omegaconf import MISSING
 
-from encoders.recordings import split_member
+from encoders.sound.recordings import split_member
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.config import require_range

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
-from encoders.clips import load_clip
 from encoders.codecs import quantise
 from encoders.features import Codec
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache_index import committed_units
 from pipelines.config import require_range

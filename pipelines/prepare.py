@@ -18,7 +18,8 @@ from omegaconf import MISSING
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from cluster.connection import RayConfig, connect
-from encoders.audio import AudioError, Segment, clip_seconds, probe_seconds
+from encoders.audio import AudioError, Segment, clip_seconds
+from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
 from pipelines.config import save_config
 from pipelines.manifest import Clip, Example, ManifestWriter, RowTable, clip_id, example_id

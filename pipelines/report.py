@@ -76,7 +76,7 @@ def write_report(
     storage.write_bytes(uri, page.encode())
 
 
-def _picture(figure: Figure, caption: str) -> Picture:
+def as_picture(figure: Figure, caption: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=140)
     return Picture(caption, base64.b64encode(buffer.getvalue()).decode())
@@ -116,7 +116,7 @@ def draw_streams(
                 axis.imshow(scaled.T, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-2.5, vmax=2.5, extent=extent)
                 axis.set(ylabel=f"{name} channel" if column == 0 else "", yticks=[])
             axes[-1][column].set(xlabel="seconds")
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, caption: str) -> Picture:
@@ -134,7 +134,7 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, caption:
         left.set(title="loss per answer token (nats)", xlabel="step", ylim=(0, None))
         right.set(title="right answer tokens in training", xlabel="step", ylim=(0, 1.02))
         left.legend(frameon=False)
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_scores(scores: Mapping[str, tuple[float, float]], *, caption: str) -> Picture:
@@ -149,7 +149,7 @@ def draw_scores(scores: Mapping[str, tuple[float, float]], *, caption: str) -> P
             axis.text(score + 0.01, place, f"{100 * score:.0f} %", va="center")
         axis.set(xlim=(0, 1.08), yticks=range(len(scores)), yticklabels=names)
         axis.set(xlabel="share of right answers, held-out recordings (orange: chance)")
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_shares(parts: Mapping[str, float], *, caption: str) -> Picture:
@@ -163,7 +163,7 @@ def draw_shares(parts: Mapping[str, float], *, caption: str) -> Picture:
         names = [name for name, _ in sorted(parts.items(), key=lambda part: part[1])]
         axis.set(yticks=range(len(parts)), yticklabels=names, xlabel="seconds, all workers together")
         axis.margins(x=0.1)
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_throughput(
@@ -196,7 +196,7 @@ def draw_throughput(
                 axis.axhline(expected, color="#b45309", label="forecast")
                 axis.legend(frameon=False)
             axis.set(title=title, xlabel="hours" if edges[-1] > 7200 else "seconds", ylim=(0, None))
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str) -> Picture:
@@ -217,10 +217,10 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
         for number, task in enumerate(tasks if len(tasks) > 1 else ()):
             by_task = np.array([line[f"{prefix}loss_by_task"].get(task) for line in lines], np.float64)
             colour = palette((2 * number + number // 10) % 20)  # the strong colours before the pale ones
-            _draw_smoothed(left, steps, by_task, color=colour, label=task)
-        _draw_smoothed(left, steps, losses, color=INK, label="all")
+            draw_smoothed(left, steps, by_task, color=colour, label=task)
+        draw_smoothed(left, steps, losses, color=INK, label="all")
         accuracies = np.array([line[f"{prefix}token_accuracy"] for line in lines], np.float64)
-        _draw_smoothed(right, steps, accuracies, color=INK, label="all")
+        draw_smoothed(right, steps, accuracies, color=INK, label="all")
         _mark_alarms(left, [line["step"] for line in lines if "alarms" in line and not prefix])
         is_wide = np.nanmax(losses, initial=0) > 20 * np.nanmin(losses, initial=np.inf)
         left.set(xlabel="step", **({"yscale": "log"} if is_wide else {"ylim": (0, None)}))
@@ -228,10 +228,10 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
         right.set(xlabel="step", ylim=(0, 1.02))
         right.set_title("right answer tokens", pad=16)
         left.legend(frameon=False, fontsize=8, ncols=1 + len(tasks) // 7)
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
-def _draw_smoothed(axis: Axes, steps: FloatArray, values: FloatArray, *, color: Any, label: str) -> None:
+def draw_smoothed(axis: Axes, steps: FloatArray, values: FloatArray, *, color: Any, label: str) -> None:
     """Draw values and, where there are many, make them faint below their running mean; NaN is left out."""
     found = ~np.isnan(values)
     steps, values = steps[found], values[found]
@@ -279,7 +279,7 @@ def draw_step_parts(
         axis.set(title="seconds per step", xlabel="step", xlim=(0, ends[-1]), ylim=(0, None))
         handles, labels = axis.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], frameon=False, loc="outside right upper", fontsize=9)
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def draw_scores_by_key(
@@ -313,10 +313,10 @@ def draw_scores_by_key(
                 colour = SOFT if place else ACCENT
                 axis.plot(across, up, "x" if cut[place] else "o", color=colour, markersize=6 if place else 9)
             axis.set_xlabel(key, parse_math=False)
-            _draw_score_axis(axis, scores)
+            draw_score_axis(axis, scores)
         for axis in axes[:, 0]:
             axis.set_ylabel(measure, parse_math=False)
-        return _picture(figure, caption)
+        return as_picture(figure, caption)
 
 
 def _place_values(axis: Axes, values: Sequence[float | str], *, log: bool) -> list[float]:
@@ -338,7 +338,7 @@ def _place_values(axis: Axes, values: Sequence[float | str], *, log: bool) -> li
     return numbers
 
 
-def _draw_score_axis(axis: Axes, scores: Sequence[float]) -> None:
+def draw_score_axis(axis: Axes, scores: Sequence[float]) -> None:
     """Draw lines to read scores off; far apart ones, as of trials that diverged, on a logarithmic axis."""
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axis.set_axisbelow(True)
@@ -370,11 +370,11 @@ def draw_trials(
             axis.plot(steps, scores, color=colour, linewidth=1.2 if place else 2.4, marker="o", markersize=3)
             if name in cut:
                 axis.plot(steps[-1], scores[-1], color=colour, marker="x", markersize=9, markeredgewidth=2)
-        _name_series(axis, list(trials))
+        name_series(axis, list(trials))
         axis.set_xlabel("step")
         axis.set_ylabel(measure, parse_math=False)
-        _draw_score_axis(axis, [score for points in trials.values() for _, score in points])
-        return _picture(figure, caption)
+        draw_score_axis(axis, [score for points in trials.values() for _, score in points])
+        return as_picture(figure, caption)
 
 
 def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> Picture:
@@ -394,14 +394,14 @@ def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) 
         for axis, key in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
             for place, points in reversed(list(enumerate(found[key]))):
                 steps, losses = np.array(points, np.float64).reshape(-1, 2).T
-                _draw_smoothed(axis, steps, losses, color=SERIES[place] if place < len(SERIES) else SOFT, label="")
+                draw_smoothed(axis, steps, losses, color=SERIES[place] if place < len(SERIES) else SOFT, label="")
             axis.set(title=titles[key], xlabel="step")
-            _draw_score_axis(axis, [loss for points in found[key] for _, loss in points])
-        _name_series(figure.axes[0], list(runs))
-        return _picture(figure, caption)
+            draw_score_axis(axis, [loss for points in found[key] for _, loss in points])
+        name_series(figure.axes[0], list(runs))
+        return as_picture(figure, caption)
 
 
-def _name_series(axis: Axes, names: Sequence[str]) -> None:
+def name_series(axis: Axes, names: Sequence[str]) -> None:
     """Say which line in the colours of `SERIES` is whose."""
     shown = names[: len(SERIES)]
     lines = [Line2D([], [], color=colour) for colour, _ in zip(SERIES, shown, strict=False)]

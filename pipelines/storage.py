@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from encoders.recordings import open_recording, open_regular
+from encoders.sound.recordings import open_recording, open_regular
 
 TEMPORARY_PREFIX = ".tmp-"
 COPY_NBYTES = 8 << 20

@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 
 from cluster.connection import connect, pick_device
-from cluster.unit_queue import pool_size
+from cluster.room import pool_size
 from pipelines import storage
 from pipelines.batches import ExampleSet
 from pipelines.config import save_config

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
-from cluster.unit_queue import describe_error
+from cluster.failures import describe_error
 from pipelines.config import require_range
 from pipelines.progress import Phase
 from pipelines.sweep_results import Ending, TrialResult, mark_stopped, read_result

@@ -21,7 +21,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster.connection import connect, pick_device
-from cluster.unit_queue import actors_that_fit, describe_error
+from cluster.failures import describe_error
+from cluster.room import actors_that_fit
 from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm

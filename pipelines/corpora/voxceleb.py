@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
-from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment, probe_seconds
+from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
+from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
 from pipelines.config import require_range
 from pipelines.corpora.files import read_lines, require_layout

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError
 
+from cluster.room import actors_that_fit, pool_size
 from cluster.unit_queue import (
     ActorStartError,
     FatalUnitError,
@@ -19,8 +20,6 @@ from cluster.unit_queue import (
     QueueReport,
     UnitResult,
     _kind_of,
-    actors_that_fit,
-    pool_size,
     run_units,
 )
 from tests.cluster.fakes import DiesAtStart, FakeActor, FakeUnit, RaisesAtStart

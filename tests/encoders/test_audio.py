@@ -21,9 +21,9 @@ from encoders.audio import (
     AudioError,
     Segment,
     clip_seconds,
-    probe_seconds,
 )
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
+from encoders.sound.sound_file import probe_seconds
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 KINDS = {

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from encoders.beats import SWITCHES, BeatsConfig, BeatsEncoder, PositionConv, relative_bucket, relative_position_bias
+from encoders.beats.encoder import BeatsEncoder
+from encoders.beats.network import SWITCHES, BeatsConfig, PositionConv, relative_bucket, relative_position_bias
 from encoders.tiny import tiny_beats
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"

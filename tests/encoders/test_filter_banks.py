@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torchaudio.compliance.kaldi import fbank, get_mel_banks
 
-from encoders.filter_banks import FilterBanks, mel_table, povey_window
+from encoders.beats.filter_banks import FilterBanks, mel_table, povey_window
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
 

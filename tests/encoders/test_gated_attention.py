@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from encoders.beats.gated_attention import gated_attention, padding_mask
 from encoders.features import Kernel
-from encoders.gated_attention import gated_attention, padding_mask
 
 KERNELS: tuple[Kernel, ...] = ("sdpa", "flex")
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from encoders import recordings
-from encoders.audio import AudioError, Segment, probe_seconds
-from encoders.clips import load_clip
-from encoders.recordings import open_local, open_recording, split_member
+from encoders.audio import AudioError, Segment
+from encoders.sound import recordings
+from encoders.sound.clips import load_clip
+from encoders.sound.recordings import open_local, open_recording, split_member
+from encoders.sound.sound_file import probe_seconds
 from tests.encoders.test_audio import KINDS, rejected, sweep, write
 
 

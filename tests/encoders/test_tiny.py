@@ -5,7 +5,7 @@ import torch
 
 from encoders.audio import Segment
 from encoders.clip_encoder import ClipEncoder
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from encoders.tiny import tiny_beats, tiny_whisper
 
 DIGITS = Path(__file__).parents[2] / ".." / "shared" / "data" / "fsdd" / "recordings"

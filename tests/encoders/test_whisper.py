@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from encoders.audio import CLIP_SAMPLES, Segment
-from encoders.clips import load_clip
-from encoders.whisper import WhisperEncoder
+from encoders.sound.clips import load_clip
+from encoders.whisper.encoder import WhisperEncoder
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"
 GOLDEN = SHARED / "golden"

@@ -12,8 +12,8 @@ import webdataset
 
 from cluster.unit_queue import FatalUnitError
 from encoders.clip_encoder import load_clip_encoder
-from encoders.clips import load_clip
 from encoders.codecs import measure_fidelity
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache_index import committed_shard, committed_units, read_rejects
 from pipelines.cache_info import CacheInfoConfig, cache_info

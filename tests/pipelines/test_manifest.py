@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from encoders.audio import AudioError, Segment
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.config import load_config

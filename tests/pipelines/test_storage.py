@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from encoders.recordings import UnreadableError, split_member
+from encoders.sound.recordings import UnreadableError, split_member
 from pipelines import storage
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import soundfile
 
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.corpora import files

@@ -3,7 +3,7 @@ import soundfile
 import torch
 
 from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES
-from encoders.clips import load_clip
+from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.corpora.voxceleb import VoxCelebConfig, prepare_voxceleb, read_voxceleb

@@ -1,12 +1,13 @@
 """Kaldi's log mel filter banks as BEATs reads them. Letters: F frames (10 ms), M mel bands, K FFT bins."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ
+from encoders.spectra import power_spectrum, rows_by_chunks
 
 NUM_MEL_BANDS = 128
 FRAME_SAMPLES = 400
@@ -55,23 +56,6 @@ class FilterBanks:
         emphasised[:, 1:].sub_(frames[:, :-1], alpha=_PREEMPHASIS)
         emphasised[:, 0].mul_(1 - _PREEMPHASIS)
         return power_spectrum(emphasised.mul_(self._window), _FFT_SAMPLES)[:, :-1].float() @ self._mel_KM
-
-
-def rows_by_chunks(function: Callable[[Tensor], Tensor], frames: Sequence[Tensor]) -> Tensor:
-    """Return function(rows of all frames), [sum of F, M], of every clip's [F, samples].
-
-    A processor takes a few at a time, so that what lies between the steps stays in its cache: four times as fast as a
-    whole clip of 30 s. A GPU takes them all at once.
-    """
-    parts = [torch.cat(list(frames))] if frames[0].is_cuda else frames
-    chunk = 100_000 if frames[0].is_cuda else 256
-    return torch.cat([function(rows) for part in parts for rows in part.split(chunk)])
-
-
-def power_spectrum(frames: Tensor, fft_samples: int) -> Tensor:
-    """Return the squared magnitudes [F, fft_samples // 2 + 1] of windowed frames [F, samples], in their dtype."""
-    squares = torch.view_as_real(torch.fft.rfft(frames, n=fft_samples)).square()
-    return squares[..., 0] + squares[..., 1]
 
 
 def povey_window() -> Tensor:

@@ -16,8 +16,8 @@ from transformers.audio_utils import mel_filter_bank
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from encoders.digest import key_difference, weights_digest
 from encoders.features import SPEECH_FRAMES
-from encoders.filter_banks import power_spectrum, rows_by_chunks
-from encoders.whisper_network import WhisperNetwork, WhisperSizes
+from encoders.spectra import power_spectrum, rows_by_chunks
+from encoders.whisper.network import WhisperNetwork, WhisperSizes
 
 _FFT_SAMPLES = 400
 _HOP_SAMPLES = 160

@@ -9,18 +9,10 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from encoders.audio import (
-    CLIP_SAMPLES,
-    JOIN_SILENCE_SAMPLES,
-    MIN_CLIP_SAMPLES,
-    SAMPLE_RATE_HZ,
-    AudioError,
-    Segment,
-    SoundFile,
-    open_sound,
-)
-from encoders.containers import check_end
-from encoders.recordings import OpenFile, open_local
+from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, MIN_CLIP_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
+from encoders.sound.containers import check_end
+from encoders.sound.recordings import OpenFile, open_local
+from encoders.sound.sound_file import SoundFile, open_sound
 
 SEGMENT_SLACK_SECONDS = 0.05
 """A segment may end this much after its recording: manifests round their times."""
