@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 
-from pipelines.errors import JobIncompleteError
+from pipelines.interface.errors import JobIncompleteError
 
 REASON_BYTES = 2_000
 

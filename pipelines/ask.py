@@ -13,9 +13,9 @@ from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch
 from pipelines.checkpoint import load_run
-from pipelines.config import require_range
 from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.evaluate import choose_device
+from pipelines.interface.config import require_range
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from omegaconf import MISSING
 from encoders.audio import AudioError
 from pipelines import storage
 from pipelines.cache_index import ShardInfo, committed_units, read_rejects
-from pipelines.config import require_range
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.config import require_range
+from pipelines.interface.progress import Progress
 from pipelines.manifest import Clip, read_clips, read_examples
 from pipelines.plan import ExtractUnit, extend_plan, read_units
-from pipelines.progress import Progress
 from pipelines.recipe import RECIPE, read_recipe
 from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard
-from pipelines.threads import run_threads
+from pipelines.storage.threads import run_threads
 
 MEGABYTE = 1_000_000
 

@@ -7,7 +7,7 @@ from itertools import islice
 from omegaconf import MISSING
 
 from pipelines.cache_index import committed_units, member_names, read_index
-from pipelines.config import require_range
+from pipelines.interface.config import require_range
 from pipelines.plan import read_units, unit_name
 from pipelines.recipe import Recipe, read_recipe
 

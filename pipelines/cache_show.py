@@ -19,9 +19,9 @@ from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.figures import INK, SOFT, STYLE
 from pipelines.manifest import Clip, corpus_roots
 from pipelines.plan import read_units
-from pipelines.report import INK, SOFT, STYLE
 
 BANDS = 128
 """Rows of a stream's picture: neighbours among the ordered channels are averaged."""

@@ -21,11 +21,11 @@ from pipelines.cache_index import (
     read_index,
     read_rejects,
 )
-from pipelines.config import require_range
-from pipelines.errors import JobIncompleteError
+from pipelines.interface.config import require_range
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.plan import ExtractUnit, read_units, unit_name
 from pipelines.recipe import Recipe, read_recipe
-from pipelines.threads import run_threads
+from pipelines.storage.threads import run_threads
 
 READ_NBYTES = 4_194_304
 FOLDERS = ("shards", "index", "rejects", "units")

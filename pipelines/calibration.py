@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipelines.micro_batch import WorkerBatch
-from pipelines.reading import ReadAhead
 from pipelines.step_timer import peak_memory_nbytes
+from pipelines.storage.ahead import ReadAhead
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import Tally, TrainWorker
 

@@ -33,8 +33,8 @@ from llm.loading import Precision, load_llm
 from llm.lora import LoraSettings, adapter_state_dict, add_lora, load_adapter, save_adapter
 from llm.salmonn import Salmonn
 from pipelines import storage
-from pipelines.reading import DaemonPool
 from pipelines.recipe import Recipe
+from pipelines.storage.ahead import DaemonPool
 from qformer.aligner import Aligner, AlignerConfig
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"

@@ -15,9 +15,10 @@ from typing import Any
 from rich.table import Table
 
 from cluster.logs import set_up_logging
-from pipelines.config import describe_keys, load_config
-from pipelines.errors import JobIncompleteError
-from pipelines.terminal import print_table
+from pipelines.interface.config import load_config
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.help import describe_keys
+from pipelines.interface.terminal import print_table
 
 USER_ERRORS = (
     ValueError,

@@ -15,9 +15,9 @@ from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import load_examples, read_batch
 from pipelines.checkpoint import RunSpec, load_run
-from pipelines.config import require_range, save_config
 from pipelines.feature_cache import FeatureCache
-from pipelines.progress import Progress
+from pipelines.interface.config import require_range, save_config
+from pipelines.interface.progress import Progress
 from pipelines.tasks import score
 
 

@@ -27,10 +27,11 @@ from encoders.features import Codec, Kernel
 from pipelines import storage
 from pipelines.apart import call_apart
 from pipelines.cache_index import committed_units, read_rejects
-from pipelines.config import require_range, save_config, to_yaml
-from pipelines.errors import JobIncompleteError
 from pipelines.extract_actor import MIN_FIDELITY_DB, ExtractActor, UnitStats, WorkerConfig
 from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
+from pipelines.interface.config import require_range, save_config, to_yaml
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Progress
 from pipelines.manifest import corpus_roots, require_clips
 from pipelines.plan import (
     count_planned_clips,
@@ -41,7 +42,6 @@ from pipelines.plan import (
     read_units,
     unit_name,
 )
-from pipelines.progress import Progress
 from pipelines.recipe import RECIPE, Recipe, environment, read_recipe, write_recipe
 
 MEGABYTE = 1_000_000

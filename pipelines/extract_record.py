@@ -105,7 +105,8 @@ def write_closing_report(
     command: str,
 ) -> None:
     """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
-    from pipelines.report import Section, Tile, draw_shares, draw_throughput, write_report  # brings matplotlib
+    from pipelines.interface.figures import draw_shares
+    from pipelines.interface.page import Section, Tile, draw_throughput, write_report
 
     clips, rejects = (int(np.sum(units[name].to_numpy())) for name in ("clips", "rejects"))
     hours, nbytes = np.sum(units["audio_seconds"].to_numpy()) / 3600, int(np.sum(units["nbytes"].to_numpy()))

@@ -20,8 +20,10 @@ from pipelines import storage
 from pipelines.cache_index import committed_units, index_schema, member_names
 from pipelines.id_set import Booleans
 from pipelines.plan import Integers
-from pipelines.reading import GAP_BYTES, BatchMemory, DaemonPool, Extent, OpenFiles, ReadConfig
 from pipelines.recipe import read_recipe
+from pipelines.storage.ahead import DaemonPool
+from pipelines.storage.memory import BatchMemory
+from pipelines.storage.ranges import GAP_BYTES, Extent, OpenFiles, ReadConfig
 
 OPEN_SHARDS = 256
 OPEN_OBJECTS = 65_536

@@ -18,11 +18,11 @@ from omegaconf import MISSING
 from encoders.sound.recordings import split_member
 from llm.prompts import question_for
 from pipelines import storage
-from pipelines.config import require_range
-from pipelines.errors import JobIncompleteError
 from pipelines.id_set import ID_NBYTES, ID_TYPE, Booleans, Ids, IdSet, to_ids
+from pipelines.interface.config import require_range
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.manifest import CLIPS, EXAMPLES, read_batches, read_rows
-from pipelines.threads import run_threads
+from pipelines.storage.threads import run_threads
 
 FILES_PER_TURN = 64
 Integers = np.ndarray[Any, np.dtype[np.int64]]

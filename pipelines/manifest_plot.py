@@ -17,9 +17,10 @@ from omegaconf import MISSING
 
 from encoders.audio import CLIP_SECONDS
 from pipelines import storage
+from pipelines.interface.figures import ACCENT, SOFT, STYLE, Picture
+from pipelines.interface.page import Section, Tile, write_report
 from pipelines.manifest import CLIPS, read_batches
 from pipelines.manifest_info import ManifestSummary, TaskSummary, summarise
-from pipelines.report import ACCENT, SOFT, STYLE, Picture, Section, Tile, write_report
 
 EDGES = np.linspace(0, CLIP_SECONDS, 61)
 CAPTION = (

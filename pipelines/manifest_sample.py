@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from llm.prompts import question_for
-from pipelines.config import require_range
+from pipelines.interface.config import require_range
 from pipelines.manifest import (
     CLIP_SCHEMA,
     CLIPS,

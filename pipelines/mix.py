@@ -20,7 +20,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import storage
-from pipelines.config import is_yaml
+from pipelines.interface.config import is_yaml
 
 MIX_DIR = Path(__file__).parent / "mixes"
 Indices = np.ndarray[Any, np.dtype[np.int64]]

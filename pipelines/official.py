@@ -25,8 +25,8 @@ from llm.lora import (
 )
 from pipelines import storage
 from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, Snapshot, fetched_checkpoint, newest_step, save_checkpoint
-from pipelines.config import require_range, save_config
 from pipelines.encoder_recipe import load_recipe
+from pipelines.interface.config import require_range, save_config
 from pipelines.recipe import Recipe
 from qformer.aligner import Aligner
 from qformer.official import config_from_official, load_official, official_name

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from pipelines.config import require_range
+from pipelines.interface.config import require_range
 
 NO_DECAY_NAMES = ("bias", "ln", "bn", "norm")
 

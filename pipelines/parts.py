@@ -9,7 +9,7 @@ from llm.salmonn import Salmonn
 from pipelines.batches import ExampleSet, load_examples
 from pipelines.checkpoint import RunSpec, fetched
 from pipelines.feature_cache import FeatureCache
-from pipelines.reading import ReadConfig
+from pipelines.storage.ranges import ReadConfig
 
 EXAMPLE_SETS = 2
 """Kept at a time: those that are learnt and those held out."""

@@ -17,10 +17,10 @@ from encoders.features import Codec
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache_index import committed_units
-from pipelines.config import require_range
 from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.encoding_cost import break_even_epochs
 from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
+from pipelines.interface.config import require_range
 from pipelines.manifest import (
     CLIP_SCHEMA,
     CLIPS,

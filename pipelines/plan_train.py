@@ -13,9 +13,9 @@ import torch
 
 from pipelines.calibration import StepTime, measure_step, worker_examples
 from pipelines.checkpoint import RunSpec, complete_steps
-from pipelines.config import require_range
 from pipelines.encoding_cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.feature_cache import STORED_DTYPES
+from pipelines.interface.config import require_range
 from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts
 from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths

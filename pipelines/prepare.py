@@ -21,9 +21,9 @@ from cluster.connection import RayConfig, connect
 from encoders.audio import AudioError, Segment, clip_seconds
 from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
-from pipelines.config import save_config
+from pipelines.interface.config import save_config
+from pipelines.interface.progress import Progress
 from pipelines.manifest import Clip, Example, ManifestWriter, RowTable, clip_id, example_id
-from pipelines.progress import Progress
 
 BATCH_EXAMPLES = 2_048
 PROBE_THREADS = 16

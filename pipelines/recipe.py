@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from encoders.features import Codec, Kernel
 from pipelines import storage
-from pipelines.config import first_difference
+from pipelines.interface.differences import first_difference
 
 RECIPE = "recipe.json"
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.checkpoint import RunSpec
-from pipelines.errors import JobIncompleteError
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.recipe import Recipe, read_recipe, recipe_differences
 
 

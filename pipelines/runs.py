@@ -9,9 +9,9 @@ from rich.table import Table
 
 from pipelines import storage
 from pipelines.checkpoint import best_checkpoint, complete_steps
+from pipelines.interface.page import Section, Tile, draw_runs, write_report
+from pipelines.interface.terminal import print_table
 from pipelines.metrics_log import read_metrics
-from pipelines.report import Section, Tile, draw_runs, write_report
-from pipelines.terminal import print_table
 
 CONFIG = "config.yaml"
 

@@ -17,19 +17,19 @@ from cluster.connection import connect, pick_device
 from cluster.room import pool_size
 from pipelines import storage
 from pipelines.batches import ExampleSet
-from pipelines.config import save_config
 from pipelines.curves import scalars_of
-from pipelines.errors import JobIncompleteError
+from pipelines.interface.config import save_config
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Progress
+from pipelines.interface.terminal import print_table
 from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts
-from pipelines.progress import Progress
 from pipelines.sweep_plan import SweepConfig, plan_trials
 from pipelines.sweep_report import write_sweep_report
 from pipelines.sweep_results import TrialResult, as_json, cells_of, columns_of, ranked, read_result, swept_keys
 from pipelines.sweep_space import log_keys
 from pipelines.sweep_trial import Goal, Trial, name_trial
 from pipelines.sweep_tune import run_trials
-from pipelines.terminal import print_table
 from pipelines.train import full_paths, open_run
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import load_valid_examples

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from pipelines import storage
-from pipelines.config import load_config, require_range
+from pipelines.interface.config import load_config, require_range
 from pipelines.sweep_space import Values, draws, points_of_grid
 from pipelines.sweep_trial import Mode, Trial, name_trial
 from pipelines.sweep_tune import StopEarlyConfig

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from pipelines.report import Picture, Section, Tile, draw_scores_by_key, draw_trials, write_report
+from pipelines.interface.figures import Picture
+from pipelines.interface.page import Section, Tile, draw_scores_by_key, draw_trials, write_report
 from pipelines.sweep_results import TrialResult, cells_of, columns_of, shown_score, swept_keys
 from pipelines.sweep_space import shown
 from pipelines.sweep_trial import WORST, Goal

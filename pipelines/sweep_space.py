@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import describe_keys, type_of_key
+from pipelines.interface.help import describe_keys, type_of_key
 
 Values = dict[str, Any]
 """Key -> value of one trial."""

@@ -10,7 +10,7 @@ import torch
 from ray import tune
 
 from pipelines.curves import scalars_of
-from pipelines.errors import JobIncompleteError
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.parts import Parts
 from pipelines.sweep_space import shown
 from pipelines.train_config import TrainConfig

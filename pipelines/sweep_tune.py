@@ -15,8 +15,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
 from cluster.failures import describe_error
-from pipelines.config import require_range
-from pipelines.progress import Phase
+from pipelines.interface.config import require_range
+from pipelines.interface.progress import Phase
 from pipelines.sweep_results import Ending, TrialResult, mark_stopped, read_result
 from pipelines.sweep_trial import Goal, Trial, TrialActor
 

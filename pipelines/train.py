@@ -29,15 +29,16 @@ from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ, ExampleSet
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
-from pipelines.config import first_difference, is_yaml, save_config, to_yaml
-from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.config import is_yaml, save_config, to_yaml
+from pipelines.interface.differences import first_difference
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Phase, Progress
 from pipelines.manifest import read_examples
 from pipelines.metrics_log import MetricsTail, read_metrics
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.parts import Parts
-from pipelines.progress import Phase, Progress
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import MIX, load_train_examples, load_valid_examples, train_loop
 from pipelines.train_report import reported

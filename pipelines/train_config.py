@@ -10,9 +10,9 @@ from cluster.connection import RayConfig
 from llm.loading import Precision, require_precision
 from llm.lora import LoraSettings
 from pipelines.alarms import AlarmConfig
-from pipelines.config import require_range
+from pipelines.interface.config import require_range
 from pipelines.optim import OptimConfig
-from pipelines.reading import ReadConfig
+from pipelines.storage.ranges import ReadConfig
 from qformer.aligner import QFormerConfig
 
 

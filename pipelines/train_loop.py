@@ -36,15 +36,15 @@ from pipelines.checkpoint import (
     load_weights,
     start_step,
 )
-from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.metrics_log import MetricsLog
 from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.mix import MixRow, load_mix
 from pipelines.optim import learning_rate, make_optimizer
 from pipelines.parts import Parts
-from pipelines.reading import ReadAhead
 from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.storage.ahead import ReadAhead
 from pipelines.train_config import TrainConfig
 from pipelines.validation import Validation, means
 

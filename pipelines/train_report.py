@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from pipelines import storage
-from pipelines.config import changed_keys
 from pipelines.encoding_cost import EncodingCost, read_encoding_cost
+from pipelines.interface.figures import Picture
+from pipelines.interface.help import changed_keys
+from pipelines.interface.page import Section, Tile, draw_losses, draw_step_parts, write_report
 from pipelines.metrics_log import read_metrics
-from pipelines.report import Picture, Section, Tile, draw_losses, draw_step_parts, write_report
 from pipelines.step_timer import STEP_PARTS, WAIT
 from pipelines.train_config import TrainConfig
 

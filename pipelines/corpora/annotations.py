@@ -14,8 +14,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_json_items
 from pipelines.corpora.slurp import slot_question
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
-from pipelines.progress import Progress
 
 OFFICIAL_TASKS = {
     "translation_ec": "en2zh",

@@ -12,8 +12,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_rows, require_layout
 from pipelines.corpora.recordings import recording_name
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, write_manifest
-from pipelines.progress import Progress
 
 SPLITS = {"development": "train", "validation": "dev", "evaluation": "test"}
 CAPTIONS = [f"caption_{number}" for number in range(1, 6)]

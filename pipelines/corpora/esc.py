@@ -11,11 +11,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.config import require_range
 from pipelines.corpora.files import read_rows
 from pipelines.corpora.recordings import recording_name
+from pipelines.interface.config import require_range
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
-from pipelines.progress import Progress
 
 METADATA = "meta/esc50.csv"
 

@@ -13,8 +13,8 @@ from omegaconf import MISSING
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_json_items, require_layout
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
-from pipelines.progress import Progress
 
 METADATA = "GigaSpeech.json"
 GARBAGE = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}

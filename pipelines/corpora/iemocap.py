@@ -11,10 +11,10 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.config import require_range
 from pipelines.corpora.files import read_lines, require_layout
+from pipelines.interface.config import require_range
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
-from pipelines.progress import Progress
 
 SESSIONS = range(1, 6)
 EMOTIONS = {"ang": "angry", "hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral"}

@@ -15,8 +15,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_rows, require_layout
 from pipelines.corpora.librispeech import read_transcripts
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
-from pipelines.progress import Progress
 
 LIBRISPEECH_SPLITS = {
     "train-360": "train-clean-360",

@@ -12,8 +12,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_lines, require_layout
 from pipelines.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, require_folder, write_manifest
-from pipelines.progress import Progress
 
 TASKS = ("asr", "gender_recognition", "phone_recognition")
 GENDERS = {"M": "male", "F": "female"}

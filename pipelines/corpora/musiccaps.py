@@ -13,8 +13,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_rows, require_layout
 from pipelines.corpora.recordings import NOT_THERE, Recordings, recording_name
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
-from pipelines.progress import Progress
 
 METADATA = "musiccaps-public.csv"
 

@@ -16,8 +16,8 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.files import read_lines, require_layout
 from pipelines.corpora.recordings import recording_name
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
-from pipelines.progress import Progress
 
 SPLITS = {"train": "train", "devel": "dev", "test": "test"}
 SLOT = re.compile(r"\[\s*(\w+)\s*:\s*([^\]]+?)\s*\]")

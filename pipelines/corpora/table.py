@@ -16,9 +16,9 @@ from omegaconf import MISSING
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.corpora.recordings import recording_name
+from pipelines.interface.progress import Progress
 from pipelines.manifest import ROWS_PER_GROUP
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
-from pipelines.progress import Progress
 
 
 @dataclass(frozen=True)

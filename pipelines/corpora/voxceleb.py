@@ -18,10 +18,10 @@ from omegaconf import MISSING
 from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
 from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
-from pipelines.config import require_range
 from pipelines.corpora.files import read_lines, require_layout
+from pipelines.interface.config import require_range
+from pipelines.interface.progress import Progress
 from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, write_manifest
-from pipelines.progress import Progress
 
 HALF_SECONDS = (CLIP_SAMPLES - JOIN_SILENCE_SAMPLES) / 2 / SAMPLE_RATE_HZ
 WAV_DIRS = ("wav", "dev/wav", "test/wav")

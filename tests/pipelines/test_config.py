@@ -9,7 +9,9 @@ import pytest
 
 from pipelines import storage
 from pipelines.cli import VERBS, main
-from pipelines.config import CONFIG_DIR, describe_keys, first_difference, load_config, to_yaml
+from pipelines.interface.config import CONFIG_DIR, load_config, to_yaml
+from pipelines.interface.differences import first_difference
+from pipelines.interface.help import describe_keys
 from tests.s3_server import s3_server
 
 

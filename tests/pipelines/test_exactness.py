@@ -16,11 +16,11 @@ from llm.lora import LoraSettings
 from pipelines.batches import global_batch, load_examples, read_batch
 from pipelines.checkpoint import RunSpec
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.errors import JobIncompleteError
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig, learning_rate
-from pipelines.reading import ReadConfig
+from pipelines.storage.ranges import ReadConfig
 from pipelines.train import open_run
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker

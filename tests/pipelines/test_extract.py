@@ -16,11 +16,11 @@ from pipelines import storage
 from pipelines.cache_index import ShardInfo, committed_units
 from pipelines.cli import main
 from pipelines.encoding_cost import read_encoding_cost
-from pipelines.errors import JobIncompleteError
 from pipelines.extract import ExtractConfig, RejectLimit, extract
 from pipelines.extract_actor import UnitStats
 from pipelines.extract_record import UnitLog, read_unit_log
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.errors import JobIncompleteError
 from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
 from tests.toy import write_tones
 

@@ -16,9 +16,11 @@ from encoders.codecs import dequantise
 from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.batches import load_examples, make_batch, read_batch
-from pipelines.errors import JobIncompleteError
 from pipelines.feature_cache import FeatureCache
-from pipelines.reading import BatchMemory, DaemonPool, Extent, RangedFile, ReadAhead, ReadConfig
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.storage.ahead import DaemonPool, ReadAhead
+from pipelines.storage.memory import BatchMemory
+from pipelines.storage.ranges import Extent, RangedFile, ReadConfig
 from pipelines.train import open_run
 from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 
 from pipelines.checkpoint import best_checkpoint, complete_steps, load_run
 from pipelines.cli import main
-from pipelines.config import load_config
 from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.curves import scalars_of
-from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.interface.config import load_config
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Progress
 from pipelines.metrics_log import read_metrics
-from pipelines.progress import Progress
 from pipelines.runs import RunsListConfig, runs_list
 from pipelines.sweep import SPEEDS, metric_names, sweep
 from pipelines.sweep_plan import SweepConfig, plan_trials

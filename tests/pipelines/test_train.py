@@ -26,14 +26,14 @@ from pipelines.batches import FRAME_RATE_HZ, load_examples, read_batch
 from pipelines.checkpoint import best_checkpoint, complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
 from pipelines.corpora.table import TableConfig, prepare_table
-from pipelines.errors import JobIncompleteError
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.feature_cache import FeatureCache
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Phase
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig
-from pipelines.progress import Phase
-from pipelines.reading import ReadConfig
+from pipelines.storage.ranges import ReadConfig
 from pipelines.train import _describe_failures, open_run, train, train_in_turn, watched
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker

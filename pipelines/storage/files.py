@@ -11,90 +11,20 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from encoders.sound.recordings import open_recording, open_regular
+from pipelines.storage.uris import is_local, resolve
 
 TEMPORARY_PREFIX = ".tmp-"
 COPY_NBYTES = 8 << 20
 CLAIM_SECONDS = 600.0
 """Time after which a claim on an object counts as left behind; uploading a plan takes seconds."""
-
-
-def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """Return the filesystem of a URI and the path in it, taken literally; a local path counts from the root.
-
-    Raises:
-        ValueError: If the path is empty, the scheme unknown or the URI malformed.
-    """
-    if not uri:
-        raise ValueError("an empty path was given")
-    if "://" not in uri:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111 - `~nobody` is a name
-    base, _, query = uri.partition("?")
-    scheme, _, path = base.partition("://")
-    if scheme == "file":
-        return fs.LocalFileSystem(), "/" + path.strip("/")
-    bucket = path.partition("/")[0]
-    if "@" in bucket:
-        raise ValueError(f"{scheme}://…@…: keys belong in the environment, not in a URI")
-    return _filesystem(scheme, bucket, query), path.rstrip("/")
-
-
-@lru_cache
-def _filesystem(scheme: str, bucket: str, query: str) -> fs.FileSystem:
-    uri = f"{scheme}://{bucket}" + (f"?{query}" if query else "")
-    try:
-        return fs.FileSystem.from_uri(uri)[0]
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{uri}: not a path or URI that can be read ({error})") from None
-
-
-def full_path(uri: str) -> str:
-    """Return a URI without a slash at its end, and a local path from the root, so that it means the same everywhere."""
-    if "://" not in uri:
-        return resolve(uri)[1]
-    base, mark, query = uri.partition("?")
-    return base.rstrip("/") + mark + query
-
-
-def join(uri: str, *names: str) -> str:
-    """Return the URI of a file below a folder's URI; a query stays at the end.
-
-    Raises:
-        ValueError: If the folder is empty or a name would lead out of it.
-    """
-    if not uri:
-        raise ValueError("an empty path was given")
-    base, mark, query = _split_query(uri)
-    inner = posixpath.normpath(posixpath.join(*names))
-    if inner.startswith(("/", "../")) or inner == "..":
-        raise ValueError(f"{posixpath.join(*names)}: leads out of {uri}")
-    return base.rstrip("/") + "/" + inner + mark + query
-
-
-def parent(uri: str) -> str:
-    """Return the URI of the folder that a file lies in."""
-    base, mark, query = _split_query(uri)
-    folder, slash, _ = base.rpartition("/")
-    return (folder or slash or ".") + mark + query
-
-
-def _split_query(uri: str) -> tuple[str, str, str]:
-    return uri.partition("?") if "://" in uri else (uri, "", "")
-
-
-def is_local(uri: str) -> bool:
-    """Tell whether a URI lies on a filesystem of this machine."""
-    return isinstance(resolve(uri)[0], fs.LocalFileSystem)
 
 
 def file_exists(uri: str) -> bool:
@@ -258,34 +188,3 @@ def write_bytes(uri: str, data: bytes, *, exclusive: bool = False) -> None:
     """Write a whole file: readers see the old one or the new one, never a part."""
     with staged_file(uri, exclusive=exclusive) as path:
         path.write_bytes(data)
-
-
-def write_table(uri: str, table: pa.Table) -> None:
-    """Write a Parquet file whole; the same table gives the same bytes."""
-    with staged_file(uri) as path:
-        pq.write_table(table, path, compression="zstd")
-
-
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """Open a Parquet file.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is not Parquet.
-    """
-    filesystem, path = resolve(uri)
-    if not file_exists(uri):
-        raise FileNotFoundError(f"{uri}: no such file")
-    try:
-        return pq.ParquetFile(filesystem.open_input_file(path))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri}: not a Parquet file ({error})") from None
-
-
-def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield a Parquet file's batches of at most so many rows, one group of rows in memory.
-
-    One pass of pyarrow's own over all groups keeps the bytes it has read until its end.
-    """
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(rows, row_groups=[group], columns=columns)

@@ -4,29 +4,20 @@ Threads are daemons: one that hangs in a dead store keeps neither an error nor t
 """
 
 import os
-import weakref
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Lock, Thread
-from typing import Any, BinaryIO, Generic, TypeVar
+from threading import Lock
+from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.config import require_range
+from pipelines.interface.config import require_range
+from pipelines.storage.files import open_file
 
 GAP_BYTES = 1 << 20
 """In an object store two ranges nearer than this are fetched as one: a request's latency costs about as much."""
-
-FREE_BLOCKS = 4
-"""Kept of each size."""
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ def _near(extents: Iterable[Extent]) -> list[list[Extent]]:
 class OpenFiles:
     """Files kept open for several threads, at most `limit`; the one not asked for longest is let go."""
 
-    def __init__(self, limit: int, open_file: Callable[[str], BinaryIO] = storage.open_file) -> None:
+    def __init__(self, limit: int, open_file: Callable[[str], BinaryIO] = open_file) -> None:
         self._limit, self._open = limit, open_file
         self._files: OrderedDict[str, Future[RangedFile]] = OrderedDict()
         self._lock = Lock()
@@ -152,99 +143,3 @@ class OpenFiles:
                     self._files.pop(uri, None)
                 file.set_exception(error)
         return file.result()
-
-
-class BatchMemory:
-    """Memory for batches that come and go: what nobody holds any more serves again.
-
-    Fresh pages take longer than the bytes that are read into them. Blocks are powers of two long, so that batches of
-    about one length share them; what a batch never touches of its block takes no memory.
-    """
-
-    def __init__(self) -> None:
-        self._free: defaultdict[int, deque[Bytes]] = defaultdict(lambda: deque(maxlen=FREE_BLOCKS))
-
-    def empty(self, nbytes: int) -> Bytes:
-        """Return an array [nbytes] of anything; its block is free again once no view or tensor of it is left."""
-        size = 1 << (nbytes - 1).bit_length()
-        free = self._free[size]
-        try:
-            block = free.pop()
-        except IndexError:
-            block = np.empty(size, np.uint8)
-        lent = np.frombuffer(block.data, np.uint8, nbytes)  # views of it hold it, those of a slice the block
-        weakref.finalize(lent, free.append, block).atexit = False
-        return lent
-
-
-class DaemonPool:
-    """Threads like those of `concurrent.futures`, but for that a process ends without waiting for them."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        for _ in range(threads):
-            Thread(target=_work, args=(self._jobs,), daemon=True).start()
-
-    def __del__(self) -> None:
-        for _ in range(self._threads):
-            self._jobs.put(None)
-
-    def submit(self, function: Callable[..., Result], *args: Any) -> "Future[Result]":
-        """Call the function in a thread, after what was submitted before."""
-        future: Future[Result] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function(*args))
-            except BaseException as error:  # it is raised where the result is asked for
-                future.set_exception(error)
-
-        self._jobs.put(job)
-        return future
-
-
-def _work(jobs: "SimpleQueue[Callable[[], None] | None]") -> None:
-    while (job := jobs.get()) is not None:
-        job()
-        del job  # or the last one's buffers would stay until the next
-
-
-class ReadAhead(Generic[Result]):
-    """What `read(step)` gives, step by step, read by a thread of its own before it is asked for."""
-
-    def __init__(
-        self, read: Callable[[int], Result], steps: range, *, ahead_steps: int, timeout_seconds: float
-    ) -> None:
-        self._read = read
-        self._timeout_seconds = timeout_seconds
-        self._steps = iter(steps)
-        self._pool = DaemonPool(1)
-        self._pending: deque[tuple[int, Future[Result]]] = deque()
-        for _ in range(ahead_steps):
-            self._submit_next()
-
-    def _submit_next(self) -> None:
-        for step in self._steps:
-            self._pending.append((step, self._pool.submit(self._read, step)))
-            return
-
-    def take(self) -> Result:
-        """Return the next step's, waiting for it.
-
-        Raises:
-            TimeoutError: If it has not been read in time.
-            Exception: What its reading raised.
-        """
-        step, future = self._pending.popleft()
-        try:
-            result = future.result(self._timeout_seconds)
-        except TimeoutError:
-            if future.done():  # the reading's own
-                raise
-            message = f"step {step}: nothing was read for {self._timeout_seconds:g} s; storage or its reader is stuck"
-            raise TimeoutError(message) from None
-        self._submit_next()
-        return result
