@@ -20,8 +20,10 @@ from pipelines import storage
 from pipelines.cache_index import ShardInfo, index_schema
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_actor import UnitStats, WorkerConfig
-from pipelines.manifest import CLIP_SCHEMA, CLIPS, EXAMPLE_SCHEMA, EXAMPLES, Clip, RowTable, clip_id, row_from_clip
+from pipelines.manifest.ids import clip_id
+from pipelines.manifest.tables import CLIP_SCHEMA, CLIPS, EXAMPLE_SCHEMA, EXAMPLES, Clip, row_from_clip
 from pipelines.plan import ExtractUnit, count_units, unit_name
+from pipelines.storage.tables import RowTable
 
 CLIPS_PER_UNIT = 10
 CLIPS_PER_RECORDING = 50

@@ -25,10 +25,10 @@ from cluster.connection import RayConfig, connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_record import read_unit_log
-from pipelines.manifest import read_clips
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import read_clips
 
 NUM_CLIPS = 32
 CLIP_SECONDS = (1.0, 10.0)

@@ -33,10 +33,10 @@ from encoders.codecs import quantise
 from encoders.sound.clips import load_clip
 from pipelines import extract as extract_module
 from pipelines.cache_index import committed_units, read_index
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract import ExtractConfig, extract
 from pipelines.extract_worker import ExtractWorker
-from pipelines.manifest import clip_from_row
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import clip_from_row
 
 NUM_CLIPS = 400
 CLIP_SECONDS = (3.0, 12.0)

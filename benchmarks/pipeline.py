@@ -20,12 +20,12 @@ import webdataset
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoder_recipe import recipe_of
 from pipelines.extract_actor import WorkerConfig
 from pipelines.extract_worker import ExtractWorker
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import read_clips
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import read_clips
 from pipelines.plan import extend_plan, read_units
 from pipelines.recipe import write_recipe
 

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.range_server import range_server
 from encoders.audio import Segment
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import Clip
+from pipelines.manifest.tables import Clip
 from pipelines.recipe import Recipe, StreamRecipe, write_recipe
 from pipelines.shard import EncodedClip, write_shard
 from pipelines.storage.memory import BatchMemory, Bytes

@@ -14,11 +14,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from pipelines.corpora.esc import EscConfig, prepare_esc
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.extract import ExtractConfig, extract
 from pipelines.interface.config import load_config
+from pipelines.manifest.corpora.esc import EscConfig, prepare_esc
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
 from pipelines.runs import RunsCompareConfig, runs_compare
 from pipelines.train import train_in_turn

@@ -24,7 +24,7 @@ from llm.prompts import question_for
 from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import EXAMPLES, read_examples
+from pipelines.manifest.tables import EXAMPLES, read_examples
 from pipelines.mix import Indices, MixRow, Mixture, make_mixture
 
 FRAME_RATE_HZ = 50

@@ -22,7 +22,7 @@ from pipelines.cache_index import ShardInfo, committed_units, read_rejects
 from pipelines.feature_cache import FeatureCache
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
-from pipelines.manifest import Clip, read_clips, read_examples
+from pipelines.manifest.tables import Clip, read_clips, read_examples
 from pipelines.plan import ExtractUnit, extend_plan, read_units
 from pipelines.recipe import RECIPE, read_recipe
 from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard

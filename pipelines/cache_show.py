@@ -20,7 +20,7 @@ from pipelines import storage
 from pipelines.batches import FRAME_RATE_HZ
 from pipelines.feature_cache import FeatureCache
 from pipelines.interface.figures import INK, SOFT, STYLE
-from pipelines.manifest import Clip, corpus_roots
+from pipelines.manifest.tables import Clip, corpus_roots
 from pipelines.plan import read_units
 
 BANDS = 128

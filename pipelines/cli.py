@@ -33,95 +33,133 @@ USER_ERRORS = (
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb's config and function live; imported only when the verb is called."""
+    """Where a verb's config and its function are, each as `module:name` below `pipelines`."""
 
-    module: str
     config: str
     function: str
     help: str
 
-    def load(self) -> tuple[type, Callable[[Any], object]]:
-        module = importlib.import_module(self.module)
-        return getattr(module, self.config), getattr(module, self.function)
+    def load_config_type(self) -> type:
+        """Import the config alone: for a verb's help or a wrong key nothing that computes is loaded."""
+        config_type: type = _load(self.config)
+        return config_type
+
+    def load_function(self) -> Callable[[Any], object]:
+        """Import what does the work."""
+        function: Callable[[Any], object] = _load(self.function)
+        return function
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"pipelines.{module}"), name)
 
 
 VERBS = {
     "prepare annotations": Verb(
-        "pipelines.corpora.annotations", "AnnotationsConfig", "prepare_annotations", "manifest from SALMONN's JSON"
+        "manifest.corpora.annotations:AnnotationsConfig",
+        "manifest.corpora.annotations:prepare_annotations",
+        "manifest from SALMONN's JSON",
     ),
     "prepare audiocaps": Verb(
-        "pipelines.corpora.audiocaps", "AudioCapsConfig", "prepare_audiocaps", "manifest from AudioCaps"
+        "manifest.corpora.audiocaps:AudioCapsConfig",
+        "manifest.corpora.audiocaps:prepare_audiocaps",
+        "manifest from AudioCaps",
     ),
-    "prepare clotho": Verb("pipelines.corpora.clotho", "ClothoConfig", "prepare_clotho", "manifest from Clotho"),
-    "prepare covost": Verb("pipelines.corpora.covost", "CovostConfig", "prepare_covost", "manifest from CoVoST 2"),
-    "prepare esc": Verb("pipelines.corpora.esc", "EscConfig", "prepare_esc", "manifest from ESC-50 or ESC-10"),
+    "prepare clotho": Verb(
+        "manifest.corpora.clotho:ClothoConfig", "manifest.corpora.clotho:prepare_clotho", "manifest from Clotho"
+    ),
+    "prepare covost": Verb(
+        "manifest.corpora.covost:CovostConfig", "manifest.corpora.covost:prepare_covost", "manifest from CoVoST 2"
+    ),
+    "prepare esc": Verb(
+        "manifest.corpora.esc:EscConfig", "manifest.corpora.esc:prepare_esc", "manifest from ESC-50 or ESC-10"
+    ),
     "prepare gigaspeech": Verb(
-        "pipelines.corpora.gigaspeech", "GigaSpeechConfig", "prepare_gigaspeech", "manifest from GigaSpeech"
+        "manifest.corpora.gigaspeech:GigaSpeechConfig",
+        "manifest.corpora.gigaspeech:prepare_gigaspeech",
+        "manifest from GigaSpeech",
     ),
-    "prepare iemocap": Verb("pipelines.corpora.iemocap", "IemocapConfig", "prepare_iemocap", "manifest from IEMOCAP"),
+    "prepare iemocap": Verb(
+        "manifest.corpora.iemocap:IemocapConfig", "manifest.corpora.iemocap:prepare_iemocap", "manifest from IEMOCAP"
+    ),
     "prepare librimix": Verb(
-        "pipelines.corpora.librimix", "LibriMixConfig", "prepare_librimix", "manifest from Libri2Mix"
+        "manifest.corpora.librimix:LibriMixConfig",
+        "manifest.corpora.librimix:prepare_librimix",
+        "manifest from Libri2Mix",
     ),
     "prepare librispeech": Verb(
-        "pipelines.corpora.librispeech", "LibriSpeechConfig", "prepare_librispeech", "manifest from LibriSpeech"
+        "manifest.corpora.librispeech:LibriSpeechConfig",
+        "manifest.corpora.librispeech:prepare_librispeech",
+        "manifest from LibriSpeech",
     ),
     "prepare musiccaps": Verb(
-        "pipelines.corpora.musiccaps", "MusicCapsConfig", "prepare_musiccaps", "manifest from MusicCaps"
+        "manifest.corpora.musiccaps:MusicCapsConfig",
+        "manifest.corpora.musiccaps:prepare_musiccaps",
+        "manifest from MusicCaps",
     ),
-    "prepare slurp": Verb("pipelines.corpora.slurp", "SlurpConfig", "prepare_slurp", "manifest from SLURP"),
+    "prepare slurp": Verb(
+        "manifest.corpora.slurp:SlurpConfig", "manifest.corpora.slurp:prepare_slurp", "manifest from SLURP"
+    ),
     "prepare voxceleb": Verb(
-        "pipelines.corpora.voxceleb", "VoxCelebConfig", "prepare_voxceleb", "manifest from VoxCeleb1"
+        "manifest.corpora.voxceleb:VoxCelebConfig",
+        "manifest.corpora.voxceleb:prepare_voxceleb",
+        "manifest from VoxCeleb1",
     ),
-    "prepare wavcaps": Verb("pipelines.corpora.wavcaps", "WavCapsConfig", "prepare_wavcaps", "manifest from WavCaps"),
+    "prepare wavcaps": Verb(
+        "manifest.corpora.wavcaps:WavCapsConfig", "manifest.corpora.wavcaps:prepare_wavcaps", "manifest from WavCaps"
+    ),
     "prepare table": Verb(
-        "pipelines.corpora.table", "TableConfig", "prepare_table", "manifest from CSV, JSONL, Parquet"
+        "manifest.corpora.table:TableConfig",
+        "manifest.corpora.table:prepare_table",
+        "manifest from CSV, JSONL, Parquet",
     ),
     "manifest info": Verb(
-        "pipelines.manifest_info", "ManifestInfoConfig", "manifest_info", "what a manifest holds: counts and hours"
+        "manifest.tools.info:ManifestInfoConfig",
+        "manifest.tools.info:manifest_info",
+        "what a manifest holds: counts and hours",
     ),
     "manifest check": Verb(
-        "pipelines.manifest_check", "ManifestCheckConfig", "manifest_check", "missing files, duplicates, leaks"
+        "manifest.tools.check:ManifestCheckConfig",
+        "manifest.tools.check:manifest_check",
+        "missing files, duplicates, leaks",
     ),
     "manifest sample": Verb(
-        "pipelines.manifest_sample", "ManifestSampleConfig", "manifest_sample", "some examples to read"
+        "manifest.tools.sample:ManifestSampleConfig", "manifest.tools.sample:manifest_sample", "some examples to read"
     ),
     "manifest plot": Verb(
-        "pipelines.manifest_plot", "ManifestPlotConfig", "manifest_plot", "lengths and hours as a picture"
+        "manifest.tools.plot:ManifestPlotConfig", "manifest.tools.plot:manifest_plot", "lengths and hours as a picture"
     ),
     "plan extract": Verb(
-        "pipelines.plan_extract", "PlanExtractConfig", "plan_extract", "what an extraction costs, before it runs"
+        "plan_extract:PlanExtractConfig", "plan_extract:plan_extract", "what an extraction costs, before it runs"
     ),
-    "extract": Verb("pipelines.extract", "ExtractConfig", "extract", "encode every clip once into a feature cache"),
-    "cache info": Verb("pipelines.cache_info", "CacheInfoConfig", "cache_info", "what a feature cache holds and lacks"),
+    "extract": Verb("extract:ExtractConfig", "extract:extract", "encode every clip once into a feature cache"),
+    "cache info": Verb("cache_info:CacheInfoConfig", "cache_info:cache_info", "what a feature cache holds and lacks"),
     "cache verify": Verb(
-        "pipelines.cache_verify", "CacheVerifyConfig", "cache_verify", "check a cache against its index"
+        "cache_verify:CacheVerifyConfig", "cache_verify:cache_verify", "check a cache against its index"
     ),
-    "cache ls": Verb("pipelines.cache_ls", "CacheLsConfig", "cache_ls", "a cache's clips, a line each"),
-    "cache show": Verb("pipelines.cache_show", "CacheShowConfig", "cache_show", "draw a clip's wave and features"),
-    "cache export": Verb("pipelines.cache_copy", "CacheExportConfig", "cache_export", "a cache of some of the clips"),
-    "cache merge": Verb("pipelines.cache_copy", "CacheMergeConfig", "cache_merge", "one cache from several"),
-    "cache prune": Verb(
-        "pipelines.cache_prune", "CachePruneConfig", "cache_prune", "drop clips that no manifest names"
-    ),
+    "cache ls": Verb("cache_ls:CacheLsConfig", "cache_ls:cache_ls", "a cache's clips, a line each"),
+    "cache show": Verb("cache_show:CacheShowConfig", "cache_show:cache_show", "draw a clip's wave and features"),
+    "cache export": Verb("cache_copy:CacheExportConfig", "cache_copy:cache_export", "a cache of some of the clips"),
+    "cache merge": Verb("cache_copy:CacheMergeConfig", "cache_copy:cache_merge", "one cache from several"),
+    "cache prune": Verb("cache_prune:CachePruneConfig", "cache_prune:cache_prune", "drop clips that no manifest names"),
     "recipe diff": Verb(
-        "pipelines.recipe_diff", "RecipeDiffConfig", "recipe_diff", "where two caches' or runs' recipes differ"
+        "recipe_diff:RecipeDiffConfig", "recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
     ),
-    "plan train": Verb("pipelines.plan_train", "PlanTrainConfig", "plan_train", "what a run takes, before it runs"),
-    "train": Verb("pipelines.train", "TrainConfig", "train", "train aligner and LoRA on cached features"),
-    "sweep": Verb("pipelines.sweep", "SweepConfig", "sweep", "many short trainings on one cache, and which was best"),
-    "runs list": Verb("pipelines.runs", "RunsListConfig", "runs_list", "what the runs of a folder came to"),
-    "runs compare": Verb(
-        "pipelines.runs", "RunsCompareConfig", "runs_compare", "runs side by side where their configs differ"
-    ),
-    "evaluate": Verb("pipelines.evaluate", "EvaluateConfig", "evaluate", "decode a held-out split and score it"),
-    "ask": Verb("pipelines.ask", "AskConfig", "ask", "answer a question about a recording"),
+    "plan train": Verb("plan_train:PlanTrainConfig", "plan_train:plan_train", "what a run takes, before it runs"),
+    "train": Verb("train:TrainConfig", "train:train", "train aligner and LoRA on cached features"),
+    "sweep": Verb("sweep:SweepConfig", "sweep:sweep", "many short trainings on one cache, and which was best"),
+    "runs list": Verb("runs:RunsListConfig", "runs:runs_list", "what the runs of a folder came to"),
+    "runs compare": Verb("runs:RunsCompareConfig", "runs:runs_compare", "runs side by side where their configs differ"),
+    "evaluate": Verb("evaluate:EvaluateConfig", "evaluate:evaluate", "decode a held-out split and score it"),
+    "ask": Verb("ask:AskConfig", "ask:ask", "answer a question about a recording"),
     "import-official": Verb(
-        "pipelines.official", "ImportConfig", "import_official", "a run from a checkpoint of the official SALMONN code"
+        "official:ImportConfig", "official:import_official", "a run from a checkpoint of the official SALMONN code"
     ),
     "export-official": Verb(
-        "pipelines.official", "ExportConfig", "export_official", "a checkpoint for the official SALMONN code from a run"
+        "official:ExportConfig", "official:export_official", "a checkpoint for the official SALMONN code from a run"
     ),
-    "demo": Verb("pipelines.demo", "DemoConfig", "demo", "all of it on a corpus made here, with a report"),
+    "demo": Verb("demo:DemoConfig", "demo:demo", "all of it on a corpus made here, with a report"),
 }
 CONTINUED = ("extract", "cache export", "cache merge", "cache prune", "train", "sweep", "demo")
 """Verbs that do what is left to do when they are called again."""
@@ -165,12 +203,14 @@ def _run(words: list[str]) -> None:
         return
     name, arguments = _split_verb(words)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import of kernels that it could fetch
-    config_type, function = VERBS[name].load()
+    verb = VERBS[name]
+    config_type = verb.load_config_type()
     if "--help" in arguments or "-h" in arguments:
         _print_keys(name, config_type)
         return
     set_up_logging(level=logging.WARNING)
-    function(load_config(config_type, arguments))
+    config: Any = load_config(config_type, arguments)
+    verb.load_function()(config)
 
 
 def _split_verb(words: list[str]) -> tuple[str, list[str]]:

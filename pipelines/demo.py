@@ -23,8 +23,6 @@ from encoders.audio import SAMPLE_RATE_HZ
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.ask import AskConfig, ask
-from pipelines.corpora.annotations import AnnotationsConfig, prepare_annotations
-from pipelines.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
 from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
 from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
 from pipelines.extract import ExtractConfig, ExtractReport, extract
@@ -33,7 +31,9 @@ from pipelines.interface.config import load_config, require_range
 from pipelines.interface.figures import Picture, draw_shares
 from pipelines.interface.page import Section, Tile, draw_curves, draw_scores, draw_streams, write_report
 from pipelines.interface.progress import Progress
-from pipelines.manifest import Clip, count_clips, read_clips, read_examples
+from pipelines.manifest.corpora.annotations import AnnotationsConfig, prepare_annotations
+from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
+from pipelines.manifest.tables import Clip, count_clips, read_clips, read_examples
 from pipelines.metrics_log import read_metrics
 from pipelines.train import train_in_turn
 from pipelines.train_config import TrainConfig

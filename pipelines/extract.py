@@ -32,7 +32,7 @@ from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_clo
 from pipelines.interface.config import require_range, save_config, to_yaml
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
-from pipelines.manifest import corpus_roots, require_clips
+from pipelines.manifest.tables import corpus_roots, require_clips
 from pipelines.plan import (
     count_planned_clips,
     count_units,

@@ -21,7 +21,7 @@ from pipelines import storage
 from pipelines.cache_index import committed_shard
 from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.extract_actor import UnitStats, WorkerConfig
-from pipelines.manifest import Clip
+from pipelines.manifest.tables import Clip
 from pipelines.plan import ExtractUnit
 from pipelines.shard import AlreadyCommittedError, EncodedClip, RejectedClip, write_shard
 

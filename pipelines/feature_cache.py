@@ -18,10 +18,10 @@ from torch import Tensor
 from encoders.codecs import dequantise
 from pipelines import storage
 from pipelines.cache_index import committed_units, index_schema, member_names
-from pipelines.id_set import Booleans
 from pipelines.plan import Integers
 from pipelines.recipe import read_recipe
 from pipelines.storage.ahead import DaemonPool
+from pipelines.storage.arrays import Booleans
 from pipelines.storage.memory import BatchMemory
 from pipelines.storage.ranges import GAP_BYTES, Extent, OpenFiles, ReadConfig
 

@@ -22,13 +22,11 @@ import pyarrow.parquet as pq
 from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
 from encoders.features import SPEECH_FRAMES, Codec
 from pipelines import storage
-from pipelines.id_set import ID_TYPE, IdSet, to_ids
-from pipelines.manifest import (
+from pipelines.manifest.id_set import ID_TYPE, IdSet, to_ids
+from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
-    ROWS_PER_GROUP,
     Clip,
-    RowTable,
     clip_from_row,
     count_clips,
     read_batches,
@@ -36,6 +34,7 @@ from pipelines.manifest import (
     take_rows,
 )
 from pipelines.recipe import Recipe
+from pipelines.storage.tables import ROWS_PER_GROUP, RowTable
 
 UNITS = "units"
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])

@@ -21,7 +21,7 @@ from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.encoding_cost import break_even_epochs
 from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
 from pipelines.interface.config import require_range
-from pipelines.manifest import (
+from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
     EXAMPLES,

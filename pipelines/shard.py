@@ -25,7 +25,7 @@ from pipelines.cache_index import (
     member_names,
     shard_info,
 )
-from pipelines.manifest import Clip
+from pipelines.manifest.tables import Clip
 from pipelines.plan import unit_name
 from pipelines.recipe import Recipe
 

@@ -34,7 +34,7 @@ from pipelines.interface.config import is_yaml, save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase, Progress
-from pipelines.manifest import read_examples
+from pipelines.manifest.tables import read_examples
 from pipelines.metrics_log import MetricsTail, read_metrics
 from pipelines.micro_batch import tasks_of
 from pipelines.mix import MixRow, load_mix, save_mix

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from llm.salmonn import Salmonn
 from pipelines.batches import ExampleSet, epoch_order, global_batch, micro_batches, read_texts
 from pipelines.feature_cache import FeatureCache
-from pipelines.id_set import Booleans
 from pipelines.plan import Integers
+from pipelines.storage.arrays import Booleans
 from pipelines.train_config import TrainConfig
 from pipelines.train_cost import MicroBatchSize
 from qformer.aligner import Aligner

@@ -1,10 +1,14 @@
 """Parquet files, written whole and read group by group."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import storage
 from pipelines.storage.files import file_exists, staged_file
 from pipelines.storage.uris import resolve
 
@@ -38,3 +42,51 @@ def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None 
     """
     for group in range(file.num_row_groups):
         yield from file.iter_batches(rows, row_groups=[group], columns=columns)
+
+
+ROWS_PER_GROUP = 16_384
+
+
+class RowTable:
+    """A Parquet file written in groups of `ROWS_PER_GROUP`; it appears when the block ends, if it has any rows."""
+
+    def __init__(self, uri: str, schema: pa.Schema) -> None:
+        self.uri, self.schema, self.num_rows = uri, schema, 0
+        self._file = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+        self._rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(row)
+        self.num_rows += 1
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Add rows as a group of their own; none may wait that were added singly."""
+        assert not self._rows, "groups would change places with rows"
+        self.num_rows += batch.num_rows
+        self._write(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
+
+    def _flush(self) -> None:
+        self._write(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._rows.clear()
+
+    def _write(self, table: pa.Table) -> None:
+        if self._writer is None:
+            path = self._file.enter_context(storage.staged_file(self.uri))
+            self._writer = self._file.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
+        self._writer.write_table(table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._file.__exit__(kind, error, trace)
+            return
+        with self._file:
+            if self._rows:
+                self._flush()

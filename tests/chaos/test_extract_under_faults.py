@@ -23,8 +23,8 @@ import torch
 from pipelines import storage
 from pipelines.cache_index import committed_units
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.feature_cache import FeatureCache
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests.chaos.machines import Machines
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.s3_server import Fault, s3_server

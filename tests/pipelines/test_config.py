@@ -110,7 +110,7 @@ def test_keys_are_listed_with_type_unit_default_and_meaning():
 
 @pytest.mark.parametrize("name", VERBS)
 def test_every_key_of_every_verb_is_documented_with_its_unit(name):
-    config_type, function = VERBS[name].load()
+    config_type, function = VERBS[name].load_config_type(), VERBS[name].load_function()
     assert callable(function)
     for key in describe_keys(config_type):
         assert key.unit and key.meaning, f"{name}: {key.name} has no [unit] and meaning under it"
@@ -120,14 +120,14 @@ def test_every_key_of_every_verb_is_documented_with_its_unit(name):
 def test_help_lists_every_key(name, capsys):
     assert main([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    for key in describe_keys(VERBS[name].load()[0]):
+    for key in describe_keys(VERBS[name].load_config_type()):
         assert re.search(rf"^{re.escape(key.name)}\b", shown, re.MULTILINE), key.name
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
     needed = ["manifest=m", "cache=c", "run=r", "llm=l"]
-    assert load_config(VERBS["train"].load()[0], [path.stem, *needed])
+    assert load_config(VERBS["train"].load_config_type(), [path.stem, *needed])
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 from llm.lora import LoraSettings
 from pipelines.batches import global_batch, load_examples, read_batch
 from pipelines.checkpoint import RunSpec
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.feature_cache import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig, learning_rate
 from pipelines.storage.ranges import ReadConfig

@@ -17,12 +17,12 @@ from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache_index import committed_shard, committed_units, read_rejects
 from pipelines.cache_info import CacheInfoConfig, cache_info
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoder_recipe import recipe_of
 from pipelines.extract_actor import WorkerConfig
 from pipelines.extract_worker import SAMPLED_CLIPS, ExtractWorker
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import corpus_roots, read_clips
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import corpus_roots, read_clips
 from pipelines.plan import (
     audio_frames,
     count_planned_clips,

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.id_set import IdSet, to_ids
+from pipelines.manifest.id_set import IdSet, to_ids
 
 
 @pytest.mark.parametrize("seed", range(4))

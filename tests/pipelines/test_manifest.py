@@ -13,11 +13,12 @@ from encoders.audio import AudioError, Segment
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
-from pipelines.corpora.annotations import AnnotationsConfig, prepare_annotations, read_annotations
-from pipelines.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.interface.config import load_config
-from pipelines.manifest import clip_id, count_clips, read_clips, read_examples
+from pipelines.manifest.corpora.annotations import AnnotationsConfig, prepare_annotations, read_annotations
+from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.ids import clip_id
+from pipelines.manifest.tables import count_clips, read_clips, read_examples
 from tests.toy import tone, write_annotations, write_tones
 
 

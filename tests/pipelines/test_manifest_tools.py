@@ -9,17 +9,10 @@ import pytest
 
 from encoders.audio import Segment
 from pipelines.cli import main
-from pipelines.manifest import (
-    CLIP_SCHEMA,
-    EXAMPLE_SCHEMA,
-    Clip,
-    Example,
-    ManifestWriter,
-    clip_id,
-    example_id,
-    read_rows,
-)
-from pipelines.manifest_info import summarise
+from pipelines.manifest.ids import clip_id, example_id
+from pipelines.manifest.tables import CLIP_SCHEMA, EXAMPLE_SCHEMA, Clip, Example, read_rows
+from pipelines.manifest.tools.info import summarise
+from pipelines.manifest.writer import ManifestWriter
 from tests.toy import write_tone_corpus, write_tones
 
 
@@ -87,7 +80,7 @@ def test_summary_is_that_of_counting_by_hand(tmp_path, seed):
 
 def test_summary_does_not_depend_on_the_groups_of_rows(tones, monkeypatch):
     whole = summarise(tones)
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 5)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 5)
     assert summarise(tones) == whole and whole.clips == 12
 
 
@@ -232,7 +225,7 @@ def test_faults_do_not_depend_on_the_groups_of_rows(tmp_path, capsys, monkeypatc
     manifest = write(tmp_path / "m", clips, [example_of(clip) for clip in clips[5:]])
     whole = check(manifest, capsys)
     assert whole[0] == 1 and "recordings in several splits" in whole[1] and "duplicated clips: 12" in whole[1]
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 4)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 4)
     assert check(manifest, capsys) == whole
 
 
@@ -275,7 +268,7 @@ def test_sample_of_what_is_not_there_is_refused(tones, capsys):
 
 
 def test_rows_are_found_by_number(tones, monkeypatch):
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 5)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 5)
     rows = read_rows(tones, "clips.parquet", ["clip_id", "segments"], [11, 0, 5, 4])
     found = [row["segments"][0]["recording"] for row in rows]
     assert found == ["tone-0.wav", "tone-4.wav", "tone-5.wav", "tone-11.wav"]
@@ -303,7 +296,7 @@ def test_other_endings_of_a_picture_are_refused(tones, tmp_path, capsys):
 
 
 def test_lengths_outside_the_axis_are_counted_too(tmp_path):
-    from pipelines.manifest_plot import _lengths
+    from pipelines.manifest.tools.plot import _lengths
 
     clips = [clip_of(f"{number}.wav", seconds=seconds) for number, seconds in enumerate([0.0, 29.9, 30.0, None])]
     counts = _lengths(write(tmp_path / "m", clips, [example_of(clips[0])]))["c"]

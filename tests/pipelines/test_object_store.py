@@ -7,8 +7,8 @@ import pytest
 
 from pipelines import storage
 from pipelines.cache_verify import CacheVerifyConfig, cache_verify
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.extract import ExtractConfig, extract
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.s3_server import S3Server, s3_server
 

@@ -8,7 +8,7 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.cli import main
 from pipelines.encoding_cost import break_even_epochs
-from pipelines.manifest import CLIP_SCHEMA, Clip, RowTable, require_clips, row_from_clip
+from pipelines.manifest.tables import CLIP_SCHEMA, Clip, require_clips, row_from_clip
 from pipelines.plan import (
     count_units,
     cut_units,
@@ -19,6 +19,7 @@ from pipelines.plan import (
 )
 from pipelines.plan_extract import fit_cost
 from pipelines.recipe import Recipe, StreamRecipe
+from pipelines.storage.tables import RowTable
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 
 RECIPE = Recipe(
@@ -70,7 +71,7 @@ def test_plan_of_many_row_groups_is_the_plan_of_one(tmp_path, monkeypatch):
 
 
 def test_plan_of_a_manifest_is_the_plan_of_its_clips(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 16)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 16)
     monkeypatch.setattr("pipelines.plan.ROWS_PER_GROUP", 16)
     monkeypatch.setattr("pipelines.plan.ROWS_PER_GATHER", 32)
     numbers = np.random.default_rng(0).permutation(300)

@@ -24,11 +24,11 @@ from llm.tiny import write_tiny_llm
 from pipelines.batches import micro_batches, read_texts
 from pipelines.calibration import worker_examples
 from pipelines.cli import main
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.encoding_cost import read_encoding_cost
 from pipelines.extract import ExtractReport
 from pipelines.feature_cache import FeatureCache
-from pipelines.manifest import read_clips
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import read_clips
 from pipelines.plan import extend_plan, read_units
 from pipelines.plan_train import PlanTrainConfig, plan_train
 from pipelines.train import open_run

@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoders.audio import Segment
-from pipelines import prepare
-from pipelines.manifest import ManifestWriter, read_clips, read_examples
-from pipelines.prepare import CorpusExample, PrepareConfig, Skipped, write_manifest
+from pipelines.manifest import prepare
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.tables import read_clips, read_examples
+from pipelines.manifest.writer import ManifestWriter
 from tests.toy import write_tones
 
 
@@ -43,8 +45,8 @@ def test_same_corpus_gives_the_same_bytes(tmp_path):
 def test_rows_do_not_depend_on_batches_and_groups(tmp_path, monkeypatch):
     examples = examples_of([0, 1, 2, 1, 3, 0, 4, 5, 6, 4, 7])
     write(tmp_path / "one", examples)
-    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 3)
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 4)
+    monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 3)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 4)
     report = write(tmp_path / "many", examples)
     assert (report.clips, report.examples, report.duplicates) == (8, 16, 6)
     assert content(tmp_path / "many") == content(tmp_path / "one")
@@ -52,7 +54,7 @@ def test_rows_do_not_depend_on_batches_and_groups(tmp_path, monkeypatch):
 
 
 def test_appending_adds_what_is_new_behind_what_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.manifest.ROWS_PER_GROUP", 4)
+    monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 4)
     write(tmp_path / "m", examples_of(range(6)))
     report = write(tmp_path / "m", examples_of([9, 2, 5, 7], tasks=("asr", "aqa")), append=True)
     assert (report.clips, report.examples, report.duplicates) == (2, 6, 2)
@@ -151,9 +153,9 @@ def test_headers_read_on_ray_give_the_same_bytes(tmp_path, ray_session, monkeypa
     write_tones(tmp_path / "audio", [1.0 + 0.1 * number for number in range(12)])
     (tmp_path / "audio" / "tone-7.wav").write_text("not audio")
     examples = examples_of([*range(14), 3, 5], tasks=["asr"], stated=False)
-    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 4)
+    monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 4)
     here = write(tmp_path / "here", examples, root=tmp_path / "audio")
-    monkeypatch.setattr("pipelines.prepare.HEADERS_READ_HERE", 4)
+    monkeypatch.setattr("pipelines.manifest.lengths.HEADERS_READ_HERE", 4)
     there = write(tmp_path / "there", examples, root=tmp_path / "audio")
     assert here == there and here.unreadable == 3
     assert tables(tmp_path / "here") == tables(tmp_path / "there")
@@ -174,10 +176,10 @@ def test_headers_of_a_worker_that_dies_are_read_again_and_given_up_in_the_end(
         return read_lengths(clips)
 
     write_tones(tmp_path / "audio", [1.0] * 8)
-    monkeypatch.setattr("pipelines.prepare.BATCH_EXAMPLES", 4)
-    monkeypatch.setattr("pipelines.prepare.HEADERS_READ_HERE", 0)
-    monkeypatch.setattr("pipelines.prepare.PROBE_RETRIES", 1)
-    monkeypatch.setattr("pipelines.prepare.read_lengths", deadly)
+    monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 4)
+    monkeypatch.setattr("pipelines.manifest.lengths.HEADERS_READ_HERE", 0)
+    monkeypatch.setattr("pipelines.manifest.lengths.PROBE_RETRIES", 1)
+    monkeypatch.setattr("pipelines.manifest.lengths.read_lengths", deadly)
     report = write(tmp_path / "m", examples_of(range(8), tasks=["asr"], stated=False), root=tmp_path / "audio")
     assert (report.clips, report.unreadable) == (8, 0 if deaths == 1 else 4)
     assert [clip.seconds for clip in content(tmp_path / "m")[0]] == [1.0] * 4 + [1.0 if deaths == 1 else None] * 4

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.interface.config import load_config
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
 from pipelines.runs import RunsCompareConfig, RunsListConfig, runs_compare, runs_list
 from pipelines.train import with_full_paths

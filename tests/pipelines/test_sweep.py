@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 from pipelines.checkpoint import best_checkpoint, complete_steps, load_run
 from pipelines.cli import main
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.curves import scalars_of
 from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
 from pipelines.runs import RunsListConfig, runs_list
 from pipelines.sweep import SPEEDS, metric_names, sweep

@@ -25,11 +25,11 @@ from pipelines.ask import AskConfig, ask
 from pipelines.batches import FRAME_RATE_HZ, load_examples, read_batch
 from pipelines.checkpoint import best_checkpoint, complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
-from pipelines.corpora.table import TableConfig, prepare_table
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.feature_cache import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig

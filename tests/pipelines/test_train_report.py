@@ -16,7 +16,7 @@ from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import draw_losses
-from pipelines.manifest import read_clips
+from pipelines.manifest.tables import read_clips
 from pipelines.metrics_log import read_metrics
 from pipelines.plan import extend_plan, read_units
 from pipelines.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer

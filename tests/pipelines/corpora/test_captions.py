@@ -10,12 +10,12 @@ import soundfile
 
 from encoders.audio import Segment
 from pipelines.cli import main
-from pipelines.corpora.audiocaps import AudioCapsConfig, prepare_audiocaps, read_audiocaps
-from pipelines.corpora.clotho import ClothoConfig, prepare_clotho, read_clotho
-from pipelines.corpora.musiccaps import MusicCapsConfig, prepare_musiccaps, read_musiccaps
-from pipelines.corpora.wavcaps import SOURCES, WavCapsConfig, prepare_wavcaps, read_wavcaps
-from pipelines.manifest import read_clips, read_examples
-from pipelines.prepare import Skipped
+from pipelines.manifest.corpora.audiocaps import AudioCapsConfig, prepare_audiocaps, read_audiocaps
+from pipelines.manifest.corpora.clotho import ClothoConfig, prepare_clotho, read_clotho
+from pipelines.manifest.corpora.musiccaps import MusicCapsConfig, prepare_musiccaps, read_musiccaps
+from pipelines.manifest.corpora.wavcaps import SOURCES, WavCapsConfig, prepare_wavcaps, read_wavcaps
+from pipelines.manifest.corpus import Skipped
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -1,9 +1,9 @@
 import pytest
 
 from pipelines.cli import main
-from pipelines.corpora.covost import CovostConfig, prepare_covost, read_covost
-from pipelines.manifest import read_clips, read_examples
-from pipelines.prepare import Skipped
+from pipelines.manifest.corpora.covost import CovostConfig, prepare_covost, read_covost
+from pipelines.manifest.corpus import Skipped
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import write_tones
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent"

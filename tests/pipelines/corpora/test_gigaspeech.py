@@ -6,9 +6,9 @@ import soundfile
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
-from pipelines.corpora import files
-from pipelines.corpora.gigaspeech import GigaSpeechConfig, prepare_gigaspeech, read_gigaspeech
-from pipelines.manifest import read_clips, read_examples
+from pipelines.manifest.corpora import text_files as files
+from pipelines.manifest.corpora.gigaspeech import GigaSpeechConfig, prepare_gigaspeech, read_gigaspeech
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 POD, YOU = "audio/podcast/P0000/POD0000000001.opus", "audio/youtube/P0001/YOU0000000315.opus"

@@ -1,8 +1,8 @@
 import soundfile
 
 from pipelines.cli import main
-from pipelines.corpora.iemocap import IemocapConfig, prepare_iemocap
-from pipelines.manifest import read_clips, read_examples
+from pipelines.manifest.corpora.iemocap import IemocapConfig, prepare_iemocap
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 TURNS = {"F000": "neu", "F001": "exc", "F002": "hap", "M000": "ang", "M001": "sad", "M002": "fru", "M003": "xxx"}

@@ -2,8 +2,8 @@ import pytest
 import soundfile
 
 from pipelines.cli import main
-from pipelines.corpora.librimix import LibriMixConfig, prepare_librimix
-from pipelines.manifest import read_clips, read_examples
+from pipelines.manifest.corpora.librimix import LibriMixConfig, prepare_librimix
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 HERE = "/home/someone/LibriMix/Libri2Mix"

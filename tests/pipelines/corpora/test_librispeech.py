@@ -4,9 +4,9 @@ import pytest
 import soundfile
 
 from pipelines.cli import main
-from pipelines.corpora.librispeech import LibriSpeechConfig, prepare_librispeech, read_librispeech
-from pipelines.manifest import read_clips, read_examples
-from pipelines.prepare import Skipped
+from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech, read_librispeech
+from pipelines.manifest.corpus import Skipped
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 REAL = Path(__file__).parents[4] / "shared/data/librispeech/LibriSpeech"

@@ -6,8 +6,8 @@ from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cli import main
-from pipelines.corpora.voxceleb import VoxCelebConfig, prepare_voxceleb, read_voxceleb
-from pipelines.manifest import read_clips, read_examples
+from pipelines.manifest.corpora.voxceleb import VoxCelebConfig, prepare_voxceleb, read_voxceleb
+from pipelines.manifest.tables import read_clips, read_examples
 from tests.toy import tone
 
 TRIALS = """\

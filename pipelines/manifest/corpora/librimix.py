@@ -13,10 +13,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_rows, require_layout
-from pipelines.corpora.librispeech import read_transcripts
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.manifest.corpora.librispeech import read_transcripts
+from pipelines.manifest.corpora.text_files import read_rows, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 LIBRISPEECH_SPLITS = {
     "train-360": "train-clean-360",

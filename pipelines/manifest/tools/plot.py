@@ -19,8 +19,8 @@ from encoders.audio import CLIP_SECONDS
 from pipelines import storage
 from pipelines.interface.figures import ACCENT, SOFT, STYLE, Picture
 from pipelines.interface.page import Section, Tile, write_report
-from pipelines.manifest import CLIPS, read_batches
-from pipelines.manifest_info import ManifestSummary, TaskSummary, summarise
+from pipelines.manifest.tables import CLIPS, read_batches
+from pipelines.manifest.tools.info import ManifestSummary, TaskSummary, summarise
 
 EDGES = np.linspace(0, CLIP_SECONDS, 61)
 CAPTION = (

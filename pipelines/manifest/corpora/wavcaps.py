@@ -12,10 +12,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_json_items, require_layout
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
+from pipelines.manifest.corpora.text_files import read_json_items, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 SOURCES = {
     "FreeSound": "fsd_final.json",

@@ -11,10 +11,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_rows, require_layout
-from pipelines.corpora.recordings import NOT_THERE, Recordings, recording_name
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, write_manifest
+from pipelines.manifest.corpora.recordings import NOT_THERE, Recordings, recording_name
+from pipelines.manifest.corpora.text_files import read_rows, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 METADATA = "musiccaps-public.csv"
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from pipelines import storage
-from pipelines.prepare import require_folder
+from pipelines.manifest.corpus import require_folder
 
 JSON_CHUNK_CHARS = 2**20
 JSON_ITEM_CHARS = 2**26

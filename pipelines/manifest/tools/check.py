@@ -18,10 +18,11 @@ from omegaconf import MISSING
 from encoders.sound.recordings import split_member
 from llm.prompts import question_for
 from pipelines import storage
-from pipelines.id_set import ID_NBYTES, ID_TYPE, Booleans, Ids, IdSet, to_ids
 from pipelines.interface.config import require_range
 from pipelines.interface.errors import JobIncompleteError
-from pipelines.manifest import CLIPS, EXAMPLES, read_batches, read_rows
+from pipelines.manifest.id_set import ID_NBYTES, ID_TYPE, IdSet, to_ids
+from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches, read_rows
+from pipelines.storage.arrays import Booleans, Ids
 from pipelines.storage.threads import run_threads
 
 FILES_PER_TURN = 64

@@ -1,17 +1,15 @@
 """Sets of 128-bit ids at 16 bytes each: ten million as Python objects would take a gigabyte. Letters: N ids."""
 
 import re
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.storage.arrays import Booleans, Ids
+
 ID_NBYTES = 16
 ID_TYPE = np.dtype(f"S{ID_NBYTES}")  # compares all bytes, as all are as long
-
-Ids = np.ndarray[Any, np.dtype[np.bytes_]]
-Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def to_ids(names: pa.Array) -> Ids:

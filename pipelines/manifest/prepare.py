@@ -7,65 +7,29 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 import ray
-from omegaconf import MISSING
 from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from cluster.connection import RayConfig, connect
-from encoders.audio import AudioError, Segment, clip_seconds
-from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
 from pipelines.interface.config import save_config
 from pipelines.interface.progress import Progress
-from pipelines.manifest import Clip, Example, ManifestWriter, RowTable, clip_id, example_id
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
+from pipelines.manifest.ids import clip_id, example_id
+from pipelines.manifest.lengths import HEADERS_READ_HERE, PROBE_RETRIES, read_lengths
+from pipelines.manifest.tables import Clip, Example
+from pipelines.manifest.writer import ManifestWriter
+from pipelines.storage.tables import RowTable
 
 BATCH_EXAMPLES = 2_048
-PROBE_THREADS = 16
-HEADERS_READ_HERE = 50_000
-"""Headers read by threads of this process before a local Ray cluster, which takes 10 s to start, is worth it."""
-PROBE_RETRIES = 10
-"""Times a batch of headers is read again after its worker or machine went away."""
 
 SKIPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("recording", "reason", "detail")])
 UNREADABLE = "header cannot be read; kept without a length"
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """The keys that all corpora share."""
-
-    out: str = MISSING
-    """[URI] Folder of the manifest to write."""
-    append: bool = False
-    """[true/false] Add to the manifest that lies there; clips and examples it holds already are not written twice."""
-    ray: RayConfig = field(default_factory=RayConfig)
-
-
-@dataclass(frozen=True)
-class CorpusExample:
-    """One example as a corpus tells it; recordings are names below the corpus's root."""
-
-    segments: tuple[Segment, ...]
-    split: str
-    task: str
-    answer: str
-    question: str | None = None
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """What a corpus lists and its reader leaves out."""
-
-    recording: str
-    reason: str
-    """One of few, such as `longer than 180 s`: the summary counts them."""
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,31 +179,6 @@ def _received(batch: _Batch, reference: Any) -> tuple[_Batch, list[float | str]]
         return batch, [reason] * len(batch.clips)
 
 
-def read_lengths(clips: Sequence[Clip]) -> list[float | str]:
-    """Return clips' lengths in seconds, from their files' headers where no duration is stated, or why it cannot be."""
-    if all(segment.duration_seconds is not None for clip in clips for segment in clip.segments):
-        return [_clip_length(clip) for clip in clips]
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        return list(pool.map(_clip_length, clips))
-
-
-def _clip_length(clip: Clip) -> float | str:
-    try:
-        return clip_seconds([_segment_seconds(clip.root, segment) for segment in clip.segments])
-    except (AudioError, OSError) as error:
-        return " ".join(str(error).split())
-
-
-def _segment_seconds(root: str, segment: Segment) -> float:
-    if segment.duration_seconds is not None:
-        return segment.duration_seconds
-    uri = storage.join(root, segment.recording)
-    seconds = probe_seconds(uri, open_file=storage.open_file) - segment.start_seconds
-    if seconds <= 0:
-        raise AudioError(uri, "length", f"start_seconds {segment.start_seconds} lies after its end")
-    return seconds
-
-
 def _refuse_wrong_root(root: str, lengths: Sequence[float | str], *, first: bool) -> None:
     errors = [length for length in lengths if isinstance(length, str)]
     if first and errors and len(errors) == len(lengths):
@@ -255,14 +194,3 @@ def _print_report(out: str, corpus: str, report: PrepareReport, *, listed: str) 
         print(f"  skipped {count}: {reason}")
     if report.skipped or report.unreadable:
         print(f"  {storage.join(out, listed)} lists them")
-
-
-def require_folder(uri: str, key: str) -> str:
-    """Return the folder's full URI.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, naming the key.
-    """
-    if not storage.folder_exists(uri):
-        raise FileNotFoundError(f"{key}={uri}: no such folder")
-    return storage.full_path(uri)

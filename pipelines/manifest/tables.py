@@ -4,16 +4,10 @@ A clip is keyed by a digest of its corpus and segments, so that n examples about
 same clip has the same id on every machine. Tables are read and written as streams; a writer keeps 16 bytes per id.
 """
 
-import hashlib
-import json
-import os
-import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +15,9 @@ import pyarrow.parquet as pq
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.id_set import Booleans, IdSet, to_ids
+from pipelines.storage.tables import ROWS_PER_GROUP
 
-CLIPS, EXAMPLES, LOCK = "clips.parquet", "examples.parquet", "prepare.lock"
-ROWS_PER_GROUP = 16_384
+CLIPS, EXAMPLES = "clips.parquet", "examples.parquet"
 CLIP_SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -86,154 +79,6 @@ class Example:
     task: str
     question: str | None
     answer: str
-
-
-def clip_id(corpus: str, segments: Sequence[Segment]) -> str:
-    """Return the 32 hex digits that name a clip, the same on every machine: roots and splits do not count."""
-    places = [
-        [segment.recording, float(segment.start_seconds), segment.duration_seconds and float(segment.duration_seconds)]
-        for segment in segments
-    ]
-    return _digest([corpus, places])
-
-
-def example_id(clip: str, task: str, question: str | None, answer: str) -> str:
-    """Return the 32 hex digits that name an example."""
-    return _digest([clip, task, question, answer])
-
-
-def _digest(content: object) -> str:
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-
-
-class ManifestWriter:
-    """Writes both tables in the order given; nothing appears before the block ends. A manifest has one writer at once.
-
-    The clips are replaced before the examples: killed in between, the manifest holds clips that nothing asks about
-    yet, and the same command run again adds their examples. A manifest is there once its examples are.
-
-    Args:
-        uri: The manifest's folder.
-        append: Add to the manifest that is there.
-
-    Raises:
-        ValueError: If there is a manifest and `append` is off, or another writer is at work.
-    """
-
-    def __init__(self, uri: str, *, append: bool) -> None:
-        self.uri = uri
-        self._clip_ids, self._example_ids = IdSet(), IdSet()
-        with ExitStack() as files:
-            files.enter_context(_lock(uri))
-            there = storage.file_exists(storage.join(uri, EXAMPLES))
-            if there and not append:
-                raise ValueError(f"{uri}: holds a manifest already; append=true adds to it")
-            # Tables are finished in the reverse order.
-            self._examples = files.enter_context(RowTable(storage.join(uri, EXAMPLES), EXAMPLE_SCHEMA))
-            self._clips = files.enter_context(RowTable(storage.join(uri, CLIPS), CLIP_SCHEMA))
-            if there:
-                self._copy(CLIPS, self._clips, self._clip_ids)
-                self._copy(EXAMPLES, self._examples, self._example_ids)
-            self._files = files.pop_all()
-
-    def _copy(self, name: str, table: "RowTable", ids: IdSet) -> None:
-        for batch in read_batches(self.uri, name, table.schema.names):
-            ids.add(to_ids(batch.column(0)))
-            table.add_batch(batch)
-
-    @property
-    def num_clips(self) -> int:
-        return self._clips.num_rows
-
-    @property
-    def num_examples(self) -> int:
-        return self._examples.num_rows
-
-    def note_clips(self, clip_ids: Sequence[str]) -> Booleans:
-        """Tell which clips [N] are new, that is neither written nor noted before; the caller adds those."""
-        return self._clip_ids.add(to_ids(pa.array(clip_ids, pa.string())))
-
-    def note_examples(self, example_ids: Sequence[str]) -> Booleans:
-        """Tell which examples [N] are new, as `note_clips`."""
-        return self._example_ids.add(to_ids(pa.array(example_ids, pa.string())))
-
-    def add_clip(self, clip: Clip) -> None:
-        self._clips.add(row_from_clip(clip))
-
-    def add_example(self, example: Example) -> None:
-        self._examples.add(vars(example))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.__exit__(kind, error, trace)
-
-
-@contextmanager
-def _lock(uri: str) -> Iterator[None]:
-    lock = storage.join(uri, LOCK)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    owner = f"process {os.getpid()} on {socket.gethostname()} since {started}"
-    try:
-        storage.write_bytes(lock, owner.encode(), exclusive=True)
-    except FileExistsError:
-        if not storage.file_exists(lock):
-            raise
-        raise ValueError(
-            f"{uri}: is being written by {storage.read_bytes(lock).decode()}; if that was killed, delete {lock}"
-        ) from None
-    try:
-        yield
-    finally:
-        storage.delete_file(lock)
-
-
-class RowTable:
-    """A Parquet file written in groups of `ROWS_PER_GROUP`; it appears when the block ends, if it has any rows."""
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self.uri, self.schema, self.num_rows = uri, schema, 0
-        self._file = ExitStack()
-        self._writer: pq.ParquetWriter | None = None
-        self._rows: list[Mapping[str, Any]] = []
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
-        self.num_rows += 1
-        if len(self._rows) == ROWS_PER_GROUP:
-            self._flush()
-
-    def add_batch(self, batch: pa.RecordBatch) -> None:
-        """Add rows as a group of their own; none may wait that were added singly."""
-        assert not self._rows, "groups would change places with rows"
-        self.num_rows += batch.num_rows
-        self._write(pa.Table.from_batches([batch]).select(self.schema.names).cast(self.schema))
-
-    def _flush(self) -> None:
-        self._write(pa.Table.from_pylist(self._rows, schema=self.schema))
-        self._rows.clear()
-
-    def _write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            path = self._file.enter_context(storage.staged_file(self.uri))
-            self._writer = self._file.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
-        self._writer.write_table(table)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._file.__exit__(kind, error, trace)
-            return
-        with self._file:
-            if self._rows:
-                self._flush()
 
 
 def read_clips(uri: str) -> Iterator[Clip]:

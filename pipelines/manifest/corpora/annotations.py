@@ -12,10 +12,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_json_items
-from pipelines.corpora.slurp import slot_question
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.manifest.corpora.slurp import slot_question
+from pipelines.manifest.corpora.text_files import read_json_items
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 OFFICIAL_TASKS = {
     "translation_ec": "en2zh",

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from pipelines import storage
-from pipelines.corpora.files import read_lines
+from pipelines.manifest.corpora.text_files import read_lines
 
 STRESS = "012"
 SILENCE = ("", "sil", "sp", "SIL", "SP")

@@ -18,10 +18,11 @@ from omegaconf import MISSING
 from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
 from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
-from pipelines.corpora.files import read_lines, require_layout
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, write_manifest
+from pipelines.manifest.corpora.text_files import read_lines, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 HALF_SECONDS = (CLIP_SAMPLES - JOIN_SILENCE_SAMPLES) / 2 / SAMPLE_RATE_HZ
 WAV_DIRS = ("wav", "dev/wav", "test/wav")

@@ -11,11 +11,12 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_rows
-from pipelines.corpora.recordings import recording_name
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.manifest.corpora.recordings import recording_name
+from pipelines.manifest.corpora.text_files import read_rows
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 METADATA = "meta/esc50.csv"
 

@@ -10,10 +10,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_rows, require_layout
-from pipelines.corpora.recordings import recording_name
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, write_manifest
+from pipelines.manifest.corpora.recordings import recording_name
+from pipelines.manifest.corpora.text_files import read_rows, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 SPLITS = {"development": "train", "validation": "dev", "evaluation": "test"}
 CAPTIONS = [f"caption_{number}" for number in range(1, 6)]

@@ -16,8 +16,8 @@ from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.id_set import to_ids
-from pipelines.manifest import CLIPS, EXAMPLES, read_batches
+from pipelines.manifest.id_set import to_ids
+from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 from encoders.audio import Segment
 from llm.prompts import question_for
 from pipelines.interface.config import require_range
-from pipelines.manifest import (
+from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
     EXAMPLE_SCHEMA,

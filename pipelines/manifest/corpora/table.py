@@ -15,10 +15,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.recordings import recording_name
 from pipelines.interface.progress import Progress
-from pipelines.manifest import ROWS_PER_GROUP
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, require_folder, write_manifest
+from pipelines.manifest.corpora.recordings import recording_name
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
+from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.storage.tables import ROWS_PER_GROUP
 
 
 @dataclass(frozen=True)

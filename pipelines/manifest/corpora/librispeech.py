@@ -10,10 +10,11 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.corpora.files import read_lines, require_layout
-from pipelines.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
 from pipelines.interface.progress import Progress
-from pipelines.prepare import CorpusExample, PrepareConfig, PrepareReport, Skipped, require_folder, write_manifest
+from pipelines.manifest.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
+from pipelines.manifest.corpora.text_files import read_lines, require_layout
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped, require_folder
+from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 TASKS = ("asr", "gender_recognition", "phone_recognition")
 GENDERS = {"M": "male", "F": "female"}

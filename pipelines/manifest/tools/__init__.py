@@ -1,0 +1,1 @@
+"""Verbs that look at a manifest and change nothing."""

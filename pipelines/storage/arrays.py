@@ -1,0 +1,8 @@
+"""Names for NumPy arrays of one dtype."""
+
+from typing import Any
+
+import numpy as np
+
+Ids = np.ndarray[Any, np.dtype[np.bytes_]]
+Booleans = np.ndarray[Any, np.dtype[np.bool_]]
