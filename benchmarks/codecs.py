@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from encoders.audio import SAMPLE_RATE_HZ, Segment
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import dequantise, measure_fidelity, quantise
-from encoders.features import Fidelity
+from encoders.features import FRAME_RATE_HZ, Fidelity
 from encoders.sound.clips import load_clip
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
-from pipelines.batches import FRAME_RATE_HZ, global_batch
+from pipelines.batches import global_batch
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import Aligner, AlignerConfig
 

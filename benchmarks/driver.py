@@ -15,14 +15,16 @@ import ray
 
 from cluster.connection import RayConfig
 from encoders.audio import Segment
-from pipelines import extract as extract_module
 from pipelines import storage
-from pipelines.cache_index import ShardInfo, index_schema
-from pipelines.extract import ExtractConfig, extract
-from pipelines.extract_actor import UnitStats, WorkerConfig
+from pipelines.cache.index import ShardInfo, index_schema
+from pipelines.cache.layout import unit_name
+from pipelines.cache.plan import ExtractUnit, count_units
+from pipelines.extraction import extract as extract_module
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.extraction.messages import UnitStats, WorkerConfig
 from pipelines.manifest.ids import clip_id
 from pipelines.manifest.tables import CLIP_SCHEMA, CLIPS, EXAMPLE_SCHEMA, EXAMPLES, Clip, row_from_clip
-from pipelines.plan import ExtractUnit, count_units, unit_name
 from pipelines.storage.tables import RowTable
 
 CLIPS_PER_UNIT = 10

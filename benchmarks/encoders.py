@@ -32,13 +32,13 @@ from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.sound.clips import load_clip
 from encoders.tiny import random_weights
 from encoders.whisper.network import WhisperSizes
-from pipelines.encoder_recipe import recipe_of
-from pipelines.extract_actor import WorkerConfig
-from pipelines.extract_worker import ExtractWorker
+from pipelines.cache.encoder_recipe import recipe_of
+from pipelines.cache.plan import extend_plan, read_units
+from pipelines.cache.recipe import write_recipe
+from pipelines.extraction.messages import WorkerConfig
+from pipelines.extraction.worker import ExtractWorker
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from pipelines.plan import extend_plan, read_units
-from pipelines.recipe import write_recipe
 
 GROUP_CLIPS = 4
 WHISPER_BASE = WhisperSizes(512, 6, 8, 2048, 80, 1500)

@@ -25,8 +25,9 @@ from cluster.connection import RayConfig, connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip
-from pipelines.extract import ExtractConfig, extract
-from pipelines.extract_record import read_unit_log
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.extraction.unit_log import read_unit_log
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
 

@@ -31,10 +31,11 @@ from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import quantise
 from encoders.sound.clips import load_clip
-from pipelines import extract as extract_module
-from pipelines.cache_index import committed_units, read_index
-from pipelines.extract import ExtractConfig, extract
-from pipelines.extract_worker import ExtractWorker
+from pipelines.cache.index import committed_units, read_index
+from pipelines.extraction import extract as extract_module
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.extraction.worker import ExtractWorker
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import clip_from_row
 

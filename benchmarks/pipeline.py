@@ -20,14 +20,14 @@ import webdataset
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip
-from pipelines.encoder_recipe import recipe_of
-from pipelines.extract_actor import WorkerConfig
-from pipelines.extract_worker import ExtractWorker
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.encoder_recipe import recipe_of
+from pipelines.cache.plan import extend_plan, read_units
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import write_recipe
+from pipelines.extraction.messages import WorkerConfig
+from pipelines.extraction.worker import ExtractWorker
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from pipelines.plan import extend_plan, read_units
-from pipelines.recipe import write_recipe
 
 NUM_CLIPS = 32
 CLIP_SECONDS = 30

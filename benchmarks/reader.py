@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.range_server import range_server
 from encoders.audio import Segment
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.read_config import ReadConfig
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import Recipe, StreamRecipe, write_recipe
+from pipelines.cache.shard import EncodedClip, write_shard
 from pipelines.manifest.tables import Clip
-from pipelines.recipe import Recipe, StreamRecipe, write_recipe
-from pipelines.shard import EncodedClip, write_shard
 from pipelines.storage.memory import BatchMemory, Bytes
-from pipelines.storage.ranges import ReadConfig
 
 BATCH, CLIPS_PER_SHARD = 8, 16
 SHAPES = {"speech": (1500, 1280), "audio": (1496, 768)}

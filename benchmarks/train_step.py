@@ -43,12 +43,12 @@ from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
 from pipelines.batches import load_examples, make_batch, micro_batches, read_batch, read_texts
-from pipelines.encoder_recipe import recipe_of
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.encoder_recipe import recipe_of
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import write_recipe
+from pipelines.cache.shard import EncodedClip, write_shard
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from pipelines.recipe import write_recipe
-from pipelines.shard import EncodedClip, write_shard
 from qformer.aligner import Aligner, AlignerConfig
 
 CLIP_SECONDS = 30

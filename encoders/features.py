@@ -1,9 +1,22 @@
 """What features are called and how they are described; without PyTorch, for those who plan, store and list them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-SPEECH_FRAMES = 1500  # 30 s of 20 ms
+import numpy as np
+
+from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
+
+FRAME_RATE_HZ = 50
+"""Of both streams: a frame is 20 ms."""
+SPEECH_FRAMES = CLIP_SECONDS * FRAME_RATE_HZ
+"""Whisper's frames of any clip: it is padded to the full length."""
+BANK_SAMPLES, BANK_HOP_SAMPLES = 400, 160
+"""BEATs' filter banks: windows of 25 ms, one every 10 ms."""
+NUM_MEL_BANDS = 128
+PATCH_FRAMES = 16
+PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES
+"""BEATs' patches are 16 filter-bank frames by 16 mel bands; each of the 8 of one time step gives a frame."""
 
 Codec = Literal["float16", "int8"]
 """How frames are stored: as float16, or as int8 with a scale per channel and clip."""
@@ -21,3 +34,11 @@ class Fidelity:
     """[1] Of each frame with itself as computed, the mean over the frames."""
     worst_cosine: float
     """[1] The same, of the worst frame."""
+
+
+def audio_frames(seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the BEATs frames of clips of these lengths, int64 [N]; a patch that is partly padding is left out."""
+    samples_N = (np.clip(seconds_N, 1, CLIP_SECONDS) * SAMPLE_RATE_HZ).astype(np.int64)
+    bank_frames_N = 1 + (samples_N - BANK_SAMPLES) // BANK_HOP_SAMPLES
+    frames_N: np.ndarray[Any, np.dtype[np.int64]] = PATCHES_PER_STEP * (bank_frames_N // PATCH_FRAMES)
+    return frames_N

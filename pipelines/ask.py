@@ -12,8 +12,8 @@ from encoders.sound.clips import load_clip
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import make_batch
+from pipelines.cache.encoder_recipe import load_encoder_and_recipe
 from pipelines.checkpoint import load_run
-from pipelines.encoder_recipe import load_encoder_and_recipe
 from pipelines.evaluate import choose_device
 from pipelines.interface.config import require_range
 

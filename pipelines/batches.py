@@ -23,11 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 from llm.prompts import question_for
 from llm.salmonn import Batch
 from pipelines import storage
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.reader import FeatureCache
 from pipelines.manifest.tables import EXAMPLES, read_examples
 from pipelines.mix import Indices, MixRow, Mixture, make_mixture
 
-FRAME_RATE_HZ = 50
 HASHED_ROWS = 65_536
 """Ids that are Python texts at a time."""
 COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]

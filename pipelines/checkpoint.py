@@ -33,7 +33,7 @@ from llm.loading import Precision, load_llm
 from llm.lora import LoraSettings, adapter_state_dict, add_lora, load_adapter, save_adapter
 from llm.salmonn import Salmonn
 from pipelines import storage
-from pipelines.recipe import Recipe
+from pipelines.cache.recipe import Recipe
 from pipelines.storage.ahead import DaemonPool
 from qformer.aligner import Aligner, AlignerConfig
 

@@ -131,18 +131,30 @@ VERBS = {
         "manifest.tools.plot:ManifestPlotConfig", "manifest.tools.plot:manifest_plot", "lengths and hours as a picture"
     ),
     "plan extract": Verb(
-        "plan_extract:PlanExtractConfig", "plan_extract:plan_extract", "what an extraction costs, before it runs"
+        "extraction.plan_extract:PlanExtractConfig",
+        "extraction.plan_extract:plan_extract",
+        "what an extraction costs, before it runs",
     ),
-    "extract": Verb("extract:ExtractConfig", "extract:extract", "encode every clip once into a feature cache"),
-    "cache info": Verb("cache_info:CacheInfoConfig", "cache_info:cache_info", "what a feature cache holds and lacks"),
+    "extract": Verb(
+        "extraction.extract:ExtractConfig", "extraction.extract:extract", "encode every clip once into a feature cache"
+    ),
+    "cache info": Verb(
+        "cache.tools.info:CacheInfoConfig", "cache.tools.info:cache_info", "what a feature cache holds and lacks"
+    ),
     "cache verify": Verb(
-        "cache_verify:CacheVerifyConfig", "cache_verify:cache_verify", "check a cache against its index"
+        "cache.tools.verify:CacheVerifyConfig", "cache.tools.verify:cache_verify", "check a cache against its index"
     ),
-    "cache ls": Verb("cache_ls:CacheLsConfig", "cache_ls:cache_ls", "a cache's clips, a line each"),
-    "cache show": Verb("cache_show:CacheShowConfig", "cache_show:cache_show", "draw a clip's wave and features"),
-    "cache export": Verb("cache_copy:CacheExportConfig", "cache_copy:cache_export", "a cache of some of the clips"),
-    "cache merge": Verb("cache_copy:CacheMergeConfig", "cache_copy:cache_merge", "one cache from several"),
-    "cache prune": Verb("cache_prune:CachePruneConfig", "cache_prune:cache_prune", "drop clips that no manifest names"),
+    "cache ls": Verb("cache.tools.ls:CacheLsConfig", "cache.tools.ls:cache_ls", "a cache's clips, a line each"),
+    "cache show": Verb(
+        "cache.tools.show:CacheShowConfig", "cache.tools.show:cache_show", "draw a clip's wave and features"
+    ),
+    "cache export": Verb(
+        "cache.tools.copy:CacheExportConfig", "cache.tools.copy:cache_export", "a cache of some of the clips"
+    ),
+    "cache merge": Verb("cache.tools.copy:CacheMergeConfig", "cache.tools.copy:cache_merge", "one cache from several"),
+    "cache prune": Verb(
+        "cache.tools.prune:CachePruneConfig", "cache.tools.prune:cache_prune", "drop clips that no manifest names"
+    ),
     "recipe diff": Verb(
         "recipe_diff:RecipeDiffConfig", "recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
     ),

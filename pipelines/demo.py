@@ -23,10 +23,11 @@ from encoders.audio import SAMPLE_RATE_HZ
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.ask import AskConfig, ask
+from pipelines.cache.reader import FeatureCache
 from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
 from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
-from pipelines.extract import ExtractConfig, ExtractReport, extract
-from pipelines.feature_cache import FeatureCache
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import ExtractReport, extract
 from pipelines.interface.config import load_config, require_range
 from pipelines.interface.figures import Picture, draw_shares
 from pipelines.interface.page import Section, Tile, draw_curves, draw_scores, draw_streams, write_report

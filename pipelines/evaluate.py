@@ -14,8 +14,8 @@ from rich.table import Table
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches import load_examples, read_batch
+from pipelines.cache.reader import FeatureCache
 from pipelines.checkpoint import RunSpec, load_run
-from pipelines.feature_cache import FeatureCache
 from pipelines.interface.config import require_range, save_config
 from pipelines.interface.progress import Progress
 from pipelines.tasks import score

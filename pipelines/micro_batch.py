@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llm.salmonn import Batch, Salmonn
 from pipelines.batches import ExampleSet, join_features, micro_batches, read_texts
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.reader import FeatureCache
 from qformer.aligner import Aligner
 
 Place = tuple[int, int]

@@ -24,10 +24,10 @@ from llm.lora import (
     settings_from_official,
 )
 from pipelines import storage
+from pipelines.cache.encoder_recipe import load_recipe
+from pipelines.cache.recipe import Recipe
 from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, Snapshot, fetched_checkpoint, newest_step, save_checkpoint
-from pipelines.encoder_recipe import load_recipe
 from pipelines.interface.config import require_range, save_config
-from pipelines.recipe import Recipe
 from qformer.aligner import Aligner
 from qformer.official import config_from_official, load_official, official_name
 from qformer.windows import CLIP_FRAMES

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
+from pipelines.cache.reader import STORED_DTYPES
 from pipelines.calibration import StepTime, measure_step, worker_examples
 from pipelines.checkpoint import RunSpec, complete_steps
-from pipelines.encoding_cost import EncodingCost, break_even_epochs, read_encoding_cost
-from pipelines.feature_cache import STORED_DTYPES
 from pipelines.interface.config import require_range
 from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts

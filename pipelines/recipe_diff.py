@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pipelines import storage
+from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
 from pipelines.checkpoint import RunSpec
 from pipelines.interface.errors import JobIncompleteError
-from pipelines.recipe import Recipe, read_recipe, recipe_differences
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from cluster.connection import connect, pick_device
 from cluster.failures import describe_error
 from cluster.room import actors_that_fit
+from encoders.features import FRAME_RATE_HZ
 from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import FRAME_RATE_HZ, ExampleSet
+from pipelines.batches import ExampleSet
+from pipelines.cache.reader import FeatureCache
 from pipelines.checkpoint import RunSpec, complete_steps, local_llm
-from pipelines.feature_cache import FeatureCache
 from pipelines.interface.config import is_yaml, save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.interface.errors import JobIncompleteError

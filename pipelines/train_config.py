@@ -10,9 +10,9 @@ from cluster.connection import RayConfig
 from llm.loading import Precision, require_precision
 from llm.lora import LoraSettings
 from pipelines.alarms import AlarmConfig
+from pipelines.cache.read_config import ReadConfig
 from pipelines.interface.config import require_range
 from pipelines.optim import OptimConfig
-from pipelines.storage.ranges import ReadConfig
 from qformer.aligner import QFormerConfig
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from llm.loading import Precision
 from llm.salmonn import Salmonn
 from llm.sharding import layers_of
-from pipelines.plan import Integers
+from pipelines.storage.arrays import Integers
 from qformer.aligner import Aligner
 
 BITSANDBYTES: dict[Precision, float] = {"int8": 1.0, "int4": 0.5 + 1 / 64 + 4 / (64 * 256)}

@@ -27,6 +27,7 @@ from llm.sharding import shard_llm
 from pipelines import storage
 from pipelines.agreement import together
 from pipelines.batches import ExampleSet, global_batch
+from pipelines.cache.reader import FeatureCache
 from pipelines.checkpoint import (
     CheckpointWriter,
     RunSpec,
@@ -36,7 +37,6 @@ from pipelines.checkpoint import (
     load_weights,
     start_step,
 )
-from pipelines.feature_cache import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.metrics_log import MetricsLog
 from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task

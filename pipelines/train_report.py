@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import storage
-from pipelines.encoding_cost import EncodingCost, read_encoding_cost
+from pipelines.cache.cost import EncodingCost, read_encoding_cost
 from pipelines.interface.figures import Picture
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import Section, Tile, draw_losses, draw_step_parts, write_report

@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 
 from llm.salmonn import Salmonn
 from pipelines.batches import ExampleSet, epoch_order, global_batch, micro_batches, read_texts
-from pipelines.feature_cache import FeatureCache
-from pipelines.plan import Integers
-from pipelines.storage.arrays import Booleans
+from pipelines.cache.reader import FeatureCache
+from pipelines.storage.arrays import Booleans, Integers
 from pipelines.train_config import TrainConfig
 from pipelines.train_cost import MicroBatchSize
 from qformer.aligner import Aligner

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llm.salmonn import Salmonn
 from pipelines.agreement import together
+from pipelines.cache.read_config import ReadConfig
 from pipelines.micro_batch import CORRECT, LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.storage.ahead import ReadAhead
-from pipelines.storage.ranges import ReadConfig
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_ray_is_not_loaded_by_the_model_packages():
 
 def test_driver_of_an_extraction_loads_neither_pytorch_nor_what_draws():
     heavy = {"torch", "torchaudio", "transformers", "peft", "webdataset", "matplotlib"}
-    code = f"import sys, pipelines.cli, pipelines.extract; sys.exit(str({heavy} & sys.modules.keys()))"
+    code = f"import sys, pipelines.cli, pipelines.extraction.extract; sys.exit(str({heavy} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     assert found.stderr == "set()\n"
 

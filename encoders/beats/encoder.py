@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from encoders.beats.filter_banks import FilterBanks
-from encoders.beats.network import PATCH_FRAMES, Beats, BeatsConfig, count_patches
+from encoders.beats.network import Beats, BeatsConfig, count_patches
 from encoders.digest import key_difference, weights_digest
-from encoders.features import Kernel
+from encoders.features import PATCH_FRAMES, Kernel
 
 _TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 

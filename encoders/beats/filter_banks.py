@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ
+from encoders.features import BANK_HOP_SAMPLES, BANK_SAMPLES, NUM_MEL_BANDS
 from encoders.spectra import power_spectrum, rows_by_chunks
 
-NUM_MEL_BANDS = 128
-FRAME_SAMPLES = 400
-HOP_SAMPLES = 160
 _FFT_SAMPLES = 512
 _LOWEST_HZ = 20.0
 _PREEMPHASIS = 0.97
@@ -41,9 +39,9 @@ class FilterBanks:
     def batch(self, waves: Sequence[Tensor]) -> list[Tensor]:
         """Return [F, M] of each wave, the frames of all computed together."""
         for wave in waves:
-            if len(wave) < FRAME_SAMPLES:
-                raise ValueError(f"a clip has {len(wave)} samples, one frame takes {FRAME_SAMPLES}")
-        frames = [wave.to(self.device).unfold(0, FRAME_SAMPLES, HOP_SAMPLES) for wave in waves]
+            if len(wave) < BANK_SAMPLES:
+                raise ValueError(f"a clip has {len(wave)} samples, one frame takes {BANK_SAMPLES}")
+        frames = [wave.to(self.device).unfold(0, BANK_SAMPLES, BANK_HOP_SAMPLES) for wave in waves]
         with torch.autocast(self.device.type, enabled=False):
             energy_FM = rows_by_chunks(self._energies, frames)
         log_FM = energy_FM.clamp_(min=torch.finfo(torch.float32).eps).log_()
@@ -60,7 +58,7 @@ class FilterBanks:
 
 def povey_window() -> Tensor:
     """Kaldi's window: a Hann window to the power of 0.85, float64 [400]."""
-    return torch.hann_window(FRAME_SAMPLES, periodic=False, dtype=torch.float64).pow(0.85)
+    return torch.hann_window(BANK_SAMPLES, periodic=False, dtype=torch.float64).pow(0.85)
 
 
 def mel_table() -> Tensor:

@@ -13,12 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoders.beats.filter_banks import NUM_MEL_BANDS
 from encoders.beats.gated_attention import Mask, gated_attention, padding_mask
-from encoders.features import Kernel
-
-PATCH_FRAMES = 16
-PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES  # frequency bands of one time step, 8
+from encoders.features import PATCH_FRAMES, PATCHES_PER_STEP, Kernel
 
 
 @dataclass(frozen=True)

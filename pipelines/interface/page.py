@@ -132,39 +132,6 @@ def draw_scores(scores: Mapping[str, tuple[float, float]], *, caption: str) -> P
         return as_picture(figure, caption)
 
 
-def draw_throughput(
-    ended_seconds: FloatArray,
-    audio_seconds: FloatArray,
-    nbytes: FloatArray,
-    *,
-    expected: float | None,
-    caption: str,
-) -> Picture:
-    """Draw speed over time from what was finished when, in up to 60 spans.
-
-    Args:
-        ended_seconds: Of each piece of work since the beginning.
-        audio_seconds: Of each piece.
-        nbytes: Of each piece.
-        expected: The forecast in × real time, drawn as a line; None draws none.
-        caption: The line below the picture.
-    """
-    edges = np.linspace(0, float(ended_seconds.max()), 1 + min(60, max(1, len(ended_seconds) // 4)))
-    hours = edges / 3600 if edges[-1] > 7200 else edges
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-        for axis, values, title in zip(
-            figure.subplots(1, 2), (audio_seconds, nbytes / 1e6), ("× real time", "MB/s of shards"), strict=True
-        ):
-            sums, _ = np.histogram(ended_seconds, edges, weights=values)
-            axis.stairs(sums / np.diff(edges), hours, fill=True, color=ACCENT, alpha=0.8)
-            if expected and title == "× real time":
-                axis.axhline(expected, color="#b45309", label="forecast")
-                axis.legend(frameon=False)
-            axis.set(title=title, xlabel="hours" if edges[-1] > 7200 else "seconds", ylim=(0, None))
-        return as_picture(figure, caption)
-
-
 def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str) -> Picture:
     """Draw losses, all together and task by task, and token accuracy, over the steps of lines of metrics.jsonl.
 

@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from pipelines import storage
-from pipelines.cache_index import committed_units
-from pipelines.cache_verify import CacheVerifyConfig, cache_verify
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.index import committed_units
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.tools.verify import CacheVerifyConfig, cache_verify
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests.chaos.machines import Machines
 from tests.pipelines.test_feature_cache import prepare_tones

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pipelines.apart import call_apart
+from pipelines.extraction.apart import call_apart
 
 
 def test_answer_comes_from_another_process_and_its_imports_stay_there():

@@ -16,7 +16,7 @@ from pipelines.batches import (
     read_batch,
     read_texts,
 )
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.reader import FeatureCache
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 
 

@@ -10,13 +10,13 @@ import torch
 import webdataset
 
 from pipelines import storage
-from pipelines.cache_index import committed_units, read_rejects
-from pipelines.cache_show import channel_bands
+from pipelines.cache.index import committed_units, read_rejects
+from pipelines.cache.plan import count_planned_clips, count_units, extend_plan, read_units
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.tools.show import channel_bands
 from pipelines.cli import main
-from pipelines.feature_cache import FeatureCache
 from pipelines.manifest.tables import read_clips, read_examples
 from pipelines.manifest.writer import ManifestWriter
-from pipelines.plan import count_planned_clips, count_units, extend_plan, read_units
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones, shard_digests
 
 SMALL = "shard_megabytes=1"  # two clips

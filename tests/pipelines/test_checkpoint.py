@@ -12,8 +12,8 @@ from llm.loading import load_llm
 from llm.lora import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
+from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.checkpoint import RunSpec, Snapshot, complete_steps, load_run, save_checkpoint
-from pipelines.encoder_recipe import recipe_of
 from qformer.aligner import AlignerConfig
 
 IDS = torch.arange(3, 23).unsqueeze(0)

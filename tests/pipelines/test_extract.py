@@ -13,13 +13,15 @@ import pytest
 
 from cluster.unit_queue import QueueLimits, UnitResult
 from pipelines import storage
-from pipelines.cache_index import ShardInfo, committed_units
+from pipelines.cache.cost import read_encoding_cost
+from pipelines.cache.index import ShardInfo, committed_units
+from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
-from pipelines.encoding_cost import read_encoding_cost
-from pipelines.extract import ExtractConfig, RejectLimit, extract
-from pipelines.extract_actor import UnitStats
-from pipelines.extract_record import UnitLog, read_unit_log
-from pipelines.feature_cache import FeatureCache
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import extract
+from pipelines.extraction.messages import UnitStats
+from pipelines.extraction.rejects import RejectLimit
+from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from pipelines.interface.errors import JobIncompleteError
 from tests.pipelines.test_feature_cache import prepare_tones, shard_digests
 from tests.toy import write_tones
@@ -54,7 +56,7 @@ def undisturbed(manifest, tmp_path_factory, ray_session) -> Path:
 
 
 def test_second_run_does_no_work_and_needs_no_cluster(manifest, undisturbed, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.extract.connect", lambda config: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("pipelines.extraction.extract.connect", lambda config: pytest.fail("a cluster was asked for"))
     before = shard_digests(undisturbed)
     report = extract_in_small_shards(manifest, undisturbed)
     assert (report.units, report.clips) == (0, 0)
@@ -234,7 +236,7 @@ def test_every_unit_and_the_outcome_are_recorded(undisturbed):
 
 
 def test_records_of_units_are_written_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.extract_record.UNITS_PER_FILE", 4)
+    monkeypatch.setattr("pipelines.extraction.unit_log.UNITS_PER_FILE", 4)
     log = UnitLog(str(tmp_path))
     for unit in range(10):
         stats = UnitStats(ShardInfo(unit, 2, 0, 20.0, 1_000), 1.5, "cpu", {"write": 0.5})
@@ -263,7 +265,7 @@ def test_too_many_rejects_are_seen_early(clips, rejects, stops):
 
 
 def test_job_with_hopeless_clips_stops_long_before_its_limit_is_reached(tmp_path, ray_session, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.extract.EARLY_CLIPS", 8)
+    monkeypatch.setattr("pipelines.extraction.rejects.EARLY_CLIPS", 8)
     manifest = prepare_tones(tmp_path / "tones", num_clips=80)
     for file in (tmp_path / "tones" / "audio").iterdir():
         file.write_bytes(file.read_bytes()[:1000])

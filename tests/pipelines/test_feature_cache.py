@@ -13,18 +13,12 @@ import webdataset
 from cluster.unit_queue import FatalUnitError
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import measure_fidelity
+from encoders.features import audio_frames
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache_index import committed_shard, committed_units, read_rejects
-from pipelines.cache_info import CacheInfoConfig, cache_info
-from pipelines.encoder_recipe import recipe_of
-from pipelines.extract_actor import WorkerConfig
-from pipelines.extract_worker import SAMPLED_CLIPS, ExtractWorker
-from pipelines.feature_cache import FeatureCache
-from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.manifest.tables import corpus_roots, read_clips
-from pipelines.plan import (
-    audio_frames,
+from pipelines.cache.encoder_recipe import recipe_of
+from pipelines.cache.index import committed_shard, committed_units, read_rejects
+from pipelines.cache.plan import (
     count_planned_clips,
     count_units,
     extend_plan,
@@ -32,8 +26,14 @@ from pipelines.plan import (
     predict_nbytes,
     read_units,
 )
-from pipelines.recipe import Recipe, read_recipe, write_recipe
-from pipelines.shard import write_shard
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import Recipe, read_recipe, write_recipe
+from pipelines.cache.shard import write_shard
+from pipelines.cache.tools.info import CacheInfoConfig, cache_info
+from pipelines.extraction.messages import WorkerConfig
+from pipelines.extraction.worker import SAMPLED_CLIPS, ExtractWorker
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.manifest.tables import corpus_roots, read_clips
 from tests.toy import write_tone_corpus
 
 
@@ -264,7 +264,7 @@ def test_second_job_that_plans_the_same_cache_is_refused(tmp_path, monkeypatch):
     worker = make_worker(tmp_path / "c")
     clips, cache, recipe = list(read_clips(manifest)), str(tmp_path / "c"), worker.config.recipe
     extend_plan(cache, clips[:2], recipe=recipe, shard_nbytes=1_500_000)
-    monkeypatch.setattr("pipelines.plan._plan_files", lambda cache: [])  # as it looked when the other began
+    monkeypatch.setattr("pipelines.cache.plan._plan_files", lambda cache: [])  # as it looked when the other began
     with pytest.raises(ValueError, match="another job has just planned"):
         extend_plan(cache, clips, recipe=recipe, shard_nbytes=1_500_000)
     with pytest.raises(ValueError, match="another job has just begun"):
@@ -289,7 +289,7 @@ def test_rejects_of_an_attempt_that_failed_do_not_stay(tmp_path):
 
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.feature_cache.OPEN_SHARDS", 2)
+    monkeypatch.setattr("pipelines.cache.reader.OPEN_SHARDS", 2)
     manifest = prepare_tones(tmp_path, num_clips=8)
     fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"), shard_nbytes=600_000)
     cache = FeatureCache(str(tmp_path / "c"))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cache.reader import FeatureCache
 from pipelines.checkpoint import complete_steps
-from pipelines.feature_cache import FeatureCache
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.ray_head import JobOutcome, RayHead
 

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipelines import storage
-from pipelines.cache_verify import CacheVerifyConfig, cache_verify
-from pipelines.extract import ExtractConfig, extract
+from pipelines.cache.tools.verify import CacheVerifyConfig, cache_verify
+from pipelines.extraction.config import ExtractConfig
+from pipelines.extraction.extract import extract
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.s3_server import S3Server, s3_server

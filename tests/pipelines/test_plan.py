@@ -6,19 +6,12 @@ import pytest
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.cache.cost import break_even_epochs
+from pipelines.cache.plan import count_units, cut_units, extend_plan, pending_seconds, predict_nbytes, read_units
+from pipelines.cache.recipe import Recipe, StreamRecipe
 from pipelines.cli import main
-from pipelines.encoding_cost import break_even_epochs
+from pipelines.extraction.plan_extract import fit_cost
 from pipelines.manifest.tables import CLIP_SCHEMA, Clip, require_clips, row_from_clip
-from pipelines.plan import (
-    count_units,
-    cut_units,
-    extend_plan,
-    pending_seconds,
-    predict_nbytes,
-    read_units,
-)
-from pipelines.plan_extract import fit_cost
-from pipelines.recipe import Recipe, StreamRecipe
 from pipelines.storage.tables import RowTable
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 
@@ -62,8 +55,8 @@ def test_clips_of_a_recording_follow_each_other_by_time(tmp_path):
 def test_plan_of_many_row_groups_is_the_plan_of_one(tmp_path, monkeypatch):
     clips = [segment_of(f"r{number % 7}", float(number), number=number) for number in range(100)]
     extend_plan(str(tmp_path / "one"), clips, recipe=RECIPE, shard_nbytes=50_000_000)
-    monkeypatch.setattr("pipelines.plan.ROWS_PER_GROUP", 16)
-    monkeypatch.setattr("pipelines.plan.ROWS_PER_GATHER", 32)
+    monkeypatch.setattr("pipelines.cache.plan.ROWS_PER_GROUP", 16)
+    monkeypatch.setattr("pipelines.cache.plan.ROWS_PER_GATHER", 32)
     extend_plan(str(tmp_path / "many"), clips, recipe=RECIPE, shard_nbytes=50_000_000)
     units = list(read_units(str(tmp_path / "one")))
     assert list(read_units(str(tmp_path / "many"))) == units
@@ -72,8 +65,8 @@ def test_plan_of_many_row_groups_is_the_plan_of_one(tmp_path, monkeypatch):
 
 def test_plan_of_a_manifest_is_the_plan_of_its_clips(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 16)
-    monkeypatch.setattr("pipelines.plan.ROWS_PER_GROUP", 16)
-    monkeypatch.setattr("pipelines.plan.ROWS_PER_GATHER", 32)
+    monkeypatch.setattr("pipelines.cache.plan.ROWS_PER_GROUP", 16)
+    monkeypatch.setattr("pipelines.cache.plan.ROWS_PER_GATHER", 32)
     numbers = np.random.default_rng(0).permutation(300)
     clips = [segment_of(f"r{number % 7}", float(number), number=number) for number in numbers]
     with RowTable(str(tmp_path / "m" / "clips.parquet"), CLIP_SCHEMA) as table:

@@ -22,14 +22,14 @@ from llm.salmonn import Batch, Salmonn
 from llm.sharding import layers_of, shard_llm
 from llm.tiny import write_tiny_llm
 from pipelines.batches import micro_batches, read_texts
+from pipelines.cache.cost import read_encoding_cost
+from pipelines.cache.plan import extend_plan, read_units
+from pipelines.cache.reader import FeatureCache
 from pipelines.calibration import worker_examples
 from pipelines.cli import main
-from pipelines.encoding_cost import read_encoding_cost
-from pipelines.extract import ExtractReport
-from pipelines.feature_cache import FeatureCache
+from pipelines.extraction.extract import ExtractReport
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from pipelines.plan import extend_plan, read_units
 from pipelines.plan_train import PlanTrainConfig, plan_train
 from pipelines.train import open_run
 from pipelines.train_cost import MicroBatchSize, TrainCost

@@ -16,11 +16,12 @@ from encoders.codecs import dequantise
 from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.batches import load_examples, make_batch, read_batch
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.read_config import ReadConfig
+from pipelines.cache.reader import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.storage.ahead import DaemonPool, ReadAhead
 from pipelines.storage.memory import BatchMemory
-from pipelines.storage.ranges import Extent, RangedFile, ReadConfig
+from pipelines.storage.ranges import Extent, RangedFile
 from pipelines.train import open_run
 from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
@@ -194,7 +195,7 @@ def test_deleted_shard_is_an_error_that_names_shard_and_clip(copied):
 
 
 def test_many_threads_read_right_while_few_shards_are_open(corpus, monkeypatch):
-    monkeypatch.setattr("pipelines.feature_cache.OPEN_SHARDS", 1)
+    monkeypatch.setattr("pipelines.cache.reader.OPEN_SHARDS", 1)
     cache = FeatureCache(str(corpus[1]), ReadConfig(threads=8, verify_fraction=1.0))
     assert len(set(cache.index["shard"].to_pylist())) > 1
     for _ in range(5):

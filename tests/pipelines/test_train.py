@@ -18,22 +18,23 @@ from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
+from encoders.features import FRAME_RATE_HZ
 from llm.lora import LoraSettings
 from pipelines import storage
 from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
-from pipelines.batches import FRAME_RATE_HZ, load_examples, read_batch
+from pipelines.batches import load_examples, read_batch
+from pipelines.cache.read_config import ReadConfig
+from pipelines.cache.reader import FeatureCache
 from pipelines.checkpoint import best_checkpoint, complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
-from pipelines.feature_cache import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig
-from pipelines.storage.ranges import ReadConfig
 from pipelines.train import _describe_failures, open_run, train, train_in_turn, watched
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker

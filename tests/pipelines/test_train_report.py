@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from pipelines.alarms import AlarmConfig
-from pipelines.encoding_cost import read_encoding_cost
-from pipelines.extract import ExtractReport
+from pipelines.cache.cost import read_encoding_cost
+from pipelines.cache.plan import extend_plan, read_units
+from pipelines.extraction.extract import ExtractReport
 from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import draw_losses
 from pipelines.manifest.tables import read_clips
 from pipelines.metrics_log import read_metrics
-from pipelines.plan import extend_plan, read_units
 from pipelines.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.train import open_run
 from pipelines.train_config import TrainConfig

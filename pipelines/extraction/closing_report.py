@@ -1,82 +1,54 @@
-"""What an extraction leaves in `jobs/`: a record per unit, written in chunks while it runs, and a page at its end."""
+"""The page at an extraction's end: what was forecast and what came."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
 
-from cluster.unit_queue import UnitResult
-from pipelines import storage
-
-UNITS_PER_FILE = 1_000
-UNIT_SCHEMA = pa.schema(
-    [
-        ("unit", pa.int64()),
-        ("ended_seconds", pa.float64()),  # since the job began
-        ("seconds", pa.float64()),
-        ("device", pa.string()),
-        ("attempt", pa.int64()),
-        ("clips", pa.int64()),
-        ("rejects", pa.int64()),
-        ("audio_seconds", pa.float64()),
-        ("nbytes", pa.int64()),
-        ("lowest_snr_db", pa.float64()),
-        ("parts", pa.map_(pa.string(), pa.float64())),
-    ]
+from pipelines.interface.figures import (
+    ACCENT,
+    STYLE,
+    FloatArray,
+    Picture,
+    as_picture,
 )
 
 
-class UnitLog:
-    """Records of a job's units in `<folder>/000000.parquet` and on, a thousand in each: so many are held at most."""
+def draw_throughput(
+    ended_seconds: FloatArray,
+    audio_seconds: FloatArray,
+    nbytes: FloatArray,
+    *,
+    expected: float | None,
+    caption: str,
+) -> Picture:
+    """Draw speed over time from what was finished when, in up to 60 spans.
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._start = time.monotonic()
-        self._rows: list[dict[str, Any]] = []
-        self._files = 0
-
-    def add(self, result: UnitResult) -> None:
-        """Record a unit that is done."""
-        stats = result.value
-        shard = stats.shard
-        self._rows.append(
-            {
-                "unit": shard.unit,
-                "ended_seconds": time.monotonic() - self._start,
-                "seconds": stats.seconds,
-                "device": stats.device,
-                "attempt": result.attempt,
-                "clips": shard.clips,
-                "rejects": shard.rejects,
-                "audio_seconds": shard.seconds,
-                "nbytes": shard.nbytes,
-                "lowest_snr_db": shard.lowest_snr_db,
-                "parts": list(stats.parts.items()),
-            }
-        )
-        if len(self._rows) == UNITS_PER_FILE:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is held."""
-        if self._rows:
-            table = pa.Table.from_pylist(self._rows, schema=UNIT_SCHEMA)
-            storage.write_table(storage.join(self.folder, f"{self._files:06d}.parquet"), table)
-            self._files += 1
-            self._rows.clear()
-
-
-def read_unit_log(folder: str) -> pa.Table:
-    """Return a job's records of units, in the order in which they ended."""
-    tables = [UNIT_SCHEMA.empty_table()]
-    for name in storage.list_names(folder, ".parquet"):
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            tables.append(file.read())
-    return pa.concat_tables(tables)
+    Args:
+        ended_seconds: Of each piece of work since the beginning.
+        audio_seconds: Of each piece.
+        nbytes: Of each piece.
+        expected: The forecast in × real time, drawn as a line; None draws none.
+        caption: The line below the picture.
+    """
+    edges = np.linspace(0, float(ended_seconds.max()), 1 + min(60, max(1, len(ended_seconds) // 4)))
+    hours = edges / 3600 if edges[-1] > 7200 else edges
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.2), layout="constrained")
+        for axis, values, title in zip(
+            figure.subplots(1, 2), (audio_seconds, nbytes / 1e6), ("× real time", "MB/s of shards"), strict=True
+        ):
+            sums, _ = np.histogram(ended_seconds, edges, weights=values)
+            axis.stairs(sums / np.diff(edges), hours, fill=True, color=ACCENT, alpha=0.8)
+            if expected and title == "× real time":
+                axis.axhline(expected, color="#b45309", label="forecast")
+                axis.legend(frameon=False)
+            axis.set(title=title, xlabel="hours" if edges[-1] > 7200 else "seconds", ylim=(0, None))
+        return as_picture(figure, caption)
 
 
 @dataclass(frozen=True)
@@ -106,7 +78,7 @@ def write_closing_report(
 ) -> None:
     """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
     from pipelines.interface.figures import draw_shares
-    from pipelines.interface.page import Section, Tile, draw_throughput, write_report
+    from pipelines.interface.page import Section, Tile, write_report
 
     clips, rejects = (int(np.sum(units[name].to_numpy())) for name in ("clips", "rejects"))
     hours, nbytes = np.sum(units["audio_seconds"].to_numpy()) / 3600, int(np.sum(units["nbytes"].to_numpy()))

@@ -1,12 +1,4 @@
-"""The feature cache on disk: shards that any WebDataset tool reads, made random-access by their index.
-
-<cache>/recipe.json            what determines the features' bytes
-        units/000000.parquet   the plan: which clip goes into which shard
-        shards/000042.tar      per clip: speech.npy, audio.npy, json (and their scales for int8)
-        index/000042.parquet   one row per clip: where its members lie in the tar; a shard exists once this file does
-        rejects/000042.parquet the clips that could not be decoded, with the reason
-        jobs/<time>.json       what ran
-"""
+"""A shard's index: where each clip's arrays lie in the tar; a shard exists once its index does."""
 
 import zlib
 from collections.abc import Collection, Mapping
@@ -18,8 +10,8 @@ import pyarrow.compute as pc
 
 from encoders.features import Fidelity
 from pipelines import storage
-from pipelines.plan import unit_name
-from pipelines.recipe import Recipe
+from pipelines.cache.layout import unit_name
+from pipelines.cache.recipe import Recipe
 
 TAR_BLOCK = 512
 FIDELITY = tuple(measure.name for measure in fields(Fidelity))

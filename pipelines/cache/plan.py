@@ -12,16 +12,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
-from encoders.features import SPEECH_FRAMES, Codec
+from encoders.audio import CLIP_SECONDS
+from encoders.features import SPEECH_FRAMES, Codec, audio_frames
 from pipelines import storage
+from pipelines.cache.layout import UNITS, unit_name
+from pipelines.cache.recipe import Recipe
 from pipelines.manifest.id_set import ID_TYPE, IdSet, to_ids
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
@@ -33,10 +34,9 @@ from pipelines.manifest.tables import (
     row_from_clip,
     take_rows,
 )
-from pipelines.recipe import Recipe
+from pipelines.storage.arrays import Floats, Integers, Keys
 from pipelines.storage.tables import ROWS_PER_GROUP, RowTable
 
-UNITS = "units"
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
 VALUE_NBYTES: dict[Codec, int] = {"float16": 2, "int8": 1}
 TAR_NBYTES_PER_CLIP = 4_096
@@ -46,10 +46,6 @@ MOST_GATHERS = 8
 """Each reads the whole manifest if that is shuffled, otherwise its own part."""
 ROWS_PER_READ = 1_024
 """Rows of the plan that are Python objects at a time, about 2 KB each."""
-
-Integers = np.ndarray[Any, np.dtype[np.int64]]
-Keys = np.ndarray[Any, np.dtype[np.uint64]]
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -65,19 +61,9 @@ class ExtractUnit:
         return unit_name(self.unit)
 
 
-def unit_name(unit: int) -> str:
-    return f"{unit:06d}"
-
-
 def clip_seconds(clips: pa.RecordBatch) -> Floats:
     """Return the clips' lengths in seconds; an unknown one counts as the longest."""
     return np.asarray(pc.fill_null(clips["seconds"], float(CLIP_SECONDS)), dtype=np.float64)
-
-
-def audio_frames(seconds_N: Floats) -> Integers:
-    """Return BEATs' frames of clips: 8 per 16 filter-bank frames of 25 ms every 10 ms."""
-    samples_N = (np.clip(seconds_N, 1, CLIP_SECONDS) * SAMPLE_RATE_HZ).astype(np.int64)
-    return 8 * ((1 + (samples_N - 400) // 160) // 16)
 
 
 def predict_nbytes(seconds_N: Floats, recipe: Recipe, codec: Codec) -> Integers:

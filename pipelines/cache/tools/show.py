@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from encoders.audio import AudioError
+from encoders.features import FRAME_RATE_HZ
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.batches import FRAME_RATE_HZ
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.plan import read_units
+from pipelines.cache.reader import FeatureCache
 from pipelines.interface.figures import INK, SOFT, STYLE
 from pipelines.manifest.tables import Clip, corpus_roots
-from pipelines.plan import read_units
 
 BANDS = 128
 """Rows of a stream's picture: neighbours among the ordered channels are averaged."""

@@ -8,10 +8,11 @@ import pyarrow.compute as pc
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.cache_index import committed_units, read_rejects
-from pipelines.feature_cache import FeatureCache
-from pipelines.plan import count_planned_clips, count_units, unit_name
-from pipelines.recipe import Recipe, read_recipe
+from pipelines.cache.index import committed_units, read_rejects
+from pipelines.cache.layout import unit_name
+from pipelines.cache.plan import count_planned_clips, count_units
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)

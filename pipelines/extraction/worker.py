@@ -18,12 +18,12 @@ from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.features import Fidelity
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache_index import committed_shard
-from pipelines.encoder_recipe import load_encoder_and_recipe
-from pipelines.extract_actor import UnitStats, WorkerConfig
+from pipelines.cache.encoder_recipe import load_encoder_and_recipe
+from pipelines.cache.index import committed_shard
+from pipelines.cache.plan import ExtractUnit
+from pipelines.cache.shard import AlreadyCommittedError, EncodedClip, RejectedClip, write_shard
+from pipelines.extraction.messages import UnitStats, WorkerConfig
 from pipelines.manifest.tables import Clip
-from pipelines.plan import ExtractUnit
-from pipelines.shard import AlreadyCommittedError, EncodedClip, RejectedClip, write_shard
 
 CHUNK_CLIPS = 32
 """Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""

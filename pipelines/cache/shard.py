@@ -16,7 +16,7 @@ from webdataset import TarWriter
 from encoders.audio import AudioError
 from encoders.features import Fidelity
 from pipelines import storage
-from pipelines.cache_index import (
+from pipelines.cache.index import (
     REJECT_SCHEMA,
     TAR_BLOCK,
     ShardInfo,
@@ -25,9 +25,9 @@ from pipelines.cache_index import (
     member_names,
     shard_info,
 )
+from pipelines.cache.layout import unit_name
+from pipelines.cache.recipe import Recipe
 from pipelines.manifest.tables import Clip
-from pipelines.plan import unit_name
-from pipelines.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -168,3 +168,9 @@ def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Reci
         members[member] = file.read(row[f"{member}_nbytes"])
         check_member(members[member], row, member)
     return StoredClip(clip, members, row)
+
+
+def stored_error(row: Mapping[str, Any]) -> AudioError:
+    """Return the error that a row of `REJECT_SCHEMA` tells of."""
+    recording, _, reason = row["error"].partition(f": {row['stage']}: ")
+    return AudioError(recording, row["stage"], reason)

@@ -16,10 +16,20 @@ from encoders.codecs import quantise
 from encoders.features import Codec
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache_index import committed_units
-from pipelines.encoder_recipe import load_encoder_and_recipe
-from pipelines.encoding_cost import break_even_epochs
-from pipelines.extract import MEGABYTE, ExtractConfig, encoder_keys, require_recipe, with_full_paths
+from pipelines.cache.cost import break_even_epochs
+from pipelines.cache.encoder_recipe import load_encoder_and_recipe
+from pipelines.cache.index import committed_units
+from pipelines.cache.plan import (
+    VALUE_NBYTES,
+    clip_seconds,
+    count_units,
+    cut_units,
+    find_new_clips,
+    pending_seconds,
+    predict_nbytes,
+)
+from pipelines.cache.recipe import require_recipe
+from pipelines.extraction.config import MEGABYTE, ExtractConfig, encoder_keys, with_full_paths
 from pipelines.interface.config import require_range
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
@@ -32,17 +42,7 @@ from pipelines.manifest.tables import (
     require_clips,
     take_rows,
 )
-from pipelines.plan import (
-    VALUE_NBYTES,
-    Floats,
-    Integers,
-    clip_seconds,
-    count_units,
-    cut_units,
-    find_new_clips,
-    pending_seconds,
-    predict_nbytes,
-)
+from pipelines.storage.arrays import Floats, Integers
 
 SAMPLED_QUANTILES = (0.1, 0.5, 0.9)
 MOST_FILES_LOOKED_AT = 1_000

@@ -4,7 +4,7 @@ import torch
 
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.features import Codec, Kernel
-from pipelines.recipe import Recipe, StreamRecipe
+from pipelines.cache.recipe import Recipe, StreamRecipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -110,3 +110,13 @@ def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
     if recipe.digest != content.get("digest"):
         raise ValueError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
     return recipe, encoders
+
+
+def require_recipe(cache: str, recipe: Recipe) -> None:
+    """Refuse a cache that is there with another recipe.
+
+    Raises:
+        ValueError: Naming the first field that differs.
+    """
+    if storage.file_exists(storage.join(cache, RECIPE)):
+        recipe.require_same(read_recipe(cache)[0], here="this command", there=cache)

@@ -7,7 +7,7 @@ for the ids of the plan; arrays are held one clip per thread, and never decoded.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -18,14 +18,14 @@ from omegaconf import MISSING
 
 from encoders.audio import AudioError
 from pipelines import storage
-from pipelines.cache_index import ShardInfo, committed_units, read_rejects
-from pipelines.feature_cache import FeatureCache
+from pipelines.cache.index import ShardInfo, committed_units, read_rejects
+from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
+from pipelines.cache.reader import FeatureCache
+from pipelines.cache.recipe import RECIPE, read_recipe
+from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.tables import Clip, read_clips, read_examples
-from pipelines.plan import ExtractUnit, extend_plan, read_units
-from pipelines.recipe import RECIPE, read_recipe
-from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard
 from pipelines.storage.threads import run_threads
 
 MEGABYTE = 1_000_000
@@ -127,12 +127,6 @@ class _Source:
 def _open_source(uri: str) -> _Source:
     rows = read_rejects(uri, committed_units(uri)).to_pylist()
     return _Source(FeatureCache(uri), {row["clip_id"]: stored_error(row) for row in rows})
-
-
-def stored_error(row: Mapping[str, Any]) -> AudioError:
-    """Return the error that a row of `REJECT_SCHEMA` tells of."""
-    recording, _, reason = row["error"].partition(f": {row['stage']}: ")
-    return AudioError(recording, row["stage"], reason)
 
 
 def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard_nbytes: int, threads: int) -> None:

@@ -1,104 +1,47 @@
 """`salmonn extract`: every clip of a manifest through the frozen encoders, once, into a feature cache."""
 
 import json
-import math
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
 
 import ray
-from omegaconf import MISSING
 
-from cluster.connection import RayConfig, connect, pick_device
+from cluster.connection import connect, pick_device
 from cluster.room import pool_size
 from cluster.unit_queue import (
     ActorStartError,
     FatalUnitError,
-    QueueLimits,
     QueueProgress,
     QueueReport,
     UnitResult,
     run_units,
 )
-from encoders.features import Codec, Kernel
 from pipelines import storage
-from pipelines.apart import call_apart
-from pipelines.cache_index import committed_units, read_rejects
-from pipelines.extract_actor import MIN_FIDELITY_DB, ExtractActor, UnitStats, WorkerConfig
-from pipelines.extract_record import Forecast, UnitLog, read_unit_log, write_closing_report
-from pipelines.interface.config import require_range, save_config, to_yaml
-from pipelines.interface.errors import JobIncompleteError
-from pipelines.interface.progress import Progress
-from pipelines.manifest.tables import corpus_roots, require_clips
-from pipelines.plan import (
+from pipelines.cache.index import committed_units, read_rejects
+from pipelines.cache.layout import unit_name
+from pipelines.cache.plan import (
     count_planned_clips,
     count_units,
     extend_plan,
     pending_seconds,
     predict_nbytes,
     read_units,
-    unit_name,
 )
-from pipelines.recipe import RECIPE, Recipe, environment, read_recipe, write_recipe
-
-MEGABYTE = 1_000_000
-EARLY_CLIPS = 2_000
-"""Clips of a run from which on their rejects say something about the rest: a damaged recording is often 100 clips."""
-EARLY_DEVIATIONS = 5.0
-"""Standard deviations by which they must exceed `max_reject_fraction`: the test is repeated with each shard."""
-
-
-ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
-
-
-@dataclass(frozen=True)
-class ExtractConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest whose clips are encoded."""
-    cache: str = MISSING
-    """[URI] Folder of the feature cache; it is made, or continued where an earlier run stopped."""
-    whisper: str = MISSING
-    """[path|tiny] Hugging Face folder of a Whisper model; tiny: a small seeded random one."""
-    beats: str = MISSING
-    """[path|tiny|none] BEATs checkpoint (.pt); tiny: a small seeded random one; none: no audio stream."""
-    codec: Codec = "float16"
-    """[name] How features are stored: float16, or int8 with a scale per channel and clip."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """[dtype] What the encoders compute in."""
-    attention: Kernel = "sdpa"
-    """[name] Attention of BEATs: sdpa anywhere; flex: one fused kernel, compiled at the start, meant for GPUs."""
-    shard_megabytes: int = 512
-    """[MB] Predicted size at which a shard is full."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """[name] Where the encoders run; auto: a GPU each if the cluster has any."""
-    workers: int = 0
-    """[count] Encoding actors; 0: as many as the cluster has room for."""
-    threads: int = 1
-    """[count] CPU threads (and Ray CPUs) of each actor."""
-    batch_clips: int = 8
-    """[clips] Clips per encoder batch."""
-    min_fidelity_db: float = MIN_FIDELITY_DB
-    """[dB] Lowest signal-to-noise ratio at which the codec may give a stream back: it is measured on up to 4 clips of a
-    shard, and one below ends the job. 30 dB are an error of 3 %; Whisper's frames have about 43 in int8, 73 in
-    float16."""
-    max_reject_fraction: float = 0.05
-    """[fraction] Share of all planned clips that may be rejected, rounded up to clips; the job stops once there are
-    more, or once a run's first clips, 2,000 or more, show beyond doubt (Wilson's bound) that there will be."""
-    retry_rejects: bool = False
-    """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
-    clips_per_second: float = 0.0
-    """[clips/s] One worker's speed as `salmonn plan extract` forecasts it; the closing report compares; 0: unknown."""
-    limits: QueueLimits = field(default_factory=QueueLimits)
-    ray: RayConfig = field(default_factory=RayConfig)
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
-        require_range(self, ("workers", "clips_per_second"), low=0)
-        require_range(self, ("max_reject_fraction",), low=0, high=1)
+from pipelines.cache.recipe import RECIPE, Recipe, environment, require_recipe, write_recipe
+from pipelines.extraction.actor import ExtractActor
+from pipelines.extraction.apart import call_apart
+from pipelines.extraction.closing_report import Forecast, write_closing_report
+from pipelines.extraction.config import MEGABYTE, ExtractConfig, encoder_keys, with_full_paths
+from pipelines.extraction.messages import UnitStats, WorkerConfig
+from pipelines.extraction.rejects import RejectLimit
+from pipelines.extraction.unit_log import UnitLog, read_unit_log
+from pipelines.interface.config import save_config, to_yaml
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Progress
+from pipelines.manifest.tables import corpus_roots, require_clips
 
 
 @dataclass
@@ -183,17 +126,6 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     return report
 
 
-def with_full_paths(config: ConfigT) -> ConfigT:
-    """Return the config with paths that mean the same in every folder."""
-    return replace(
-        config,
-        manifest=storage.full_path(config.manifest),
-        cache=storage.full_path(config.cache),
-        whisper=_full_path(config.whisper),
-        beats=_full_path(config.beats),
-    )
-
-
 def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
     """Take back the units that hold rejected clips, by their index; return those that stay."""
     names = storage.list_names(storage.join(cache, "rejects"), ".parquet")
@@ -203,33 +135,14 @@ def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
     return units - again
 
 
-def encoder_keys(config: ExtractConfig) -> dict[str, Any]:
-    """Return what `load_encoder_and_recipe` wants to know."""
-    return {key: getattr(config, key) for key in ("whisper", "beats", "codec", "precision", "attention")}
-
-
-def require_recipe(cache: str, recipe: Recipe) -> None:
-    """Refuse a cache that is there with another recipe.
-
-    Raises:
-        ValueError: Naming the first field that differs.
-    """
-    if storage.file_exists(storage.join(cache, RECIPE)):
-        recipe.require_same(read_recipe(cache)[0], here="this command", there=cache)
-
-
 def _open_cache(config: ExtractConfig) -> Recipe:
-    recipe: Recipe = call_apart("pipelines.encoder_recipe", "load_recipe", spared="torch", **encoder_keys(config))
+    recipe: Recipe = call_apart("pipelines.cache.encoder_recipe", "load_recipe", spared="torch", **encoder_keys(config))
     require_recipe(config.cache, recipe)
     if not storage.file_exists(storage.join(config.cache, RECIPE)):
         encoders = {"speech": config.whisper, "audio": config.beats}
         recorded = {**environment(config.threads), "batch_clips": config.batch_clips}
         write_recipe(config.cache, recipe, encoders=encoders, recorded=recorded)
     return recipe
-
-
-def _full_path(encoder: str) -> str:
-    return encoder if encoder in ("tiny", "none") else storage.full_path(encoder)
 
 
 def _run(
@@ -289,30 +202,6 @@ def _run(
     report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
     if queue.failed:
         raise JobIncompleteError(_failures(config.cache, queue))
-
-
-@dataclass(frozen=True)
-class RejectLimit:
-    """When a job has too many rejects: `fraction` of the planned clips, of which `known` were rejected before."""
-
-    fraction: float
-    planned: int
-    known: int
-
-    def exceeded(self, *, clips: int, rejects: int) -> str | None:
-        """Say how a run that has seen so many clips exceeds the limit, or return None.
-
-        The lower bound is Wilson's for a proportion: (p + z²/2n - z √(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-        """
-        if self.known + rejects > math.ceil(self.fraction * self.planned):
-            return f"{self.known + rejects} of {self.planned} clips were rejected"
-        if clips < EARLY_CLIPS:
-            return None
-        share, spread = rejects / clips, EARLY_DEVIATIONS**2 / clips
-        root = math.sqrt(share * (1 - share) * spread + spread**2 / 4)
-        if (share + spread / 2 - root) / (1 + spread) > self.fraction:
-            return f"{rejects} of the first {clips} clips of this run were rejected"
-        return None
 
 
 def _check_rejects(config: ExtractConfig, limit: RejectLimit, report: ExtractReport) -> None:

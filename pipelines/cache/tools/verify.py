@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.cache_index import (
+from pipelines.cache.index import (
     TAR_BLOCK,
     check_member,
     committed_units,
@@ -21,14 +21,14 @@ from pipelines.cache_index import (
     read_index,
     read_rejects,
 )
+from pipelines.cache.layout import find_orphans
+from pipelines.cache.plan import ExtractUnit, read_units
+from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.interface.config import require_range
 from pipelines.interface.errors import JobIncompleteError
-from pipelines.plan import ExtractUnit, read_units, unit_name
-from pipelines.recipe import Recipe, read_recipe
 from pipelines.storage.threads import run_threads
 
 READ_NBYTES = 4_194_304
-FOLDERS = ("shards", "index", "rejects", "units")
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,6 @@ def cache_verify(config: CacheVerifyConfig) -> None:
             f"{config.cache}: {faults} faults; delete index/NNNNNN.parquet of a faulty shard, and salmonn extract with "
             "the same keys makes it anew"
         )
-
-
-def find_orphans(cache: str, committed: Collection[int]) -> list[str]:
-    """Return the shards and rejects without index, and what writers left unfinished, by their names in the cache."""
-    known = {unit_name(unit) for unit in committed}
-    orphans = []
-    for folder in ("shards", "rejects"):
-        names = storage.list_names(storage.join(cache, folder))
-        orphans += [f"{folder}/{name}" for name in names if name.partition(".")[0] not in known]
-    for folder in FOLDERS:
-        orphans += [f"{folder}/{name}" for name in storage.list_unfinished(storage.join(cache, folder))]
-    return orphans
 
 
 def _all_units(cache: str, committed: Collection[int]) -> Iterator[ExtractUnit]:

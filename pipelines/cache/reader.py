@@ -17,13 +17,13 @@ from torch import Tensor
 
 from encoders.codecs import dequantise
 from pipelines import storage
-from pipelines.cache_index import committed_units, index_schema, member_names
-from pipelines.plan import Integers
-from pipelines.recipe import read_recipe
+from pipelines.cache.index import committed_units, index_schema, member_names
+from pipelines.cache.read_config import ReadConfig
+from pipelines.cache.recipe import read_recipe
 from pipelines.storage.ahead import DaemonPool
-from pipelines.storage.arrays import Booleans
+from pipelines.storage.arrays import Booleans, Integers
 from pipelines.storage.memory import BatchMemory
-from pipelines.storage.ranges import GAP_BYTES, Extent, OpenFiles, ReadConfig
+from pipelines.storage.ranges import GAP_BYTES, Extent, OpenFiles
 
 OPEN_SHARDS = 256
 OPEN_OBJECTS = 65_536

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 from omegaconf import MISSING
 
 from pipelines import storage
-from pipelines.cache_copy import stored_error
-from pipelines.cache_index import committed_units, member_names, read_index, read_rejects
-from pipelines.cache_verify import FOLDERS, find_orphans
+from pipelines.cache.index import committed_units, member_names, read_index, read_rejects
+from pipelines.cache.layout import FOLDERS, UNITS, find_orphans
+from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units
+from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
 from pipelines.interface.config import require_range
 from pipelines.manifest.tables import read_clips
-from pipelines.plan import PLAN_SCHEMA, UNITS, ExtractUnit, read_units
-from pipelines.recipe import Recipe, read_recipe
-from pipelines.shard import RejectedClip, StoredClip, read_stored, write_shard
 from pipelines.storage.tables import ROWS_PER_GROUP
 
 

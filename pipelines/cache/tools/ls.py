@@ -6,10 +6,11 @@ from itertools import islice
 
 from omegaconf import MISSING
 
-from pipelines.cache_index import committed_units, member_names, read_index
+from pipelines.cache.index import committed_units, member_names, read_index
+from pipelines.cache.layout import unit_name
+from pipelines.cache.plan import read_units
+from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.interface.config import require_range
-from pipelines.plan import read_units, unit_name
-from pipelines.recipe import Recipe, read_recipe
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""The keys of `salmonn extract`."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from omegaconf import MISSING
+
+from cluster.connection import RayConfig
+from cluster.unit_queue import (
+    QueueLimits,
+)
+from encoders.features import Codec, Kernel
+from pipelines import storage
+from pipelines.extraction.messages import MIN_FIDELITY_DB
+from pipelines.interface.config import require_range
+
+MEGABYTE = 1_000_000
+ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    manifest: str = MISSING
+    """[URI] Folder of the manifest whose clips are encoded."""
+    cache: str = MISSING
+    """[URI] Folder of the feature cache; it is made, or continued where an earlier run stopped."""
+    whisper: str = MISSING
+    """[path|tiny] Hugging Face folder of a Whisper model; tiny: a small seeded random one."""
+    beats: str = MISSING
+    """[path|tiny|none] BEATs checkpoint (.pt); tiny: a small seeded random one; none: no audio stream."""
+    codec: Codec = "float16"
+    """[name] How features are stored: float16, or int8 with a scale per channel and clip."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """[dtype] What the encoders compute in."""
+    attention: Kernel = "sdpa"
+    """[name] Attention of BEATs: sdpa anywhere; flex: one fused kernel, compiled at the start, meant for GPUs."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] Where the encoders run; auto: a GPU each if the cluster has any."""
+    workers: int = 0
+    """[count] Encoding actors; 0: as many as the cluster has room for."""
+    threads: int = 1
+    """[count] CPU threads (and Ray CPUs) of each actor."""
+    batch_clips: int = 8
+    """[clips] Clips per encoder batch."""
+    min_fidelity_db: float = MIN_FIDELITY_DB
+    """[dB] Lowest signal-to-noise ratio at which the codec may give a stream back: it is measured on up to 4 clips of a
+    shard, and one below ends the job. 30 dB are an error of 3 %; Whisper's frames have about 43 in int8, 73 in
+    float16."""
+    max_reject_fraction: float = 0.05
+    """[fraction] Share of all planned clips that may be rejected, rounded up to clips; the job stops once there are
+    more, or once a run's first clips, 2,000 or more, show beyond doubt (Wilson's bound) that there will be."""
+    retry_rejects: bool = False
+    """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
+    clips_per_second: float = 0.0
+    """[clips/s] One worker's speed as `salmonn plan extract` forecasts it; the closing report compares; 0: unknown."""
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
+        require_range(self, ("workers", "clips_per_second"), low=0)
+        require_range(self, ("max_reject_fraction",), low=0, high=1)
+
+
+def with_full_paths(config: ConfigT) -> ConfigT:
+    """Return the config with paths that mean the same in every folder."""
+    return replace(
+        config,
+        manifest=storage.full_path(config.manifest),
+        cache=storage.full_path(config.cache),
+        whisper=_full_path(config.whisper),
+        beats=_full_path(config.beats),
+    )
+
+
+def encoder_keys(config: ExtractConfig) -> dict[str, Any]:
+    """Return what `load_encoder_and_recipe` wants to know."""
+    return {key: getattr(config, key) for key in ("whisper", "beats", "codec", "precision", "attention")}
+
+
+def _full_path(encoder: str) -> str:
+    return encoder if encoder in ("tiny", "none") else storage.full_path(encoder)
