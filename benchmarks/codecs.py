@@ -33,7 +33,7 @@ from llm.lora import LoraSettings, add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
-from pipelines.batches import global_batch
+from pipelines.batches.order import global_batch
 from pipelines.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import Aligner, AlignerConfig
 

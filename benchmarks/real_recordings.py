@@ -21,7 +21,7 @@ from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
-from pipelines.runs import RunsCompareConfig, runs_compare
+from pipelines.runs.summary import RunsCompareConfig, runs_compare
 from pipelines.train import train_in_turn
 from pipelines.train_config import TrainConfig
 

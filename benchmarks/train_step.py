@@ -42,7 +42,9 @@ from llm.packing import packed_logits
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
-from pipelines.batches import load_examples, make_batch, micro_batches, read_batch, read_texts
+from pipelines.batches.batch import make_batch, read_batch, read_texts
+from pipelines.batches.example_set import load_examples
+from pipelines.batches.order import micro_batches
 from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import write_recipe

@@ -11,11 +11,11 @@ from encoders.codecs import dequantise, quantise
 from encoders.sound.clips import load_clip
 from llm.lora import set_lora_scaling
 from pipelines import storage
-from pipelines.batches import make_batch
+from pipelines.batches.batch import make_batch
 from pipelines.cache.encoder_recipe import load_encoder_and_recipe
-from pipelines.checkpoint import load_run
 from pipelines.evaluate import choose_device
 from pipelines.interface.config import require_range
+from pipelines.runs.checkpoint import load_run
 
 
 @dataclass(frozen=True)

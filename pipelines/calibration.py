@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipelines.micro_batch import WorkerBatch
+from pipelines.batches.micro_batch import WorkerBatch
 from pipelines.step_timer import peak_memory_nbytes
 from pipelines.storage.ahead import ReadAhead
 from pipelines.train_config import TrainConfig

@@ -156,20 +156,26 @@ VERBS = {
         "cache.tools.prune:CachePruneConfig", "cache.tools.prune:cache_prune", "drop clips that no manifest names"
     ),
     "recipe diff": Verb(
-        "recipe_diff:RecipeDiffConfig", "recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
+        "runs.recipe_diff:RecipeDiffConfig", "runs.recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "plan train": Verb("plan_train:PlanTrainConfig", "plan_train:plan_train", "what a run takes, before it runs"),
     "train": Verb("train:TrainConfig", "train:train", "train aligner and LoRA on cached features"),
     "sweep": Verb("sweep:SweepConfig", "sweep:sweep", "many short trainings on one cache, and which was best"),
-    "runs list": Verb("runs:RunsListConfig", "runs:runs_list", "what the runs of a folder came to"),
-    "runs compare": Verb("runs:RunsCompareConfig", "runs:runs_compare", "runs side by side where their configs differ"),
+    "runs list": Verb("runs.summary:RunsListConfig", "runs.summary:runs_list", "what the runs of a folder came to"),
+    "runs compare": Verb(
+        "runs.summary:RunsCompareConfig", "runs.summary:runs_compare", "runs side by side where their configs differ"
+    ),
     "evaluate": Verb("evaluate:EvaluateConfig", "evaluate:evaluate", "decode a held-out split and score it"),
     "ask": Verb("ask:AskConfig", "ask:ask", "answer a question about a recording"),
     "import-official": Verb(
-        "official:ImportConfig", "official:import_official", "a run from a checkpoint of the official SALMONN code"
+        "runs.official:ImportConfig",
+        "runs.official:import_official",
+        "a run from a checkpoint of the official SALMONN code",
     ),
     "export-official": Verb(
-        "official:ExportConfig", "official:export_official", "a checkpoint for the official SALMONN code from a run"
+        "runs.official:ExportConfig",
+        "runs.official:export_official",
+        "a checkpoint for the official SALMONN code from a run",
     ),
     "demo": Verb("demo:DemoConfig", "demo:demo", "all of it on a corpus made here, with a report"),
 }

@@ -13,11 +13,13 @@ from rich.table import Table
 
 from llm.lora import set_lora_scaling
 from pipelines import storage
-from pipelines.batches import load_examples, read_batch
+from pipelines.batches.batch import read_batch
+from pipelines.batches.example_set import load_examples
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import RunSpec, load_run
 from pipelines.interface.config import require_range, save_config
 from pipelines.interface.progress import Progress
+from pipelines.runs.checkpoint import load_run
+from pipelines.runs.spec import RunSpec
 from pipelines.tasks import score
 
 

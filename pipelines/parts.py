@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 from llm.lora import remove_lora
 from llm.salmonn import Salmonn
-from pipelines.batches import ExampleSet, load_examples
+from pipelines.batches.example_set import ExampleSet, load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import RunSpec, fetched
+from pipelines.runs.spec import RunSpec, fetched
 
 EXAMPLE_SETS = 2
 """Kept at a time: those that are learnt and those held out."""

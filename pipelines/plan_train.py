@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from pipelines.batches.micro_batch import tasks_of
 from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.cache.reader import STORED_DTYPES
 from pipelines.calibration import StepTime, measure_step, worker_examples
-from pipelines.checkpoint import RunSpec, complete_steps
 from pipelines.interface.config import require_range
-from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts
+from pipelines.runs.folder import complete_steps
+from pipelines.runs.spec import RunSpec
 from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
 from pipelines.train_config import TrainConfig
 from pipelines.train_cost import TrainCost

@@ -16,13 +16,13 @@ from rich.table import Table
 from cluster.connection import connect, pick_device
 from cluster.room import pool_size
 from pipelines import storage
-from pipelines.batches import ExampleSet
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.micro_batch import tasks_of
 from pipelines.curves import scalars_of
 from pipelines.interface.config import save_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.interface.terminal import print_table
-from pipelines.micro_batch import tasks_of
 from pipelines.parts import Parts
 from pipelines.sweep_plan import SweepConfig, plan_trials
 from pipelines.sweep_report import write_sweep_report

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipelines import storage
-from pipelines.checkpoint import complete_steps
 from pipelines.metrics_log import read_metrics
+from pipelines.runs.folder import complete_steps
 from pipelines.sweep_space import shown
 from pipelines.sweep_trial import WORST, Goal, Trial
 

@@ -28,18 +28,19 @@ from llm.loading import is_hub_name, llm_width
 from llm.prompts import PROMPTS, question_for
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import ExampleSet
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.micro_batch import tasks_of
+from pipelines.batches.mix import MixRow, load_mix, save_mix
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import RunSpec, complete_steps, local_llm
 from pipelines.interface.config import is_yaml, save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase, Progress
 from pipelines.manifest.tables import read_examples
 from pipelines.metrics_log import MetricsTail, read_metrics
-from pipelines.micro_batch import tasks_of
-from pipelines.mix import MixRow, load_mix, save_mix
 from pipelines.parts import Parts
+from pipelines.runs.folder import complete_steps
+from pipelines.runs.spec import RunSpec, local_llm
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import MIX, load_train_examples, load_valid_examples, train_loop
 from pipelines.train_report import reported

@@ -26,23 +26,18 @@ from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
 from pipelines.agreement import together
-from pipelines.batches import ExampleSet, global_batch
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
+from pipelines.batches.mix import MixRow, load_mix
+from pipelines.batches.order import global_batch
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import (
-    CheckpointWriter,
-    RunSpec,
-    best_checkpoint,
-    complete_steps,
-    load_optimizer,
-    load_weights,
-    start_step,
-)
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.metrics_log import MetricsLog
-from pipelines.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
-from pipelines.mix import MixRow, load_mix
 from pipelines.optim import learning_rate, make_optimizer
 from pipelines.parts import Parts
+from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
+from pipelines.runs.folder import best_checkpoint, complete_steps, start_step
+from pipelines.runs.spec import RunSpec
 from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.storage.ahead import ReadAhead
 from pipelines.train_config import TrainConfig

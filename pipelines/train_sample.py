@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from llm.salmonn import Salmonn
-from pipelines.batches import ExampleSet, epoch_order, global_batch, micro_batches, read_texts
+from pipelines.batches.batch import read_texts
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.order import epoch_order, global_batch, micro_batches
 from pipelines.cache.reader import FeatureCache
 from pipelines.storage.arrays import Booleans, Integers
 from pipelines.train_config import TrainConfig

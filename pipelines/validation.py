@@ -10,8 +10,8 @@ from torch import Tensor
 
 from llm.salmonn import Salmonn
 from pipelines.agreement import together
+from pipelines.batches.micro_batch import CORRECT, LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.cache.read_config import ReadConfig
-from pipelines.micro_batch import CORRECT, LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.storage.ahead import ReadAhead
 
 

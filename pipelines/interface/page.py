@@ -285,27 +285,3 @@ def draw_trials(
         axis.set_ylabel(measure, parse_math=False)
         draw_score_axis(axis, [score for points in trials.values() for _, score in points])
         return as_picture(figure, caption)
-
-
-def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> Picture:
-    """Draw the losses of runs over each other, of training and of held-out examples where there are any.
-
-    Args:
-        runs: Name -> lines of metrics.jsonl; the first run's is in front and the first ones' in colours.
-        caption: The line below the picture.
-    """
-    titles = {"loss": "loss per answer token (nats)", "valid_loss": "the same on held-out examples"}
-    found = {
-        key: [[(line["step"], line[key]) for line in lines if key in line] for lines in runs.values()] for key in titles
-    }
-    shown = [key for key, points in found.items() if any(points)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
-        for axis, key in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
-            for place, points in reversed(list(enumerate(found[key]))):
-                steps, losses = np.array(points, np.float64).reshape(-1, 2).T
-                draw_smoothed(axis, steps, losses, color=SERIES[place] if place < len(SERIES) else SOFT, label="")
-            axis.set(title=titles[key], xlabel="step")
-            draw_score_axis(axis, [loss for points in found[key] for _, loss in points])
-        name_series(figure.axes[0], list(runs))
-        return as_picture(figure, caption)

@@ -11,3 +11,6 @@ Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]

@@ -5,17 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.batches import (
-    ExampleSet,
-    ShardOrder,
-    epoch_order,
-    global_batch,
-    load_examples,
-    make_batch,
-    micro_batches,
-    read_batch,
-    read_texts,
-)
+from pipelines.batches.batch import make_batch, read_batch, read_texts
+from pipelines.batches.example_set import ExampleSet, load_examples
+from pipelines.batches.order import ShardOrder, epoch_order, global_batch, micro_batches
 from pipelines.cache.reader import FeatureCache
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 

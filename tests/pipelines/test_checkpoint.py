@@ -13,7 +13,9 @@ from llm.lora import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.cache.encoder_recipe import recipe_of
-from pipelines.checkpoint import RunSpec, Snapshot, complete_steps, load_run, save_checkpoint
+from pipelines.runs.checkpoint import Snapshot, load_run, save_checkpoint
+from pipelines.runs.folder import complete_steps
+from pipelines.runs.spec import RunSpec
 from qformer.aligner import AlignerConfig
 
 IDS = torch.arange(3, 23).unsqueeze(0)

@@ -13,14 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from llm.lora import LoraSettings
-from pipelines.batches import global_batch, load_examples, read_batch
+from pipelines.batches.batch import read_batch
+from pipelines.batches.example_set import load_examples
+from pipelines.batches.order import global_batch
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import RunSpec
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig, learning_rate
+from pipelines.runs.spec import RunSpec
 from pipelines.train import open_run
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import complete_steps
+from pipelines.runs.folder import complete_steps
 from tests.pipelines.test_feature_cache import prepare_tones
 from tests.ray_head import JobOutcome, RayHead
 

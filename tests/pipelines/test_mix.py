@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.batches import epoch_order, global_batch, micro_batches
-from pipelines.mix import MIX_DIR, MixRow, load_mix, make_mixture, save_mix
+from pipelines.batches.mix import MIX_DIR, MixRow, load_mix, make_mixture, save_mix
+from pipelines.batches.order import epoch_order, global_batch, micro_batches
 from pipelines.tasks import TASKS
 from pipelines.train import open_run
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

@@ -13,10 +13,10 @@ from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
 from pipelines import storage
-from pipelines.batches import make_batch
-from pipelines.checkpoint import load_run
+from pipelines.batches.batch import make_batch
 from pipelines.cli import main
-from pipelines.official import ExportConfig, ImportConfig, export_official, import_official
+from pipelines.runs.checkpoint import load_run
+from pipelines.runs.official import ExportConfig, ImportConfig, export_official, import_official
 from pipelines.train import open_run
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from llm.lora import LoraSettings
-from pipelines.checkpoint import RunSpec
 from pipelines.parts import Parts
+from pipelines.runs.spec import RunSpec
 from pipelines.train import open_run
 from pipelines.train_loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

@@ -21,7 +21,8 @@ from llm.lora import LoraSettings, add_lora
 from llm.salmonn import Batch, Salmonn
 from llm.sharding import layers_of, shard_llm
 from llm.tiny import write_tiny_llm
-from pipelines.batches import micro_batches, read_texts
+from pipelines.batches.batch import read_texts
+from pipelines.batches.order import micro_batches
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
 from pipelines.cache.reader import FeatureCache

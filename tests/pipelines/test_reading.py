@@ -15,7 +15,8 @@ from benchmarks.range_server import range_server
 from encoders.codecs import dequantise
 from llm.salmonn import Batch
 from pipelines import storage
-from pipelines.batches import load_examples, make_batch, read_batch
+from pipelines.batches.batch import make_batch, read_batch
+from pipelines.batches.example_set import load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.interface.errors import JobIncompleteError

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from pipelines.checkpoint import best_checkpoint, complete_steps, load_run
 from pipelines.cli import main
 from pipelines.curves import scalars_of
 from pipelines.evaluate import EvaluateConfig, evaluate
@@ -26,7 +25,9 @@ from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics_log import read_metrics
-from pipelines.runs import RunsListConfig, runs_list
+from pipelines.runs.checkpoint import load_run
+from pipelines.runs.folder import best_checkpoint, complete_steps
+from pipelines.runs.summary import RunsListConfig, runs_list
 from pipelines.sweep import SPEEDS, metric_names, sweep
 from pipelines.sweep_plan import SweepConfig, plan_trials
 from pipelines.sweep_report import write_sweep_report

@@ -23,10 +23,10 @@ from llm.lora import LoraSettings
 from pipelines import storage
 from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
-from pipelines.batches import load_examples, read_batch
+from pipelines.batches.batch import read_batch
+from pipelines.batches.example_set import load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.checkpoint import best_checkpoint, complete_steps, find_checkpoint, load_run
 from pipelines.cli import main
 from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.interface.errors import JobIncompleteError
@@ -35,6 +35,8 @@ from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.metrics_log import read_metrics
 from pipelines.optim import OptimConfig
+from pipelines.runs.checkpoint import load_run
+from pipelines.runs.folder import best_checkpoint, complete_steps, find_checkpoint
 from pipelines.train import _describe_failures, open_run, train, train_in_turn, watched
 from pipelines.train_config import TrainConfig
 from pipelines.train_loop import TrainWorker
@@ -359,8 +361,8 @@ def test_checkpoint_that_storage_never_takes_is_an_error(corpus, tmp_path, monke
     config, released = config_of(corpus, tmp_path / "run"), threading.Event()
     open_run(config, pending=[])
     worker = TrainWorker(config, 0, 1, torch.device("cpu"))
-    monkeypatch.setattr("pipelines.checkpoint.WRITE_SECONDS", 0.2)
-    monkeypatch.setattr("pipelines.checkpoint.save_checkpoint", lambda *_, **__: released.wait(30))
+    monkeypatch.setattr("pipelines.runs.checkpoint.WRITE_SECONDS", 0.2)
+    monkeypatch.setattr("pipelines.runs.checkpoint.save_checkpoint", lambda *_, **__: released.wait(30))
     with pytest.raises(TimeoutError, match=r"checkpoint 2: not written within 0\.2 s"):
         worker.run()
     released.set()

@@ -1,17 +1,31 @@
 """`salmonn runs list` and `salmonn runs compare`: what the runs of a folder came to, and where their configs differ."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import matplotlib
+import numpy as np
 import yaml
+from matplotlib.figure import Figure
 from omegaconf import MISSING
 from rich.table import Table
 
 from pipelines import storage
-from pipelines.checkpoint import best_checkpoint, complete_steps
-from pipelines.interface.page import Section, Tile, draw_runs, write_report
+from pipelines.interface.figures import (
+    SERIES,
+    SOFT,
+    STYLE,
+    Picture,
+    as_picture,
+    draw_score_axis,
+    draw_smoothed,
+    name_series,
+)
+from pipelines.interface.page import Section, Tile, write_report
 from pipelines.interface.terminal import print_table
 from pipelines.metrics_log import read_metrics
+from pipelines.runs.folder import best_checkpoint, complete_steps
 
 CONFIG = "config.yaml"
 
@@ -166,3 +180,27 @@ def _print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     print_table(table)
+
+
+def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> Picture:
+    """Draw the losses of runs over each other, of training and of held-out examples where there are any.
+
+    Args:
+        runs: Name -> lines of metrics.jsonl; the first run's is in front and the first ones' in colours.
+        caption: The line below the picture.
+    """
+    titles = {"loss": "loss per answer token (nats)", "valid_loss": "the same on held-out examples"}
+    found = {
+        key: [[(line["step"], line[key]) for line in lines if key in line] for lines in runs.values()] for key in titles
+    }
+    shown = [key for key, points in found.items() if any(points)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+        for axis, key in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
+            for place, points in reversed(list(enumerate(found[key]))):
+                steps, losses = np.array(points, np.float64).reshape(-1, 2).T
+                draw_smoothed(axis, steps, losses, color=SERIES[place] if place < len(SERIES) else SOFT, label="")
+            axis.set(title=titles[key], xlabel="step")
+            draw_score_axis(axis, [loss for points in found[key] for _, loss in points])
+        name_series(figure.axes[0], list(runs))
+        return as_picture(figure, caption)

@@ -6,8 +6,8 @@ from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
-from pipelines.checkpoint import RunSpec
 from pipelines.interface.errors import JobIncompleteError
+from pipelines.runs.spec import RunSpec
 
 
 @dataclass(frozen=True)

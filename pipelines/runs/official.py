@@ -26,8 +26,10 @@ from llm.lora import (
 from pipelines import storage
 from pipelines.cache.encoder_recipe import load_recipe
 from pipelines.cache.recipe import Recipe
-from pipelines.checkpoint import ADAPTER, ALIGNER, RunSpec, Snapshot, fetched_checkpoint, newest_step, save_checkpoint
 from pipelines.interface.config import require_range, save_config
+from pipelines.runs.checkpoint import Snapshot, fetched_checkpoint, save_checkpoint
+from pipelines.runs.folder import ADAPTER, ALIGNER, newest_step
+from pipelines.runs.spec import RunSpec
 from qformer.aligner import Aligner
 from qformer.official import config_from_official, load_official, official_name
 from qformer.windows import CLIP_FRAMES

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from llm.salmonn import Batch, Salmonn
-from pipelines.batches import ExampleSet, join_features, micro_batches, read_texts
+from pipelines.batches.batch import join_features, read_texts
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.order import micro_batches
 from pipelines.cache.reader import FeatureCache
 from qformer.aligner import Aligner
 

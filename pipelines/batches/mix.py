@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import storage
 from pipelines.interface.config import is_yaml
+from pipelines.storage.arrays import Indices
 
 MIX_DIR = Path(__file__).parent / "mixes"
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)

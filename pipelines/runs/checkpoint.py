@@ -1,0 +1,173 @@
+"""Checkpoints of a run: written beside the training, complete once state.json is there, and loaded again."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llm.lora import adapter_state_dict, load_adapter, save_adapter
+from llm.salmonn import Salmonn
+from pipelines import storage
+from pipelines.runs.folder import (
+    ADAPTER,
+    ALIGNER,
+    CARD,
+    OPTIMIZER,
+    STATE,
+    best_checkpoint,
+    checkpoint_uri,
+    complete_steps,
+    find_checkpoint,
+)
+from pipelines.runs.spec import RunSpec, fetched
+from pipelines.storage.ahead import DaemonPool
+
+WRITE_SECONDS = 3600.0
+"""Longest that writing a checkpoint may take before an error says so."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What trains, as it is at one step, in memory of its own on the CPU."""
+
+    model: Salmonn
+    """Whose settings are written, not its weights."""
+    aligner: dict[str, Tensor]
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    """The optimizer's state; None for a checkpoint to answer with or to start from, not one to continue."""
+
+    @classmethod
+    def of(cls, model: Salmonn, optimizer: torch.optim.Optimizer | None) -> "Snapshot":
+        """Copy the model's trained weights and the optimizer's state."""
+        aligner, adapter = model.aligner.state_dict(), adapter_state_dict(model.llm)
+        return cls(model, _copied(aligner), _copied(adapter), _copied(optimizer.state_dict()) if optimizer else None)
+
+
+def _copied(value: Any) -> Any:
+    """Return nested dictionaries and lists with copies of their tensors."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def save_checkpoint(
+    run: str, step: int, snapshot: Snapshot, spec: RunSpec, state: Mapping[str, Any], *, keep: int
+) -> None:
+    """Write a checkpoint, state.json last, then remove all but the newest `keep` and the best one."""
+    target = checkpoint_uri(run, step)
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(snapshot.aligner, Path(folder) / ALIGNER)
+        save_adapter(snapshot.model.llm, Path(folder) / ADAPTER, snapshot.adapter)
+        (Path(folder) / CARD).write_text(spec.model_card(step))
+        if snapshot.optimizer is not None:
+            torch.save(snapshot.optimizer, Path(folder) / OPTIMIZER)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
+    storage.write_bytes(storage.join(target, STATE), json.dumps({"step": step, **state}).encode())
+    best = best_checkpoint(run)
+    for old in complete_steps(run)[:-keep]:
+        if not best or old != best[0]:
+            _delete_checkpoint(run, old)
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread while training goes on, one at a time and in their order."""
+
+    def __init__(self) -> None:
+        self._pool = DaemonPool(1)
+        self._writing: tuple[int, Future[None]] | None = None
+
+    def save(
+        self,
+        run: str,
+        step: int,
+        model: Salmonn,
+        optimizer: torch.optim.Optimizer,
+        spec: RunSpec,
+        state: Mapping[str, Any],
+        *,
+        keep: int,
+    ) -> None:
+        """Copy what trains and begin to write it; waits for the checkpoint before, and raises what went wrong there."""
+        self.wait()
+        write = partial(save_checkpoint, run, step, Snapshot.of(model, optimizer), spec, state, keep=keep)
+        self._writing = (step, self._pool.submit(write))
+
+    def wait(self) -> None:
+        """Wait until all is written; raises what went wrong, or TimeoutError after `WRITE_SECONDS`."""
+        if not self._writing:
+            return
+        step, future = self._writing
+        if not wait([future], WRITE_SECONDS).done:
+            raise TimeoutError(f"checkpoint {step}: not written within {WRITE_SECONDS:g} s; storage is stuck")
+        self._writing = None
+        future.result()
+
+
+def _delete_checkpoint(run: str, step: int) -> None:
+    filesystem, path = storage.resolve(checkpoint_uri(run, step))
+    filesystem.delete_file(f"{path}/{STATE}")
+    filesystem.delete_dir(path)
+
+
+@contextmanager
+def fetched_checkpoint(run: str, step: int, *names: str) -> Iterator[Path]:
+    """Yield a local folder with some parts of a checkpoint.
+
+    Raises:
+        ValueError: If tensors read from it in the `with` block turn out damaged.
+    """
+    uri = checkpoint_uri(run, step)
+    with fetched(uri, *names) as folder:
+        try:
+            yield folder
+        except SafetensorError as error:
+            raise ValueError(f"{uri}: the checkpoint is damaged ({error})") from None
+
+
+def load_weights(run: str, step: int, model: Salmonn) -> None:
+    """Load aligner and adapter of a checkpoint, strictly."""
+    with fetched_checkpoint(run, step, ALIGNER, ADAPTER) as folder:
+        model.aligner.load_state_dict(load_file(folder / ALIGNER))
+        load_adapter(model.llm, folder / ADAPTER)
+
+
+def load_optimizer(run: str, step: int, optimizer: torch.optim.Optimizer) -> None:
+    with fetched_checkpoint(run, step, OPTIMIZER) as folder:
+        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model; `spec` has the recipe of the features it hears and its encoders' paths."""
+
+    model: Salmonn
+    spec: RunSpec
+    step: int
+
+
+def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu") -> LoadedRun:
+    """Load a run's checkpoint (`best`, `last` or a step), ready to answer.
+
+    Raises:
+        FileNotFoundError: If there is no run.
+        ValueError: If it has no such complete checkpoint, or one that does not fit.
+    """
+    spec, step = RunSpec.read(uri), find_checkpoint(uri, checkpoint)
+    model = spec.build(uri, device=device)
+    load_weights(uri, step, model)
+    return LoadedRun(model.eval(), spec, step)

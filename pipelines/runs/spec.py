@@ -1,0 +1,112 @@
+"""What is needed to build a run's model and to hear with it: run.json."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jinja2
+import torch
+from pyarrow import fs
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llm.loading import Precision, load_llm
+from llm.lora import LoraSettings, add_lora
+from llm.salmonn import Salmonn
+from pipelines import storage
+from pipelines.cache.recipe import Recipe
+from qformer.aligner import Aligner, AlignerConfig
+
+LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What is needed to build a run's model and to hear with it: run.json.
+
+    `frames` of each stream are heard; the digest names the examples learnt from, in their order, and is empty where
+    they are not known.
+    """
+
+    recipe: Recipe
+    encoders: Mapping[str, str]
+    llm: str
+    dtype: Precision
+    frames: int
+    examples_digest: str
+    aligner: AlignerConfig
+    lora: LoraSettings
+
+    def write(self, run: str) -> None:
+        storage.write_bytes(storage.join(run, "run.json"), json.dumps(asdict(self), indent=2, sort_keys=True).encode())
+
+    @classmethod
+    def read(cls, run: str) -> "RunSpec":
+        """Read run.json.
+
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+            ValueError: If run.json is damaged.
+        """
+        uri = storage.join(run, "run.json")
+        if not storage.file_exists(uri):
+            raise FileNotFoundError(f"{run}: no run there (run.json is missing); salmonn train … makes one")
+        try:
+            content = json.loads(storage.read_bytes(uri))
+            return cls(
+                Recipe.from_fields(content["recipe"]),
+                content["encoders"],
+                content["llm"],
+                content["dtype"],
+                content["frames"],
+                content["examples_digest"],
+                AlignerConfig(**content["aligner"]),
+                LoraSettings(**content["lora"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{uri}: not a run's description ({error})") from None
+
+    def build(self, run: str, *, device: str, seed: int = 0, llm: LoadedLLM | None = None) -> Salmonn:
+        """Build the model with fresh aligner and LoRA weights, drawn from `seed`, around the LLM if that is loaded."""
+        base, tokenizer = llm or self.load_llm(run, device=device)
+        torch.manual_seed(seed)
+        model = Salmonn(Aligner(self.aligner), add_lora(base, self.lora), tokenizer)
+        return model.to(device)
+
+    def load_llm(self, run: str, *, device: str) -> LoadedLLM:
+        """Load the frozen LLM and its tokenizer."""
+        with local_llm(run, self.llm) as folder:
+            return load_llm(folder, precision=self.dtype, device=device)
+
+    def model_card(self, step: int) -> str:
+        """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""
+        environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines.runs"), keep_trailing_newline=True)
+        return environment.get_template("model_card.md").render(spec=self, step=step)
+
+
+@contextmanager
+def fetched(uri: str, *names: str) -> Iterator[Path]:
+    """Yield a local folder with these files and folders of a folder: itself or, if it is remote, a temporary copy."""
+    filesystem, path = storage.resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        yield Path(path)
+        return
+    here = {"source_filesystem": filesystem, "destination_filesystem": fs.LocalFileSystem()}
+    with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
+        for name in names:
+            if storage.folder_exists(storage.join(uri, name)):
+                (Path(folder) / name).mkdir()
+            fs.copy_files(f"{path}/{name}", f"{folder}/{name}", **here)
+        yield Path(folder)
+
+
+@contextmanager
+def local_llm(run: str, llm: str) -> Iterator[str]:
+    """Yield a local path of the LLM; the tiny one lies in the run and is fetched for the while if that is remote."""
+    if llm != "tiny":
+        yield llm
+        return
+    with fetched(run, "llm") as folder:
+        yield str(folder / "llm")
