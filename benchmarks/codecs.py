@@ -34,7 +34,7 @@ from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
 from llm.tiny import write_tiny_llm
 from pipelines.batches.order import global_batch
-from pipelines.optim import OptimConfig, learning_rate, make_optimizer
+from pipelines.training.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import Aligner, AlignerConfig
 
 STEPS, BATCH = 300, 8

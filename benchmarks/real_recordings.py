@@ -20,10 +20,10 @@ from pipelines.extraction.extract import extract
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.metrics_log import read_metrics
+from pipelines.runs.metrics import read_metrics
 from pipelines.runs.summary import RunsCompareConfig, runs_compare
-from pipelines.train import train_in_turn
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig
+from pipelines.training.train import train_in_turn
 
 SPEAKER = "george"
 KEYS = ["steps=600", "valid_splits=[test]", "valid_every=50", "heard_seconds=5", "log_every=10", "keep_checkpoints=1"]

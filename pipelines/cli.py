@@ -158,9 +158,17 @@ VERBS = {
     "recipe diff": Verb(
         "runs.recipe_diff:RecipeDiffConfig", "runs.recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
     ),
-    "plan train": Verb("plan_train:PlanTrainConfig", "plan_train:plan_train", "what a run takes, before it runs"),
-    "train": Verb("train:TrainConfig", "train:train", "train aligner and LoRA on cached features"),
-    "sweep": Verb("sweep:SweepConfig", "sweep:sweep", "many short trainings on one cache, and which was best"),
+    "plan train": Verb(
+        "training.forecast.plan_train:PlanTrainConfig",
+        "training.forecast.plan_train:plan_train",
+        "what a run takes, before it runs",
+    ),
+    "train": Verb("training.train:TrainConfig", "training.train:train", "train aligner and LoRA on cached features"),
+    "sweep": Verb(
+        "training.sweep.sweep:SweepConfig",
+        "training.sweep.sweep:sweep",
+        "many short trainings on one cache, and which was best",
+    ),
     "runs list": Verb("runs.summary:RunsListConfig", "runs.summary:runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(
         "runs.summary:RunsCompareConfig", "runs.summary:runs_compare", "runs side by side where their configs differ"

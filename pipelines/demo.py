@@ -35,9 +35,9 @@ from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.annotations import AnnotationsConfig, prepare_annotations
 from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
 from pipelines.manifest.tables import Clip, count_clips, read_clips, read_examples
-from pipelines.metrics_log import read_metrics
-from pipelines.train import train_in_turn
-from pipelines.train_config import TrainConfig
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.config import TrainConfig
+from pipelines.training.train import train_in_turn
 
 TEST_SPLITS = ["test", "test-demo"]
 HEARD = "heard_seconds=4.2"  # two joined sounds are no longer; the other 26 s are silence

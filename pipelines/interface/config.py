@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from pipelines import storage
 from pipelines.interface.help import describe_keys, type_of_key
 
-CONFIG_DIR = Path(__file__).parents[1] / "configs"
+CONFIG_DIR = Path(__file__).parents[1] / "training" / "configs"
 ConfigT = TypeVar("ConfigT")
 
 

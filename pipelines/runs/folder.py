@@ -85,3 +85,11 @@ def find_checkpoint(run: str, checkpoint: str) -> int:
 
 def checkpoint_uri(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:06d}")
+
+
+def is_described(run: str) -> bool:
+    """Tell whether a run has begun: its description is written last."""
+    return storage.file_exists(storage.join(run, "run.json"))
+
+
+MIX = "mix.yaml"

@@ -24,8 +24,8 @@ from pipelines.interface.figures import (
 )
 from pipelines.interface.page import Section, Tile, write_report
 from pipelines.interface.terminal import print_table
-from pipelines.metrics_log import read_metrics
 from pipelines.runs.folder import best_checkpoint, complete_steps
+from pipelines.runs.metrics import read_metrics
 
 CONFIG = "config.yaml"
 

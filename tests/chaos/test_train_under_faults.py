@@ -21,9 +21,9 @@ import pytest
 from ray._raylet import GcsClient
 
 from llm.lora import LoraSettings
-from pipelines.metrics_log import read_metrics
-from pipelines.optim import OptimConfig
-from pipelines.train_config import TrainConfig
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.config import TrainConfig
+from pipelines.training.optim import OptimConfig
 from qformer.aligner import QFormerConfig
 from tests.chaos.machines import Machines
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

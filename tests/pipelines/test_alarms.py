@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from pipelines.alarms import AlarmConfig, Alarms
+from pipelines.training.alarms import AlarmConfig, Alarms
 
 TASKS = ["asr", "audiocaption"]
 

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import storage
-from pipelines.curves import TensorBoardCurves, WandbCurves, scalars_of
-from pipelines.metrics_log import MetricsLog
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.curves import TensorBoardCurves, WandbCurves, scalars_of
+from pipelines.training.monitoring.metrics_log import MetricsLog
 from tests.pipelines.test_train import events
 from tests.s3_server import s3_server
 
@@ -22,7 +22,7 @@ def test_event_files_reach_an_object_store_as_they_grow_and_at_the_end(tmp_path,
         curves = TensorBoardCurves(run, first_step=0)
         curves.write(1, {"loss": 2.0})
         assert storage.list_names(storage.join(run, "tensorboard")) == []
-        monkeypatch.setattr("pipelines.curves.UPLOAD_SECONDS", 0.0)
+        monkeypatch.setattr("pipelines.training.monitoring.curves.UPLOAD_SECONDS", 0.0)
         curves.write(2, {"loss": 1.0})
         (name,) = storage.list_names(storage.join(run, "tensorboard"))
         assert shown(run, name, tmp_path) == {("loss", 1): 2.0, ("loss", 2): 1.0}

@@ -20,12 +20,12 @@ from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.metrics_log import read_metrics
-from pipelines.optim import OptimConfig, learning_rate
+from pipelines.runs.metrics import read_metrics
 from pipelines.runs.spec import RunSpec
-from pipelines.train import open_run
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import TrainWorker
+from pipelines.training.config import TrainConfig
+from pipelines.training.optim import OptimConfig, learning_rate
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import TrainWorker
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.toy import write_tone_corpus

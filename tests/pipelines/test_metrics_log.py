@@ -1,7 +1,8 @@
 import math
 
-from pipelines.metrics_log import MetricsLog, MetricsTail, read_metrics
-from pipelines.train_config import TrainConfig
+from pipelines.runs.metrics import MetricsTail, read_metrics
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.metrics_log import MetricsLog
 from tests.s3_server import s3_server
 
 
@@ -57,7 +58,7 @@ def test_object_store_gets_all_lines_now_and_then_before_a_checkpoint_and_at_the
         assert steps(tail.read()) == [1] and tail.read() == []
         log.append(line_of(2))
         assert tail.read() == []
-        monkeypatch.setattr("pipelines.metrics_log.UPLOAD_SECONDS", 0.0)
+        monkeypatch.setattr("pipelines.training.monitoring.metrics_log.UPLOAD_SECONDS", 0.0)
         log.append(line_of(3))
         assert steps(tail.read()) == [2, 3]
         monkeypatch.undo()

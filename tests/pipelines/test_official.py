@@ -17,9 +17,9 @@ from pipelines.batches.batch import make_batch
 from pipelines.cli import main
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.official import ExportConfig, ImportConfig, export_official, import_official
-from pipelines.train import open_run
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import TrainWorker
+from pipelines.training.config import TrainConfig
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import TrainWorker
 from qformer.aligner import Aligner, AlignerConfig, QFormerConfig
 from qformer.official import to_official
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 from llm.loading import load_llm
 from llm.lora import LoraSettings, add_lora
 from llm.salmonn import Salmonn
-from pipelines.optim import OptimConfig, learning_rate, make_optimizer
+from pipelines.training.optim import OptimConfig, learning_rate, make_optimizer
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import official_name
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from llm.lora import LoraSettings
-from pipelines.parts import Parts
 from pipelines.runs.spec import RunSpec
-from pipelines.train import open_run
-from pipelines.train_loop import TrainWorker
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import TrainWorker
+from pipelines.training.worker.resources import Parts
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.pipelines.test_train import config_of, losses
 

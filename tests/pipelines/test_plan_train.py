@@ -26,16 +26,16 @@ from pipelines.batches.order import micro_batches
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
 from pipelines.cache.reader import FeatureCache
-from pipelines.calibration import worker_examples
 from pipelines.cli import main
 from pipelines.extraction.extract import ExtractReport
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from pipelines.plan_train import PlanTrainConfig, plan_train
-from pipelines.train import open_run
-from pipelines.train_cost import MicroBatchSize, TrainCost
-from pipelines.train_forecast import TrainForecast
-from pipelines.train_loop import Tally, TrainWorker
+from pipelines.training.forecast.calibration import worker_examples
+from pipelines.training.forecast.cost import MicroBatchSize, TrainCost
+from pipelines.training.forecast.plan_train import PlanTrainConfig, plan_train
+from pipelines.training.forecast.sections import TrainForecast
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import Tally, TrainWorker
 from qformer.aligner import Aligner, AlignerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.pipelines.test_train import config_of, train_here

@@ -23,8 +23,8 @@ from pipelines.interface.errors import JobIncompleteError
 from pipelines.storage.ahead import DaemonPool, ReadAhead
 from pipelines.storage.memory import BatchMemory
 from pipelines.storage.ranges import Extent, RangedFile
-from pipelines.train import open_run
-from pipelines.train_loop import TrainWorker
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.pipelines.test_train import config_of
 

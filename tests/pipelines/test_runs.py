@@ -8,10 +8,9 @@ import pytest
 from pipelines.cli import main
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.metrics_log import read_metrics
+from pipelines.runs.metrics import read_metrics
 from pipelines.runs.summary import RunsCompareConfig, RunsListConfig, runs_compare, runs_list
-from pipelines.train import with_full_paths
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig, with_full_paths
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.pipelines.test_train import train_here
 from tests.toy import write_tone_corpus

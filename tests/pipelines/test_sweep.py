@@ -18,26 +18,26 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from pipelines.cli import main
-from pipelines.curves import scalars_of
 from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.metrics_log import read_metrics
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.folder import best_checkpoint, complete_steps
+from pipelines.runs.metrics import read_metrics
 from pipelines.runs.summary import RunsListConfig, runs_list
-from pipelines.sweep import SPEEDS, metric_names, sweep
-from pipelines.sweep_plan import SweepConfig, plan_trials
-from pipelines.sweep_report import write_sweep_report
-from pipelines.sweep_results import TrialResult, ranked, read_result
-from pipelines.sweep_space import draws
-from pipelines.sweep_trial import WORST, Goal
-from pipelines.sweep_tune import Watch
-from pipelines.train import open_run
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import TrainWorker
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.curves import scalars_of
+from pipelines.training.preflight import open_run
+from pipelines.training.sweep.config import SweepConfig, plan_trials
+from pipelines.training.sweep.report import write_sweep_report
+from pipelines.training.sweep.results import TrialResult, ranked, read_result
+from pipelines.training.sweep.space import draws
+from pipelines.training.sweep.sweep import SPEEDS, metric_names, sweep
+from pipelines.training.sweep.trial import WORST, Goal
+from pipelines.training.sweep.tune import Watch
+from pipelines.training.worker.loop import TrainWorker
 from tests.pipelines.test_feature_cache import fill, make_worker
 from tests.pipelines.test_train import losses, train_here, valid_losses
 from tests.test_whole_path import README
@@ -167,7 +167,7 @@ def test_every_draw_meets_every_point_of_the_grid():
     ],
 )
 def test_wrong_keys_give_one_line_before_anything_starts(data, tmp_path, words, message, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("pipelines.training.sweep.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
     keys = [*data, *SMALL, *SHORT, *OPTIM, *HELD_OUT, f"sweep={tmp_path / 'sweep'}"]
     assert main(["sweep", *keys, *words]) == 2
     error = capsys.readouterr().err
@@ -181,7 +181,7 @@ def open_only(words, monkeypatch) -> int:
     def connect(config):
         raise JobIncompleteError("all is opened")
 
-    monkeypatch.setattr("pipelines.sweep.connect", connect)
+    monkeypatch.setattr("pipelines.training.sweep.sweep.connect", connect)
     return main(["sweep", *words])
 
 
@@ -319,7 +319,7 @@ def test_table_and_page_say_what_the_run_folders_say(swept, capsys):
 
 @pytest.mark.ray
 def test_finished_trials_are_not_repeated_and_the_saved_config_runs_again(swept, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("pipelines.training.sweep.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
     saved = str(Path(swept.config.sweep) / "sweep.yaml")
     assert load_config(SweepConfig, [saved]) == swept.config
     before = {path: path.stat().st_mtime_ns for path in Path(swept.config.sweep).glob("trials/*/*.json*")}
@@ -371,7 +371,7 @@ def test_a_bad_trial_is_stopped_early_and_keeps_its_best_checkpoint(data, tmp_pa
     assert complete_steps(bad.config.run) == [2] and best_checkpoint(bad.config.run) == (2, second.score)
     assert load_run(bad.config.run, checkpoint="best").step == 2
     assert "stopped early" in capsys.readouterr().out
-    monkeypatch.setattr("pipelines.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("pipelines.training.sweep.sweep.connect", lambda config: pytest.fail("a cluster was asked for"))
     assert sweep(config) == [first, second]
 
 

@@ -21,7 +21,6 @@ from tensorboardX.proto.event_pb2 import Event
 from encoders.features import FRAME_RATE_HZ
 from llm.lora import LoraSettings
 from pipelines import storage
-from pipelines.alarms import AlarmConfig
 from pipelines.ask import AskConfig, ask
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
@@ -33,13 +32,16 @@ from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
-from pipelines.metrics_log import read_metrics
-from pipelines.optim import OptimConfig
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.folder import best_checkpoint, complete_steps, find_checkpoint
-from pipelines.train import _describe_failures, open_run, train, train_in_turn, watched
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import TrainWorker
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.alarms import AlarmConfig
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.watch import watched
+from pipelines.training.optim import OptimConfig
+from pipelines.training.preflight import open_run
+from pipelines.training.train import _describe_failures, train, train_in_turn
+from pipelines.training.worker.loop import TrainWorker
 from qformer.aligner import QFormerConfig
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 
@@ -316,7 +318,7 @@ def test_held_out_loss_that_is_not_finite_is_not_the_lowest(corpus, tmp_path, mo
     keys = {"valid_splits": ["test"], "valid_every": 1, "checkpoint_every": 100}
     config, given = config_of(corpus, tmp_path / "run", **keys), iter([6.0, float("nan"), 5.0, 5.5, 4.0, 7.0])
     monkeypatch.setattr(
-        "pipelines.train_loop.means",
+        "pipelines.training.worker.loop.means",
         lambda tasks, sums, prefix="": {f"{prefix}loss": next(given) if prefix else 1.0, f"{prefix}loss_by_task": {}},
     )
     train_here(config)
@@ -448,7 +450,7 @@ def test_two_workers_of_ray_train_give_the_losses_of_one_and_hand_over_to_the_ne
 
 
 def test_complete_run_needs_no_cluster(corpus, unbroken, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.train.connect", lambda config: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("pipelines.training.train.connect", lambda config: pytest.fail("a cluster was asked for"))
     report = train(config_of(corpus, unbroken))
     assert report.steps == 6 and "complete, nothing to do" in capsys.readouterr().out
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.alarms import AlarmConfig
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
 from pipelines.extraction.extract import ExtractReport
 from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.help import changed_keys
-from pipelines.interface.page import draw_losses
 from pipelines.manifest.tables import read_clips
-from pipelines.metrics_log import read_metrics
-from pipelines.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
-from pipelines.train import open_run
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import TrainWorker
-from pipelines.train_report import Outcome, reported, write_train_report
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.alarms import AlarmConfig
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.figures import draw_losses
+from pipelines.training.monitoring.report import Outcome, reported, write_train_report
+from pipelines.training.monitoring.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import TrainWorker
 from tests.pipelines.test_feature_cache import make_worker, prepare_tones
 from tests.pipelines.test_train import config_of, train_here
 

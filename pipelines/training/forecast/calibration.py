@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipelines.batches.micro_batch import WorkerBatch
-from pipelines.step_timer import peak_memory_nbytes
 from pipelines.storage.ahead import ReadAhead
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import Tally, TrainWorker
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.step_timer import peak_memory_nbytes
+from pipelines.training.worker.loop import Tally, TrainWorker
 
 MOST_STEPS = 1_000_000
 

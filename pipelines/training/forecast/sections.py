@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llm.loading import Precision
-from pipelines.calibration import StepTime
+from pipelines.training.forecast.calibration import StepTime
 
 Lines = list[tuple[str, str]]
 """Name and text; a line without a name goes on with the one before."""

@@ -14,17 +14,25 @@ import torch
 from pipelines.batches.micro_batch import tasks_of
 from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.cache.reader import STORED_DTYPES
-from pipelines.calibration import StepTime, measure_step, worker_examples
 from pipelines.interface.config import require_range
-from pipelines.parts import Parts
-from pipelines.runs.folder import complete_steps
+from pipelines.runs.folder import complete_steps, is_described
 from pipelines.runs.spec import RunSpec
-from pipelines.train import RunInputs, check_run, describe_run, is_described, with_full_paths
-from pipelines.train_config import TrainConfig
-from pipelines.train_cost import TrainCost
-from pipelines.train_forecast import Caching, Duration, Hearing, Lengths, Memory, Reading, TrainForecast, table_of
-from pipelines.train_loop import load_valid_examples
-from pipelines.train_sample import Sample, count_clips, count_epoch, draw_sample
+from pipelines.training.config import TrainConfig, with_full_paths
+from pipelines.training.forecast.calibration import StepTime, measure_step, worker_examples
+from pipelines.training.forecast.cost import TrainCost
+from pipelines.training.forecast.sample import Sample, count_clips, count_epoch, draw_sample
+from pipelines.training.forecast.sections import (
+    Caching,
+    Duration,
+    Hearing,
+    Lengths,
+    Memory,
+    Reading,
+    TrainForecast,
+    table_of,
+)
+from pipelines.training.preflight import RunInputs, check_run, describe_run
+from pipelines.training.worker.resources import Parts, load_valid_examples
 
 WITHOUT_CALIBRATION = "device_teraflops=… or forecast_step_seconds=… gives the times without it"
 

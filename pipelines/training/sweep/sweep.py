@@ -18,22 +18,21 @@ from cluster.room import pool_size
 from pipelines import storage
 from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.micro_batch import tasks_of
-from pipelines.curves import scalars_of
 from pipelines.interface.config import save_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.interface.terminal import print_table
-from pipelines.parts import Parts
-from pipelines.sweep_plan import SweepConfig, plan_trials
-from pipelines.sweep_report import write_sweep_report
-from pipelines.sweep_results import TrialResult, as_json, cells_of, columns_of, ranked, read_result, swept_keys
-from pipelines.sweep_space import log_keys
-from pipelines.sweep_trial import Goal, Trial, name_trial
-from pipelines.sweep_tune import run_trials
-from pipelines.train import full_paths, open_run
-from pipelines.train_config import TrainConfig
-from pipelines.train_loop import load_valid_examples
-from pipelines.validation import means
+from pipelines.training.config import TrainConfig, full_paths
+from pipelines.training.monitoring.curves import scalars_of
+from pipelines.training.preflight import open_run
+from pipelines.training.sweep.config import SweepConfig, plan_trials
+from pipelines.training.sweep.report import write_sweep_report
+from pipelines.training.sweep.results import TrialResult, as_json, cells_of, columns_of, ranked, read_result, swept_keys
+from pipelines.training.sweep.space import log_keys
+from pipelines.training.sweep.trial import Goal, Trial, name_trial
+from pipelines.training.sweep.tune import run_trials
+from pipelines.training.worker.resources import Parts, load_valid_examples
+from pipelines.training.worker.validation import means
 
 CONFIG, HELD_OUT = "sweep.yaml", "held_out.json"
 SPEEDS = ("examples_per_second", "audio_hours_per_second", "step_seconds", "data_wait_fraction")

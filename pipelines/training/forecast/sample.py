@@ -15,8 +15,8 @@ from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.order import epoch_order, global_batch, micro_batches
 from pipelines.cache.reader import FeatureCache
 from pipelines.storage.arrays import Booleans, Integers
-from pipelines.train_config import TrainConfig
-from pipelines.train_cost import MicroBatchSize
+from pipelines.training.config import TrainConfig
+from pipelines.training.forecast.cost import MicroBatchSize
 from qformer.aligner import Aligner
 
 SAMPLED_EXAMPLES = 4_096

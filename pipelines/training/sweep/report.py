@@ -4,10 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipelines.interface.figures import Picture
-from pipelines.interface.page import Section, Tile, draw_scores_by_key, draw_trials, write_report
-from pipelines.sweep_results import TrialResult, cells_of, columns_of, shown_score, swept_keys
-from pipelines.sweep_space import shown
-from pipelines.sweep_trial import WORST, Goal
+from pipelines.interface.page import Section, Tile, write_report
+from pipelines.training.sweep.figures import draw_scores_by_key, draw_trials
+from pipelines.training.sweep.results import TrialResult, cells_of, columns_of, shown_score, swept_keys
+from pipelines.training.sweep.space import shown
+from pipelines.training.sweep.trial import WORST, Goal
 
 
 def write_sweep_report(

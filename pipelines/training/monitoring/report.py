@@ -14,10 +14,11 @@ from pipelines import storage
 from pipelines.cache.cost import EncodingCost, read_encoding_cost
 from pipelines.interface.figures import Picture
 from pipelines.interface.help import changed_keys
-from pipelines.interface.page import Section, Tile, draw_losses, draw_step_parts, write_report
-from pipelines.metrics_log import read_metrics
-from pipelines.step_timer import STEP_PARTS, WAIT
-from pipelines.train_config import TrainConfig
+from pipelines.interface.page import Section, Tile, write_report
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.figures import draw_losses, draw_step_parts
+from pipelines.training.monitoring.step_timer import STEP_PARTS, WAIT
 
 REPORT = "report.html"
 MOST_SPANS, MOST_ALARMS = 120, 20

@@ -1,15 +1,17 @@
 """What one run after another of a process has in common: the opened cache, its examples, the frozen LLM."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from llm.lora import remove_lora
 from llm.salmonn import Salmonn
 from pipelines.batches.example_set import ExampleSet, load_examples
+from pipelines.batches.mix import MixRow
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.runs.spec import RunSpec, fetched
+from pipelines.training.config import TrainConfig
 
 EXAMPLE_SETS = 2
 """Kept at a time: those that are learnt and those held out."""
@@ -67,3 +69,27 @@ def _identity(spec: RunSpec, run: str) -> str:
     with fetched(run, "llm") as folder:
         files = sorted((folder / "llm").iterdir())
         return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def load_train_examples(config: TrainConfig, cache: FeatureCache, mix: Sequence[MixRow], parts: Parts) -> ExampleSet:
+    """Return the examples to learn from; raises as `load_examples`."""
+    return parts.load_examples(
+        config.manifest,
+        cache,
+        splits=config.splits,
+        tasks=config.tasks,
+        max_missing_fraction=config.max_missing_fraction,
+        mix=mix,
+        shard_window=config.shard_window if config.order == "shards" else 0,
+    )
+
+
+def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
+    """Return the held-out examples of the run's tasks; raises as `load_examples`."""
+    return parts.load_examples(
+        config.manifest,
+        cache,
+        splits=config.valid_splits,
+        tasks=tasks,
+        max_missing_fraction=config.max_missing_fraction,
+    )

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipelines import storage
-from pipelines.metrics_log import read_metrics
 from pipelines.runs.folder import complete_steps
-from pipelines.sweep_space import shown
-from pipelines.sweep_trial import WORST, Goal, Trial
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.sweep.space import shown
+from pipelines.training.sweep.trial import WORST, Goal, Trial
 
 STOPPED = "stopped.json"
 """In the run folder of a trial that was stopped early; such a trial has ended."""

@@ -8,14 +8,29 @@ from omegaconf import MISSING, OmegaConf
 
 from pipelines import storage
 from pipelines.interface.config import load_config, require_range
-from pipelines.sweep_space import Values, draws, points_of_grid
-from pipelines.sweep_trial import Mode, Trial, name_trial
-from pipelines.sweep_tune import StopEarlyConfig
-from pipelines.train import with_full_paths
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig, with_full_paths
+from pipelines.training.sweep.space import Values, draws, points_of_grid
+from pipelines.training.sweep.trial import Mode, Trial, name_trial
 
 NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray")
 """Keys that place a trial, or that all trials must share."""
+
+
+@dataclass(frozen=True)
+class StopEarlyConfig:
+    """Tune's ASHA: trials are compared with those that came as far before them."""
+
+    grace_steps: int = 0
+    """[steps] Where trials are compared first, then at each `reduction` times as many; 0: none is stopped early."""
+    reduction: float = 4.0
+    """[factor] A trial goes on if it is among the best 1/reduction of those that came so far before it, itself among
+    them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("grace_steps",), low=0)
+        if not self.reduction > 1:
+            raise ValueError(f"reduction={self.reduction}: must be above 1")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
 from cluster.failures import describe_error
-from pipelines.interface.config import require_range
 from pipelines.interface.progress import Phase
-from pipelines.sweep_results import Ending, TrialResult, mark_stopped, read_result
-from pipelines.sweep_trial import Goal, Trial, TrialActor
+from pipelines.training.sweep.actor import TrialActor
+from pipelines.training.sweep.config import StopEarlyConfig
+from pipelines.training.sweep.results import Ending, TrialResult, mark_stopped, read_result
+from pipelines.training.sweep.trial import Goal, Trial
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables; with verbose=0 nothing else either
@@ -30,23 +30,6 @@ QUIET = {
 
 NO_CONTROLLER: Any = None
 """ASHA does not look at it."""
-
-
-@dataclass(frozen=True)
-class StopEarlyConfig:
-    """Tune's ASHA: trials are compared with those that came as far before them."""
-
-    grace_steps: int = 0
-    """[steps] Where trials are compared first, then at each `reduction` times as many; 0: none is stopped early."""
-    reduction: float = 4.0
-    """[factor] A trial goes on if it is among the best 1/reduction of those that came so far before it, itself among
-    them."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("grace_steps",), low=0)
-        if not self.reduction > 1:
-            raise ValueError(f"reduction={self.reduction}: must be above 1")
 
 
 class ContinuedAsha(ASHAScheduler):

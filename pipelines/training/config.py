@@ -1,18 +1,19 @@
 """What a training run is told: data, model, steps, machines."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING
 
 from cluster.connection import RayConfig
-from llm.loading import Precision, require_precision
+from llm.loading import Precision, is_hub_name, require_precision
 from llm.lora import LoraSettings
-from pipelines.alarms import AlarmConfig
+from pipelines import storage
 from pipelines.cache.read_config import ReadConfig
-from pipelines.interface.config import require_range
-from pipelines.optim import OptimConfig
+from pipelines.interface.config import is_yaml, require_range
+from pipelines.training.alarms import AlarmConfig
+from pipelines.training.optim import OptimConfig
 from qformer.aligner import QFormerConfig
 
 
@@ -131,3 +132,26 @@ class TrainConfig:
             raise ValueError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
         if self.wandb and not find_spec("wandb"):
             raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
+
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
+
+def with_full_paths(config: TrainConfig) -> TrainConfig:
+    """Return the config with folders that mean the same everywhere, those of stages found by their names."""
+    if config.runs:
+        before = storage.join(config.runs, config.after) if config.after else ""
+        run = config.run or storage.join(config.runs, config.name)
+        config = replace(config, run=run, init_from=config.init_from or before)
+    return full_paths(config)
+
+
+def full_paths(config: ConfigT) -> ConfigT:
+    """Return the config with folders, and a mix of one's own, that mean the same everywhere."""
+    is_path = {
+        "llm": config.llm != "tiny" and not is_hub_name(config.llm),
+        "mix": is_yaml(config.mix),
+    }
+    keys = ("manifest", "cache", "run", "runs", "init_from", *(key for key, is_one in is_path.items() if is_one))
+    paths: dict[str, Any] = {key: storage.full_path(getattr(config, key)) for key in keys if getattr(config, key)}
+    return replace(config, **paths)

@@ -9,7 +9,7 @@ terms leaves nothing behind once the result is float32: who computes what change
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,49 +25,22 @@ from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm
 from pipelines import storage
-from pipelines.agreement import together
 from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
-from pipelines.batches.mix import MixRow, load_mix
+from pipelines.batches.mix import load_mix
 from pipelines.batches.order import global_batch
-from pipelines.cache.reader import FeatureCache
 from pipelines.interface.errors import JobIncompleteError
-from pipelines.metrics_log import MetricsLog
-from pipelines.optim import learning_rate, make_optimizer
-from pipelines.parts import Parts
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
-from pipelines.runs.folder import best_checkpoint, complete_steps, start_step
+from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
 from pipelines.runs.spec import RunSpec
-from pipelines.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
 from pipelines.storage.ahead import ReadAhead
-from pipelines.train_config import TrainConfig
-from pipelines.validation import Validation, means
-
-MIX = "mix.yaml"
-
-
-def load_train_examples(config: TrainConfig, cache: FeatureCache, mix: Sequence[MixRow], parts: Parts) -> ExampleSet:
-    """Return the examples to learn from; raises as `load_examples`."""
-    return parts.load_examples(
-        config.manifest,
-        cache,
-        splits=config.splits,
-        tasks=config.tasks,
-        max_missing_fraction=config.max_missing_fraction,
-        mix=mix,
-        shard_window=config.shard_window if config.order == "shards" else 0,
-    )
-
-
-def load_valid_examples(config: TrainConfig, cache: FeatureCache, tasks: list[str], parts: Parts) -> ExampleSet:
-    """Return the held-out examples of the run's tasks; raises as `load_examples`."""
-    return parts.load_examples(
-        config.manifest,
-        cache,
-        splits=config.valid_splits,
-        tasks=tasks,
-        max_missing_fraction=config.max_missing_fraction,
-    )
+from pipelines.training.config import TrainConfig
+from pipelines.training.monitoring.metrics_log import MetricsLog
+from pipelines.training.monitoring.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.training.optim import learning_rate, make_optimizer
+from pipelines.training.worker.agreement import together
+from pipelines.training.worker.resources import Parts, load_train_examples, load_valid_examples
+from pipelines.training.worker.validation import Validation, means
 
 
 @dataclass

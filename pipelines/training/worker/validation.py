@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llm.salmonn import Salmonn
-from pipelines.agreement import together
 from pipelines.batches.micro_batch import CORRECT, LOSS, TARGETS, MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.cache.read_config import ReadConfig
 from pipelines.storage.ahead import ReadAhead
+from pipelines.training.worker.agreement import together
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""A run's newest metrics as a line of progress."""
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pipelines import storage
+from pipelines.interface.progress import Phase
+from pipelines.runs.metrics import MetricsTail
+from pipelines.training.config import TrainConfig
+
+LOOK_SECONDS, LOOK_AFAR_SECONDS = 0.5, 10.0
+"""Time between looks at a run's metrics; an object store counts requests."""
+
+
+@contextmanager
+def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
+    """Show the current run's newest line of metrics.jsonl as the phase's state while the block runs, and all alarms."""
+    ended = threading.Event()
+    tails = {config.run: MetricsTail(config.run) for config in configs}
+    newest = {run: lines[-1] for run, tail in tails.items() if (lines := tail.read())}
+    told = {run: line["step"] for run, line in newest.items()}
+
+    def show() -> None:
+        before, done, note = 0, 0, "workers starting"
+        for config in configs:
+            run, name = config.run, config.run.partition("?")[0].rpartition("/")[2]
+            for line in tails[run].read():
+                newest[run] = line
+                if line["step"] > told.get(run, 0):
+                    told[run] = line["step"]
+                    for alarm in line.get("alarms", ()):
+                        print(f"{name}: step {line['step']}: {alarm}", file=sys.stderr)
+            if run in newest:
+                done, note = before + newest[run]["step"], f"{name}: {describe_line(newest[run])}"
+            before += config.steps
+        phase.update(done, note=note)
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS if storage.is_local(configs[0].run) else LOOK_AFAR_SECONDS):
+            with suppress(OSError):  # a slow store must not end the display, less so the job
+                show()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with suppress(OSError):
+            show()
+
+
+def describe_line(line: Mapping[str, Any]) -> str:
+    """Return a line of metrics in words: losses, held-out loss, speed, waiting, and skipped steps if any."""
+    by_task = ", ".join(f"{task} {loss:.3f}" for task, loss in line["loss_by_task"].items())
+    words = [f"loss {line['loss']:.3f}" + (f" ({by_task})" if len(line["loss_by_task"]) > 1 else "")]
+    words += [f"held-out {line['valid_loss']:.3f}"] if "valid_loss" in line else []
+    words += [f"{line['examples_per_second']:.3g} examples/s", f"{line['audio_hours_per_second']:.3g} h of audio/s"]
+    words += [f"{line['data_wait_fraction']:.0%} waiting for data"]
+    words += [f"{line['skipped_steps']} steps skipped"] if line["skipped_steps"] else []
+    return ", ".join(words)

@@ -1,0 +1,215 @@
+"""What is checked before a run asks for a cluster, and how a run is described once."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from encoders.features import FRAME_RATE_HZ
+from llm.loading import llm_width
+from llm.prompts import PROMPTS, question_for
+from llm.tiny import write_tiny_llm
+from pipelines import storage
+from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.micro_batch import tasks_of
+from pipelines.batches.mix import MixRow, load_mix, save_mix
+from pipelines.cache.reader import FeatureCache
+from pipelines.interface.config import save_config, to_yaml
+from pipelines.interface.differences import first_difference
+from pipelines.manifest.tables import read_examples
+from pipelines.runs.folder import MIX, complete_steps, is_described
+from pipelines.runs.spec import RunSpec, local_llm
+from pipelines.training.config import TrainConfig
+from pipelines.training.worker.resources import Parts, load_train_examples, load_valid_examples
+from qformer.aligner import AlignerConfig
+
+FREE_KEYS = {
+    "manifest",
+    "cache",
+    "mix",
+    "run",
+    "runs",
+    "name",
+    "after",
+    "workers",
+    "min_workers",
+    "no_workers_seconds",
+    "device",
+    "shard_llm",
+    "collective_timeout_seconds",
+    "threads",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "gradient_checkpointing",
+    "log_every",
+    "max_failures",
+    "forecast_step_seconds",
+    "valid_splits",
+    "valid_every",
+    "max_skipped_steps",
+    "wandb",
+    "alarms",
+    "read",
+    "ray",
+}
+"""Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run learns from."""
+
+    cache: FeatureCache
+    examples: ExampleSet
+    mix: tuple[MixRow, ...]
+
+
+def open_run(config: TrainConfig, *, pending: Sequence[str], parts: Parts | None = None) -> ExampleSet:
+    """Check everything that can be checked before a cluster is asked for; return the examples to learn from."""
+    inputs = check_run(config, parts)
+    if not is_described(config.run):
+        describe_run(config, inputs, pending=pending)
+    missing = inputs.examples.missing
+    if missing.num_rows:
+        uri = storage.join(config.run, "missing.parquet")
+        storage.write_table(uri, missing)
+        print(f"{config.run}: {missing.num_rows} examples are left out, {uri} lists them: no features")
+    if inputs.examples.mixture:
+        print(f"{config.run}: {inputs.examples.mixture.describe()}")
+    return inputs.examples
+
+
+def check_run(config: TrainConfig, parts: Parts | None = None) -> RunInputs:
+    """Check what a run learns from and, if it is to continue, that it goes on as it began; writes nothing.
+
+    Raises:
+        ValueError: If the data or the run's folder do not fit the config.
+    """
+    parts = parts or Parts()
+    _check_run_folder(config)
+    cache = parts.open_cache(config.cache, config.read)
+    mix = load_mix(config.mix) if config.mix else ()
+    examples = load_train_examples(config, cache, mix, parts)
+    _check_prompts(examples.table)
+    if config.valid_every:
+        _check_held_out(config, mix)
+        load_valid_examples(config, cache, tasks_of(examples), parts)
+    if is_described(config.run):
+        _check_same_inputs(config, cache, examples.digest, mix)
+    return RunInputs(cache, examples, mix)
+
+
+def _check_run_folder(config: TrainConfig) -> None:
+    uri = storage.join(config.run, "config.yaml")
+    if not storage.file_exists(uri):
+        return
+    there = yaml.safe_load(storage.read_bytes(uri)) or {}
+    here: dict[str, Any] = yaml.safe_load(to_yaml(config))
+    kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
+    difference = first_difference(kept[0], kept[1])
+    if difference:
+        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another folder")
+
+
+def _check_held_out(config: TrainConfig, mix: Sequence[MixRow]) -> None:
+    """Refuse a mix that learns what is validated on; the run's own splits are checked with its config."""
+    for row in mix:
+        if learnt := sorted(set(row.splits) & set(config.valid_splits)):
+            raise ValueError(f"valid_splits={config.valid_splits}: {learnt} is learnt, by the mix's row {row.name}")
+
+
+def _check_prompts(examples: pa.Table) -> None:
+    """Refuse tasks that have neither prompts nor questions of their own, before anything starts."""
+    unasked = examples.filter(pc.field("question").is_null())
+    for task in pc.unique(unasked["task"]).to_pylist():
+        question_for(task)
+
+
+def _check_same_inputs(config: TrainConfig, cache: FeatureCache, examples_digest: str, mix: Sequence[MixRow]) -> None:
+    spec = RunSpec.read(config.run)
+    spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+    if spec.examples_digest != examples_digest:
+        raise ValueError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
+    _check_same_mix(config, mix)
+
+
+def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[str]) -> None:
+    """Write the run's config, LLM (if tiny) and, last, its description.
+
+    Raises:
+        ValueError: If the LLM, or the run to start from, does not fit the config.
+    """
+    cache = inputs.cache
+    before = RunSpec.read(config.init_from) if config.init_from else None
+    if before:
+        _check_start(config, before, cache, pending)
+    if config.llm == "tiny":
+        _write_tiny_llm(config, before)
+    widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
+    with local_llm(config.run, config.llm) as llm:
+        aligner = AlignerConfig(
+            speech_width=widths["speech"],
+            audio_width=widths.get("audio"),
+            llm_width=llm_width(llm),
+            **vars(config.qformer),
+        )
+    frames = round(config.heard_seconds * FRAME_RATE_HZ)
+    lora, dtype = config.lora, config.precision
+    digest = inputs.examples.digest
+    spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, digest, aligner, lora)
+    if before:
+        _check_sizes(config, spec, before)
+    save_config(config, storage.join(config.run, "config.yaml"))
+    if inputs.mix:
+        save_mix(inputs.mix, storage.join(config.run, MIX))
+    spec.write(config.run)
+
+
+def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:
+    """Refuse another mix than a run was started with, whatever the file is called."""
+    uri = storage.join(config.run, MIX)
+    started = load_mix(uri) if storage.file_exists(uri) else ()
+    here, there = ({f"row {number}": asdict(row) for number, row in enumerate(rows, 1)} for rows in (mix, started))
+    difference = first_difference(here, there)
+    if difference:
+        raise ValueError(f"{config.run} was started with another mix than mix={config.mix}: {difference}")
+
+
+def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:
+    cache.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
+    if config.init_from not in pending and not complete_steps(config.init_from):
+        raise ValueError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
+    if before.llm != config.llm:
+        raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
+
+
+def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
+    """Refuse another aligner or LoRA than those of the run to start from; dropout may differ."""
+    sizes = [
+        {"qformer": {**asdict(run.aligner), "dropout": 0}, "lora": {**asdict(run.lora), "dropout": 0}}
+        for run in (spec, before)
+    ]
+    difference = first_difference(sizes[0], sizes[1])
+    if difference:
+        raise ValueError(f"init_from={config.init_from} has another shape: {difference}")
+
+
+def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
+    """Put the tiny LLM into the run: the one of the stage before, or a new one made from the manifest's texts."""
+    with local_llm(config.init_from, "tiny") if before else tempfile.TemporaryDirectory() as folder:
+        if not before:
+            write_tiny_llm(_texts(config.manifest), Path(folder))
+        for path in sorted(Path(folder).iterdir()):
+            storage.write_bytes(storage.join(config.run, "llm", path.name), path.read_bytes())
+
+
+def _texts(manifest: str) -> Iterator[str]:
+    for prompts in PROMPTS.values():
+        yield from prompts
+    for example in read_examples(manifest):
+        yield from filter(None, (example.question, example.answer))

@@ -1,0 +1,144 @@
+"""`salmonn train`: aligner and LoRA on cached features, by Ray Train."""
+
+import math
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.connection import connect, pick_device
+from cluster.failures import describe_error
+from cluster.room import actors_that_fit
+from pipelines import storage
+from pipelines.interface.errors import JobIncompleteError
+from pipelines.interface.progress import Progress
+from pipelines.runs.folder import complete_steps
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.config import TrainConfig, with_full_paths
+from pipelines.training.monitoring.report import reported
+from pipelines.training.monitoring.watch import watched
+from pipelines.training.preflight import open_run
+from pipelines.training.worker.loop import train_loop
+
+ROUND_SECONDS = 60.0
+"""Time after which Ray Train gives up waiting for room and tries again."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run ended."""
+
+    steps: int
+    loss: float
+    examples: int
+
+
+def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
+    """Train a run to its last step, from its newest checkpoint if it has one.
+
+    Raises:
+        ValueError: If the data, the LLM or the run's folder do not fit the config.
+        JobIncompleteError: If the workers failed for good; checkpoints stay.
+    """
+    return train_in_turn([config], progress)[0]
+
+
+def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = None) -> list[TrainReport]:
+    """Train several runs one after the other in the same workers, whose start costs as much as a short run.
+
+    A run may start from one before it. Workers, threads and Ray are those of the first. Raises as `train`.
+    """
+    start = time.monotonic()
+    configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
+    num_examples = [
+        len(open_run(config, pending=[other.run for other in configs[:place]])) for place, config in enumerate(configs)
+    ]
+    todo = [config for config in configs if not _is_complete(config)]
+    for config in configs:
+        if config not in todo:
+            print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
+    if todo:
+        own_cluster = connect(todo[0].ray)
+        total = sum(config.steps for config in todo)
+        with (
+            (progress or Progress()).phase("train", unit="steps", total=total) as phase,
+            watched(todo, phase),
+            reported(todo),
+        ):
+            _fit(todo, own_cluster=own_cluster)
+    reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
+    for config, report in zip(configs, reports, strict=True):
+        if config in todo:
+            print(f"{config.run}: {report.steps} steps, loss {report.loss:.3f}, {report.examples} examples")
+    if todo:
+        print(f"trained in {time.monotonic() - start:.1f} s, the workers' start included")
+    return reports
+
+
+def _is_complete(config: TrainConfig) -> bool:
+    return complete_steps(config.run)[-1:] == [config.steps]
+
+
+def _report(config: TrainConfig, num_examples: int) -> TrainReport:
+    if not _is_complete(config):
+        raise JobIncompleteError(f"{config.run}: ended at step {complete_steps(config.run)[-1:]} of {config.steps}")
+    return TrainReport(config.steps, read_metrics(config.run)[-1]["loss"], num_examples)
+
+
+def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
+    first = configs[0]
+    device = pick_device(first.device)
+    use_gpu = device == "cuda"
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = actors_that_fit(nodes, {"CPU": first.threads, "GPU": int(use_gpu)})
+    if (first.min_workers or first.workers) > room:
+        short = f"workers={first.workers} with threads={first.threads} on {device} each"
+        if own_cluster:
+            raise ValueError(f"{short}: this machine has room for {room}")
+        print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
+    storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
+    trainer = TorchTrainer(
+        train_loop,  # type: ignore[arg-type]  # typed as if it could not return anything
+        train_loop_config={"configs": list(configs)},
+        torch_config=TorchConfig(timeout_s=math.ceil(first.collective_timeout_seconds)),
+        scaling_config=ScalingConfig(
+            num_workers=(first.min_workers, first.workers) if first.min_workers else first.workers,  # type: ignore[arg-type]  # those of the version before
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": first.threads},
+        ),
+        run_config=RunConfig(
+            name=f"launch-{uuid.uuid4().hex[:12]}",
+            storage_path=storage_path,
+            failure_config=FailureConfig(
+                max_failures=first.max_failures,
+                controller_failure_limit=math.ceil(first.no_workers_seconds / ROUND_SECONDS),  # type: ignore[call-arg]  # as above
+            ),
+        ),
+    )
+    try:
+        reason = trainer.fit().return_value  # type: ignore[attr-defined]  # those of the version before
+    except TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", None)
+        lacking = f"its workers did not start (no_workers_seconds={first.no_workers_seconds:g}): {error}"
+        reason = _describe_failures(failures) if failures else lacking
+        raise JobIncompleteError(f"{first.run}: training failed: {reason}") from error
+    if reason:
+        raise JobIncompleteError(reason)
+
+
+def _describe_failures(failures: Mapping[int, Exception]) -> str:
+    """Return, of workers' failures by rank, the one that the others may follow from: a death, or its own error."""
+
+    def follows(rank: int) -> bool:
+        text = str(failures[rank]).lower()
+        return not isinstance(failures[rank], RayActorError) and ("gloo" in text or "nccl" in text)
+
+    rank = min(failures, key=lambda rank: (follows(rank), rank))
+    error = failures[rank]
+    return f"worker {rank}: {describe_error(error) if isinstance(error, RayError) else error}"
