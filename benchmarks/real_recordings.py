@@ -14,9 +14,9 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from pipelines.evaluate import EvaluateConfig, evaluate
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
+from pipelines.inference.evaluate import EvaluateConfig, evaluate
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc
 from pipelines.manifest.corpora.table import TableConfig, prepare_table

@@ -173,8 +173,10 @@ VERBS = {
     "runs compare": Verb(
         "runs.summary:RunsCompareConfig", "runs.summary:runs_compare", "runs side by side where their configs differ"
     ),
-    "evaluate": Verb("evaluate:EvaluateConfig", "evaluate:evaluate", "decode a held-out split and score it"),
-    "ask": Verb("ask:AskConfig", "ask:ask", "answer a question about a recording"),
+    "evaluate": Verb(
+        "inference.evaluate:EvaluateConfig", "inference.evaluate:evaluate", "decode a held-out split and score it"
+    ),
+    "ask": Verb("inference.ask:AskConfig", "inference.ask:ask", "answer a question about a recording"),
     "import-official": Verb(
         "runs.official:ImportConfig",
         "runs.official:import_official",
@@ -185,7 +187,7 @@ VERBS = {
         "runs.official:export_official",
         "a checkpoint for the official SALMONN code from a run",
     ),
-    "demo": Verb("demo:DemoConfig", "demo:demo", "all of it on a corpus made here, with a report"),
+    "demo": Verb("demo.demo:DemoConfig", "demo.demo:demo", "all of it on a corpus made here, with a report"),
 }
 CONTINUED = ("extract", "cache export", "cache merge", "cache prune", "train", "sweep", "demo")
 """Verbs that do what is left to do when they are called again."""

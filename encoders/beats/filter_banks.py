@@ -64,10 +64,12 @@ def povey_window() -> Tensor:
 def mel_table() -> Tensor:
     """Triangles linear on the mel scale from 20 Hz to 8 kHz, float32 [M, K] with K = 256: the last bin has no weight.
 
-    Computed in float32 as Kaldi and torchaudio do; a table computed in float64 differs by up to 6e-5 in log energy.
+    Computed in float32 as Kaldi and torchaudio do; a table computed in float64 differs by up to 6e-5 in log energy. Only
+    the logarithm is taken in float64 and rounded: PyTorch's own of float32 gives other last bits on Intel than on AMD.
     """
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOWEST_HZ, SAMPLE_RATE_HZ / 2))
     corners = low + torch.arange(NUM_MEL_BANDS + 2) * ((high - low) / (NUM_MEL_BANDS + 1))
     left, centre, right = corners.unfold(0, 3, 1).unsqueeze(-1).unbind(1)  # [M, 1] each
-    mel_K = 1127.0 * (1.0 + SAMPLE_RATE_HZ / _FFT_SAMPLES * torch.arange(_FFT_SAMPLES // 2) / 700.0).log()
+    ratios_K = 1.0 + SAMPLE_RATE_HZ / _FFT_SAMPLES * torch.arange(_FFT_SAMPLES // 2) / 700.0
+    mel_K = 1127.0 * ratios_K.double().log().float()
     return torch.minimum((mel_K - left) / (centre - left), (right - mel_K) / (right - centre)).clamp(min=0.0)

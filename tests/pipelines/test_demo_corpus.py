@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
-from pipelines.demo_events import EVENT_QUESTION, plan_clips
-from pipelines.demo_speech import SLOT_QUESTIONS, plan_phrases
-from pipelines.sound_events import SOUND_EVENTS, synthesise_event
-from pipelines.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, Voice, open_synthesiser, resample, trim_silence
+from pipelines.demo.corpus import DemoCorpus, DemoSizes, write_demo_corpus
+from pipelines.demo.events import EVENT_QUESTION, plan_clips
+from pipelines.demo.phrases import SLOT_QUESTIONS, plan_phrases
+from pipelines.demo.sound_events import SOUND_EVENTS, synthesise_event
+from pipelines.demo.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, Voice, open_synthesiser, resample, trim_silence
 
 SIZES = DemoSizes(
     train_utterances=24,

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.batches.mix import MIX_DIR, MixRow, load_mix, make_mixture, save_mix
 from pipelines.batches.order import epoch_order, global_batch, micro_batches
-from pipelines.tasks import TASKS
+from pipelines.inference.scoring.tasks import TASKS
 from pipelines.training.preflight import open_run
 from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
 from tests.pipelines.test_train import config_of, losses, train_here

@@ -18,7 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from pipelines.cli import main
-from pipelines.evaluate import EvaluateConfig, evaluate
+from pipelines.inference.evaluate import EvaluateConfig, evaluate
 from pipelines.interface.config import load_config
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from llm.prompts import PROMPTS
-from pipelines.metrics import (
+from pipelines.inference.scoring.scores import (
     bleu4,
     characters,
     contains_reference,
@@ -14,7 +14,7 @@ from pipelines.metrics import (
     story_following_rate,
     tokens_13a,
 )
-from pipelines.tasks import EMOTION, GENDER, TASKS, YES_NO, score
+from pipelines.inference.scoring.tasks import EMOTION, GENDER, TASKS, YES_NO, score
 
 
 def test_every_task_has_a_row_and_prompts():

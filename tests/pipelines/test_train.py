@@ -21,17 +21,17 @@ from tensorboardX.proto.event_pb2 import Event
 from encoders.features import FRAME_RATE_HZ
 from llm.lora import LoraSettings
 from pipelines import storage
-from pipelines.ask import AskConfig, ask
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
-from pipelines.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
+from pipelines.inference.ask import AskConfig, ask
+from pipelines.inference.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
+from pipelines.inference.scoring.scores import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from pipelines.metrics import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.folder import best_checkpoint, complete_steps, find_checkpoint
 from pipelines.runs.metrics import read_metrics

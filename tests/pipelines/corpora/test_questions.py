@@ -8,12 +8,12 @@ import pytest
 
 from encoders.audio import Segment
 from pipelines.cli import main
+from pipelines.inference.scoring.tasks import TASKS
 from pipelines.manifest.corpora.annotations import OFFICIAL_TASKS, AnnotationsConfig, read_annotations
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc, read_esc
 from pipelines.manifest.corpora.slurp import SlurpConfig, prepare_slurp, read_slurp
 from pipelines.manifest.corpora.table import TableConfig, prepare_table, read_table
 from pipelines.manifest.tables import read_clips, read_examples
-from pipelines.tasks import TASKS
 from tests.pipelines.corpora.test_captions import SHARED, recordings, texts, write_csv, write_sound
 from tests.toy import write_annotations
 

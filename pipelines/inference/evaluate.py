@@ -16,11 +16,12 @@ from pipelines import storage
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
 from pipelines.cache.reader import FeatureCache
+from pipelines.inference.scoring.tasks import score
 from pipelines.interface.config import require_range, save_config
+from pipelines.interface.devices import choose_device
 from pipelines.interface.progress import Progress
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.spec import RunSpec
-from pipelines.tasks import score
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,6 @@ class TaskScore:
     task: str
     examples: int
     metrics: dict[str, float]
-
-
-def choose_device(device: str) -> str:
-    """Return the device to use, the one that `auto` stands for on this machine.
-
-    Raises:
-        ValueError: If a GPU is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: this machine has no GPU that PyTorch can use")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[TaskScore]:

@@ -13,8 +13,8 @@ from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches.batch import make_batch
 from pipelines.cache.encoder_recipe import load_encoder_and_recipe
-from pipelines.evaluate import choose_device
 from pipelines.interface.config import require_range
+from pipelines.interface.devices import choose_device
 from pipelines.runs.checkpoint import load_run
 
 

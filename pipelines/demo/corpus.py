@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
-from pipelines.demo_events import (
+from pipelines.demo.events import (
     STORIES,
     caption_examples,
     joined_examples,
@@ -15,8 +15,8 @@ from pipelines.demo_events import (
     story_examples,
     write_clips,
 )
-from pipelines.demo_speech import COLOURS, THINGS, phrase_questions, plan_phrases, write_librispeech
-from pipelines.sound_events import SOUND_EVENTS
+from pipelines.demo.phrases import COLOURS, THINGS, phrase_questions, plan_phrases, write_librispeech
+from pipelines.demo.sound_events import SOUND_EVENTS
 
 TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
 

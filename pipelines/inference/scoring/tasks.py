@@ -9,7 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-from pipelines.metrics import (
+from pipelines.inference.scoring.scores import (
     Score,
     bleu4,
     characters,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from pipelines.sound_events import SOUND_EVENTS, SoundEvent, synthesise_event
+from pipelines.demo.sound_events import SOUND_EVENTS, SoundEvent, synthesise_event
 
 Example = dict[str, str | list[str]]
 

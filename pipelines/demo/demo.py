@@ -6,31 +6,30 @@ extracted, learnt in three small stages, answered on recordings and speakers nev
 
 import json
 import platform
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from cluster.connection import RayConfig
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.ask import AskConfig, ask
 from pipelines.cache.reader import FeatureCache
-from pipelines.demo_corpus import DemoCorpus, DemoSizes, write_demo_corpus
-from pipelines.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
+from pipelines.demo.config import HEARD, STAGES, TEST_SPLITS, DemoConfig, DemoFolders
+from pipelines.demo.corpus import DemoCorpus, write_demo_corpus
+from pipelines.demo.figures import draw_curves, draw_scores, draw_streams
+from pipelines.demo.report import HeldOut, Stopwatch, held_out_scores
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import ExtractReport, extract
-from pipelines.interface.config import load_config, require_range
+from pipelines.inference.ask import AskConfig, ask
+from pipelines.inference.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
+from pipelines.interface.config import load_config
 from pipelines.interface.figures import Picture, draw_shares
-from pipelines.interface.page import Section, Tile, draw_curves, draw_scores, draw_streams, write_report
+from pipelines.interface.page import Section, Tile, write_report
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.annotations import AnnotationsConfig, prepare_annotations
 from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech
@@ -38,73 +37,6 @@ from pipelines.manifest.tables import Clip, count_clips, read_clips, read_exampl
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.config import TrainConfig
 from pipelines.training.train import train_in_turn
-
-TEST_SPLITS = ["test", "test-demo"]
-HEARD = "heard_seconds=4.2"  # two joined sounds are no longer; the other 26 s are silence
-STAGES = ("stage1", "stage2", "stage3")
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    out: str = "demo"
-    """[path] Folder for corpus, manifest, cache, runs and report."""
-    seed: int = 0
-    """[number] Decides the corpus, the training and nothing else."""
-    steps: int = 1000
-    """[steps] Of stages 1 and 2 together; stage 3 takes twelve more."""
-    sizes: DemoSizes = field(default_factory=DemoSizes)
-    ray: RayConfig = field(default_factory=RayConfig)
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("seed",), low=0)
-        require_range(self, ("steps",), low=10)
-        if "://" in self.out:
-            raise ValueError(f"out={self.out}: the demo needs a local folder")
-
-
-@dataclass(frozen=True)
-class DemoFolders:
-    """Where the demo's parts lie below `out`."""
-
-    out: str
-
-    @property
-    def corpus(self) -> Path:
-        return Path(storage.full_path(self.out)) / "corpus"
-
-    @property
-    def manifest(self) -> str:
-        return storage.join(self.out, "manifest")
-
-    @property
-    def cache(self) -> str:
-        return storage.join(self.out, "cache")
-
-    def run(self, stage: str) -> str:
-        return storage.join(self.out, "runs", stage)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """One of the demo's scores beside what guessing would give."""
-
-    name: str
-    score: float
-    chance: float
-
-
-class Stopwatch:
-    """Seconds per phase, in the order of the phases."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
 def demo(config: DemoConfig) -> None:
@@ -234,21 +166,6 @@ def _predictions(folders: DemoFolders, stage: str) -> list[dict[str, str]]:
     folder = evaluation_folder(folders.run(stage), TEST_SPLITS)
     lines = storage.read_bytes(storage.join(folder, "predictions.jsonl")).decode()
     return [json.loads(line) for line in lines.splitlines()]
-
-
-def held_out_scores(scores: Sequence[TaskScore], corpus: DemoCorpus) -> list[HeldOut]:
-    """Name each task's score and what guessing would give: one in as many as there are words or events."""
-    words = sum(1 / len(slot) for slot in corpus.word_slots) / len(corpus.word_slots)
-    events = 1 / len(corpus.event_names)
-    known = {
-        "asr": ("spoken words, unheard speakers", "word_accuracy", words),
-        "sqa": ("questions about the words", "accuracy", words),
-        "audiocaption": ("captions of sound events", "accuracy", events),
-        "aqa": ("questions about the events", "accuracy", events),
-    }
-    return [
-        HeldOut(name, task.metrics[metric], chance) for task in scores for name, metric, chance in [known[task.task]]
-    ]
 
 
 def _print_table(folders: DemoFolders, extracted: ExtractReport, held_out: Sequence[HeldOut], watch: Stopwatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile as sf
 from numpy.random import Generator
 
-from pipelines.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, SpeechSynthesiser, Voice, Wave, open_synthesiser
+from pipelines.demo.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, SpeechSynthesiser, Voice, Wave, open_synthesiser
 
 # In each slot no two words share their stressed vowel.
 COLOURS = ("RED", "BLUE", "GREEN", "WHITE", "BLACK", "BROWN", "PINK", "PURPLE")
