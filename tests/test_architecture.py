@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 OURS = {"pipelines", "encoders", "qformer", "llm", "cluster"}
 MAY_IMPORT = {
     "encoders": {"torch", "torchaudio", "transformers", "safetensors", "numpy", "soundfile"},

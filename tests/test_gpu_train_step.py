@@ -1,13 +1,11 @@
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.gpu_train_step import main
+from tests import ROOT
 from tests.test_architecture import OURS, imports_of
-
-ROOT = Path(__file__).parents[1]
 
 
 def run(monkeypatch, *words):

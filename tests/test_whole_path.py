@@ -2,14 +2,14 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 from pipelines.cli import VERBS, main
+from tests import ROOT
 from tests.toy import write_tone_corpus
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 COMMANDS = [shlex.split(line) for line in re.findall(r"^salmonn [^…\n]*$", README, re.MULTILINE)]
 
 

@@ -25,13 +25,13 @@ from pipelines.cache.index import committed_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.tools.verify import CacheVerifyConfig, cache_verify
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from tests import ROOT
 from tests.chaos.machines import Machines
-from tests.pipelines.test_feature_cache import prepare_tones
+from tests.pipelines.cache.test_reader import prepare_tones
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
-ROOT = Path(__file__).parents[2]
 NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "50"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 PATIENCE_SECONDS = 30.0

@@ -25,12 +25,12 @@ from pipelines.runs.metrics import read_metrics
 from pipelines.training.config import TrainConfig
 from pipelines.training.optim import OptimConfig
 from qformer.aligner import QFormerConfig
+from tests import ROOT
 from tests.chaos.machines import Machines
-from tests.pipelines.test_feature_cache import fill, make_worker, prepare_tones
-from tests.pipelines.test_train import train_here
+from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
+from tests.pipelines.training.test_train import train_here
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
-ROOT = Path(__file__).parents[2]
 NUM_FAULTS = int(os.environ.get("CHAOS_TRAIN_FAULTS", "16"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 STEPS, CHECKPOINT_EVERY = 300, 5

@@ -11,8 +11,7 @@ import ray
 
 from cluster.connection import RayConfig, check_packages, connect
 from cluster.logs import LOG_HANDLER, set_up_logging
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 @pytest.mark.ray

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.ray_head import RayHead, ray_environment
 
 pytestmark = pytest.mark.ray
-ROOT = Path(__file__).parents[2]
 
 WHERE = """
 import sys

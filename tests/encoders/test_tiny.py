@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -7,8 +5,9 @@ from encoders.audio import Segment
 from encoders.clip_encoder import ClipEncoder
 from encoders.sound.clips import load_clip
 from encoders.tiny import tiny_beats, tiny_whisper
+from tests import ROOT
 
-DIGITS = Path(__file__).parents[2] / ".." / "shared" / "data" / "fsdd" / "recordings"
+DIGITS = ROOT / ".." / "shared" / "data" / "fsdd" / "recordings"
 
 
 def test_weights_are_the_same_bits_on_every_machine() -> None:

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from llm.loading import Precision, is_hub_name, llm_width, load_llm
+from tests import ROOT
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = ROOT / ".." / "shared"
 
 
 def test_the_model_is_frozen_and_in_evaluation_mode(tiny_llm: PreTrainedModel) -> None:

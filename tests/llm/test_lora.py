@@ -22,8 +22,9 @@ from llm.lora import (
     set_lora_scaling,
     settings_from_official,
 )
+from tests import ROOT
 
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "salmonn_small"
+GOLDEN = ROOT / ".." / "shared" / "golden" / "salmonn_small"
 IDS = torch.arange(3, 23).unsqueeze(0)
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 

@@ -20,9 +20,10 @@ from llm.packing import require_packing
 from llm.salmonn import Batch, Salmonn
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import official_name
+from tests import ROOT
 from tests.llm.conftest import WORDS
 
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
+GOLDEN = ROOT / ".." / "shared" / "golden"
 SPEECH_WIDTH, AUDIO_WIDTH = 12, 8
 
 

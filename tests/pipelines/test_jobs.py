@@ -1,17 +1,16 @@
 """The verbs as jobs of a cluster with token authentication, submitted from the repository's root."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from pipelines.cache.reader import FeatureCache
 from pipelines.runs.folder import complete_steps
-from tests.pipelines.test_feature_cache import prepare_tones
+from tests import ROOT
+from tests.pipelines.cache.test_reader import prepare_tones
 from tests.ray_head import JobOutcome, RayHead
 
 pytestmark = pytest.mark.ray
-ROOT = Path(__file__).parents[2]
 TINY_RUN = ["steps=2", "batch_examples=4", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64"]
 
 

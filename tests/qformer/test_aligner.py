@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import load_official
+from tests import ROOT
 
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "qformer_small"
+GOLDEN = ROOT / ".." / "shared" / "golden" / "qformer_small"
 SMALL = AlignerConfig(speech_width=12, audio_width=8, llm_width=10, hidden_width=24, num_heads=4, ffn_width=32)
 
 

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +7,9 @@ from safetensors.torch import load_file
 
 from qformer.aligner import Aligner, AlignerConfig
 from qformer.official import config_from_official, load_official, to_official
+from tests import ROOT
 
-GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden" / "salmonn_small"
+GOLDEN = ROOT / ".." / "shared" / "golden" / "salmonn_small"
 CONFIG = AlignerConfig(speech_width=64, audio_width=96, llm_width=64, hidden_width=96, num_heads=4, ffn_width=384)
 
 

@@ -1,0 +1,1 @@
+"""Answers beside references: which scores a task has, and the scores."""

@@ -1,0 +1,175 @@
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from pipelines import storage
+from pipelines.cli import VERBS, main
+from pipelines.interface.config import CONFIG_DIR, load_config, to_yaml
+from pipelines.interface.differences import first_difference
+from pipelines.interface.help import describe_keys
+from tests import ROOT
+from tests.s3_server import s3_server
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 3e-5
+    """[1] A rate."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = "???"
+    """[text] A text."""
+    count: int = 2
+    """[count] A number."""
+    codec: Literal["a", "b"] = "a"
+    """[name] A choice."""
+    parts: list[str] = field(default_factory=list)
+    """[names] A list."""
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_defaults_yield_to_yaml_and_yaml_to_the_command_line(tmp_path):
+    (tmp_path / "c.yaml").write_text("name: yaml\ncount: 3\ninner:\n  rate: 1e-4\n")
+    config = load_config(Outer, [str(tmp_path / "c.yaml"), "count=4", "parts=[x,y]"])
+    assert config == Outer("yaml", 4, "a", ["x", "y"], Inner(1e-4))
+
+
+def test_yaml_may_have_an_equals_sign_in_its_path_or_lie_in_an_object_store(tmp_path, monkeypatch):
+    (tmp_path / "lr=3").mkdir()
+    (tmp_path / "lr=3" / "c.yaml").write_text("name: yaml\n")
+    monkeypatch.chdir(tmp_path)
+    for argument in ("lr=3/c.yaml", f"{tmp_path}/lr=3/c.yaml"):
+        assert load_config(Outer, [argument]).name == "yaml"
+    assert load_config(Outer, ["name=lr=3/c.yaml"]).name == "lr=3/c.yaml"
+    with s3_server("bucket") as server:
+        uri = server.uri("bucket/c.yaml")
+        storage.write_bytes(uri, b"name: remote\n")
+        assert "=" in uri and load_config(Outer, [uri]).name == "remote"
+
+
+def test_resolved_config_loads_back(tmp_path):
+    config = load_config(Outer, ["name=n", "inner.rate=0.5"])
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert load_config(Outer, [str(tmp_path / "c.yaml")]) == config
+
+
+@pytest.mark.parametrize("text", ["what? a: b, [c] {d} #e", "1e5", "null", "a=b", "${x}", ""])
+def test_texts_are_taken_as_they_stand(text):
+    assert load_config(Outer, [f"name={text}"]).name == text
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("nam=x", "unknown key nam.*Did you mean.*name"),
+        ("inner.rat=1", "unknown key inner.rat.*Did you mean.*rate"),
+        ("count=many", "count.*many"),
+        ("codec=c", "codec.*'a', 'b'"),
+        ("inner=3", "inner|Merge|config"),
+        ("missing.yaml", "missing.yaml.*neither"),
+        ("nam=x.yaml", "nam=x.yaml.*neither"),
+        ("inner.rat=x.yaml", "unknown key inner.rat"),
+        ("--count=3", "without dashes"),
+        ("parts=[1", "not YAML|parts"),
+    ],
+)
+def test_wrong_arguments_are_named(argument, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_config(Outer, ["name=x", argument])
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"count: 1\ncount: 2\n", b"\xff\xfe", b"- 1\n"])
+def test_faulty_yaml_is_named(tmp_path, content):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.yaml"):
+        load_config(Outer, [str(tmp_path / "c.yaml"), "name=x"])
+
+
+def test_a_list_of_one_needs_no_brackets():
+    assert load_config(Outer, ["name=x", "parts=a"]).parts == ["a"]
+    assert load_config(Outer, ["name=x", "parts=a,b"]).parts == ["a", "b"]
+
+
+def test_missing_key_says_what_it_means():
+    with pytest.raises(ValueError, match="name=… is needed: A text"):
+        load_config(Outer, [])
+
+
+def test_keys_are_listed_with_type_unit_default_and_meaning():
+    keys = {key.name: key for key in describe_keys(Outer)}
+    assert (keys["name"].default, keys["name"].unit, keys["name"].meaning) == ("needed", "text", "A text.")
+    assert (keys["inner.rate"].type, keys["inner.rate"].default) == ("float", "3e-05")
+    assert keys["codec"].type == "a|b"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_key_of_every_verb_is_documented_with_its_unit(name):
+    config_type, function = VERBS[name].load_config_type(), VERBS[name].load_function()
+    assert callable(function)
+    for key in describe_keys(config_type):
+        assert key.unit and key.meaning, f"{name}: {key.name} has no [unit] and meaning under it"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_lists_every_key(name, capsys):
+    assert main([*name.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    for key in describe_keys(VERBS[name].load_config_type()):
+        assert re.search(rf"^{re.escape(key.name)}\b", shown, re.MULTILINE), key.name
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path):
+    needed = ["manifest=m", "cache=c", "run=r", "llm=l"]
+    assert load_config(VERBS["train"].load_config_type(), [path.stem, *needed])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["frobnicate"], "unknown verb"),
+        (["prepare"], "prepare needs one of: annotations, .*, table"),
+        (["cache", "inof"], "cache needs one of: info"),
+        (["extract", "manifst=x"], "unknown key manifst.*manifest"),
+        (["extract"], "manifest=… is needed"),
+    ],
+)
+def test_newcomers_mistakes_give_one_line_and_exit_code_2(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and re.search(message, error)
+
+
+def test_first_difference_names_key_and_values():
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b is 2 there and 1 here"
+    assert first_difference({"a": 1}, {"a": 1}) is None
+
+
+@pytest.mark.parametrize("words", [["help"], ["cache", "ls", "--help"]])
+def test_exit_code_tells_that_nobody_reads_the_output(words):
+    command = [sys.executable, "-m", "pipelines", *words]
+    root = ROOT
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    ("words", "is_continued"),
+    [(["train", "tiny"], True), (["cache", "merge"], True), (["evaluate"], False), ([], False)],
+)
+def test_interruption_says_what_the_same_command_would_do(words, is_continued, monkeypatch, capsys):
+    def interrupt(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli._run", interrupt)
+    assert main(words) == 130
+    assert ("the same command continues" in capsys.readouterr().err) == is_continued
