@@ -64,9 +64,9 @@ def povey_window() -> Tensor:
 def mel_table() -> Tensor:
     """Triangles linear on the mel scale from 20 Hz to 8 kHz, float32 [M, K] with K = 256: the last bin has no weight.
 
-    Computed in float32 as Kaldi and torchaudio do; a table computed in float64 differs by up to 6e-5 in log energy. Only
-    the logarithm is taken in float64 and rounded: PyTorch's float32 logarithm differs in the last bit from processor to
-    processor.
+    Computed in float32 as Kaldi and torchaudio do; a table computed in float64 differs by up to 6e-5 in log energy.
+    Only the logarithm is taken in float64 and rounded: PyTorch's float32 logarithm differs in the last bit from
+    processor to processor.
     """
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (_LOWEST_HZ, SAMPLE_RATE_HZ / 2))
     corners = low + torch.arange(NUM_MEL_BANDS + 2) * ((high - low) / (NUM_MEL_BANDS + 1))
