@@ -8,7 +8,6 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.storage.files import file_exists, staged_file
 from pipelines.storage.uris import resolve
 
@@ -74,7 +73,7 @@ class RowTable:
 
     def _write(self, table: pa.Table) -> None:
         if self._writer is None:
-            path = self._file.enter_context(storage.staged_file(self.uri))
+            path = self._file.enter_context(staged_file(self.uri))
             self._writer = self._file.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
         self._writer.write_table(table)
 
