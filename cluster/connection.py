@@ -13,6 +13,8 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.exceptions import AuthenticationError
 
+from cluster.errors import ClusterError, UnreachableError
+
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("pipelines", "encoders", "qformer", "llm", "cluster")
@@ -34,9 +36,9 @@ class RayConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.num_cpus < 0:
-            raise ValueError(f"num_cpus={self.num_cpus}: must be 0 or more")
+            raise ClusterError(f"num_cpus={self.num_cpus}: must be 0 or more")
         if self.object_store_mib < 80:
-            raise ValueError(f"object_store_mib={self.object_store_mib}: Ray needs 80 or more")
+            raise ClusterError(f"object_store_mib={self.object_store_mib}: Ray needs 80 or more")
 
 
 def connect(config: RayConfig | None = None) -> bool:
@@ -48,9 +50,9 @@ def connect(config: RayConfig | None = None) -> bool:
     made for it can talk to it (Ray's servers listen on every interface), unless RAY_AUTH_MODE says `disabled`.
 
     Raises:
-        ValueError: If our packages come from two places, the address is malformed, or the cluster's token is missing
+        ClusterError: If our packages come from two places, the address is malformed, or the cluster's token is missing
             or wrong.
-        ConnectionError: If nothing answers at the address, or a local cluster does not start.
+        UnreachableError: If nothing answers at the address, or a local cluster does not start.
     """
     config = config or RayConfig()
     check_packages()
@@ -75,13 +77,13 @@ def check_packages() -> None:
     """Check that all our packages come from one folder, as others of the same names can be installed.
 
     Raises:
-        ValueError: If two of them come from different places, or one is missing.
+        ClusterError: If two of them come from different places, or one is missing.
     """
     folders = {name: _folder_of(name) for name in PACKAGES}
     ours = folders["cluster"]
     for name, folder in folders.items():
         if folder != ours:
-            raise ValueError(
+            raise ClusterError(
                 f"package {name!r} comes from {folder or 'nowhere'} but 'cluster' from {ours}; "
                 "use a fresh environment with this project only"
             )
@@ -109,7 +111,7 @@ def _start_local(config: RayConfig) -> None:
         try:
             _init(config, settings)
         except Exception as again:
-            raise ConnectionError(f"a local Ray cluster did not start, twice: {again}") from again
+            raise UnreachableError(f"a local Ray cluster did not start, twice: {again}") from again
 
 
 def _join(address: str, config: RayConfig) -> None:
@@ -120,7 +122,7 @@ def _join(address: str, config: RayConfig) -> None:
     except AuthenticationError as error:
         raise _token_error(address, error) from error
     except ConnectionError as error:
-        raise ConnectionError(f"Ray cluster {address}: {error}") from error
+        raise UnreachableError(f"Ray cluster {address}: {error}") from error
 
 
 def _init(config: RayConfig, settings: dict[str, Any]) -> None:
@@ -132,21 +134,21 @@ def _probe(address: str) -> None:
     """Ask the cluster for its id: `ray.init` alone tries for minutes, and its error does not tell a wrong token."""
     host, _, port = address.rpartition(":")
     if "/" in host or not host or not port.isdecimal():
-        raise ValueError(f"Ray address {address!r}: must be host:port, as `ray start --head` prints it")
+        raise ClusterError(f"Ray address {address!r}: must be host:port, as `ray start --head` prints it")
     try:
         socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(f"Ray cluster {address} cannot be reached: {error.strerror or error}") from error
+        raise UnreachableError(f"Ray cluster {address} cannot be reached: {error.strerror or error}") from error
     try:
         GcsClient(address=address)
     except AuthenticationError as error:
         raise _token_error(address, error) from error
     except ray.exceptions.RpcError as error:
-        raise ConnectionError(f"{address} does not answer as a Ray cluster: {error}") from error
+        raise UnreachableError(f"{address} does not answer as a Ray cluster: {error}") from error
 
 
-def _token_error(address: str, error: AuthenticationError) -> ValueError:
-    return ValueError(
+def _token_error(address: str, error: AuthenticationError) -> ClusterError:
+    return ClusterError(
         f"Ray cluster {address}: {error.message.splitlines()[0].rstrip('.')}; set RAY_AUTH_MODE=token and "
         "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"
     )

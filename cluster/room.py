@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import ray
 
+from cluster.errors import ClusterError
+
 RAY_RESOURCE_GRAIN = 10_000  # Ray counts resources in ten-thousandths
 
 
@@ -11,10 +13,10 @@ def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: 
     """Return how many actors to ask for: `requested`, or for 0 as many as fit on the cluster's machines now.
 
     Raises:
-        ValueError: If requested is negative, or is 0 and not one actor fits.
+        ClusterError: If requested is negative, or is 0 and not one actor fits.
     """
     if requested < 0:
-        raise ValueError(f"{requested} actors: must be 0 or more")
+        raise ClusterError(f"{requested} actors: must be 0 or more")
     if requested:
         return requested
     wanted = {"CPU": num_cpus_per_actor, "GPU": num_gpus_per_actor}
@@ -22,7 +24,7 @@ def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: 
     fitting = actors_that_fit(nodes, wanted)
     if fitting == 0:
         held = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "none"
-        raise ValueError(
+        raise ClusterError(
             f"an actor needs {num_cpus_per_actor:g} CPU and {num_gpus_per_actor:g} GPU on one machine; "
             f"the cluster's machines have: {held}"
         )

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from cluster.actor_state import has_begun, lost_its_node
+from cluster.errors import ClusterError
 from cluster.failures import describe_error
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class FatalUnitError(Exception):
     """Raised by a unit to stop the whole job at once, where trying again or going on makes no sense."""
 
 
-class ActorStartError(ValueError):
+class ActorStartError(ClusterError):
     """No actor could be had: its own error, or the cluster has no room for one."""
 
 
@@ -74,10 +75,10 @@ class QueueLimits:
         """Check ranges."""
         for key in ("max_tries", "max_losses", "max_failed_starts"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key}={getattr(self, key)}: must be 1 or more")
+                raise ClusterError(f"{key}={getattr(self, key)}: must be 1 or more")
         for key in ("unit_seconds", "start_seconds", "no_actor_seconds"):
             if not getattr(self, key) > 0:
-                raise ValueError(f"{key}={getattr(self, key)}: must be positive")
+                raise ClusterError(f"{key}={getattr(self, key)}: must be positive")
 
     def allowed(self, fault: Fault) -> int:
         """Return how many faults of this kind end a unit."""
@@ -149,7 +150,7 @@ def run_units(
     Raises:
         FatalUnitError: If a unit raised it.
         ActorStartError: If there is no actor and none can be started.
-        ValueError: If num_actors is less than 1.
+        ClusterError: If num_actors is less than 1.
     """
     if num_actors < 1:
         raise ValueError(f"num_actors={num_actors}: must be 1 or more")

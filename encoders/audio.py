@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from encoders.errors import EncoderError
+
 SAMPLE_RATE_HZ = 16_000
 CLIP_SECONDS = 30
 CLIP_SAMPLES = SAMPLE_RATE_HZ * CLIP_SECONDS  # what Whisper was trained on
@@ -28,14 +30,14 @@ class Segment:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start_seconds) and self.start_seconds >= 0):
-            raise ValueError(f"{self.recording}: start_seconds {self.start_seconds} must be 0 or more")
+            raise EncoderError(f"{self.recording}: start_seconds {self.start_seconds} must be 0 or more")
         if self.duration_seconds is not None and not (
             math.isfinite(self.duration_seconds) and self.duration_seconds > 0
         ):
-            raise ValueError(f"{self.recording}: duration_seconds {self.duration_seconds} must be positive")
+            raise EncoderError(f"{self.recording}: duration_seconds {self.duration_seconds} must be positive")
 
 
-class AudioError(ValueError):
+class AudioError(EncoderError):
     """A recording that cannot be heard as its manifest says; the clip is rejected, the job goes on."""
 
     def __init__(self, recording: str, stage: Stage, reason: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from encoders.beats.encoder import BeatsEncoder
 from encoders.beats.network import count_patches
+from encoders.errors import EncoderError
 from encoders.features import SPEECH_FRAMES, Kernel
 from encoders.tiny import tiny_beats, tiny_whisper
 from encoders.whisper.encoder import WhisperEncoder
@@ -135,7 +136,7 @@ def load_clip_encoder(
     `whisper` is a Hugging Face Whisper folder or "tiny"; `beats` is a released checkpoint, "tiny", or "none".
 
     Raises:
-        ValueError: If a path does not exist or does not hold what is expected there.
+        EncoderError: If a path does not exist or does not hold what is expected there.
     """
     audio = None if beats == "none" else _load_beats(beats, device, dtype, attention)
     return ClipEncoder(_load_whisper(whisper, device, dtype), audio)
@@ -145,7 +146,7 @@ def _load_whisper(path: str, device: str | torch.device, dtype: torch.dtype) -> 
     if path == "tiny":
         return tiny_whisper(device=device, dtype=dtype)
     if not Path(path).is_dir():
-        raise ValueError(f'whisper={path}: no such folder; expected a Whisper folder with config.json, or "tiny"')
+        raise EncoderError(f'whisper={path}: no such folder; expected a Whisper folder with config.json, or "tiny"')
     return WhisperEncoder.from_pretrained(path, device=device, dtype=dtype)
 
 
@@ -153,5 +154,5 @@ def _load_beats(path: str, device: str | torch.device, dtype: torch.dtype, atten
     if path == "tiny":
         return tiny_beats(device=device, dtype=dtype, attention=attention)
     if not Path(path).is_file():
-        raise ValueError(f'beats={path}: no such file; expected a BEATs checkpoint (.pt), "tiny" or "none"')
+        raise EncoderError(f'beats={path}: no such file; expected a BEATs checkpoint (.pt), "tiny" or "none"')
     return BeatsEncoder.from_checkpoint(path, device=device, dtype=dtype, attention=attention)

@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from encoders.errors import EncoderError
 from encoders.features import Codec, Fidelity
 
 MOST_SNR_DB = 150.0
@@ -21,7 +22,7 @@ def quantise(frames_TC: Tensor, codec: Codec) -> dict[str, Tensor]:
     each channel of this clip, divided by 127. An int8 value is off by half a scale at most.
 
     Raises:
-        ValueError: If a value is not finite, or too large for float16.
+        EncoderError: If a value is not finite, or too large for float16.
     """
     frames_TC = frames_TC.float()
     largest = torch.finfo(torch.float16).max if codec == "float16" else torch.finfo(torch.float32).max
@@ -29,7 +30,7 @@ def quantise(frames_TC: Tensor, codec: Codec) -> dict[str, Tensor]:
     if not fits.all():
         frame, channel = (~fits).nonzero()[0].tolist()
         value = frames_TC[frame, channel].item()
-        raise ValueError(f"frame {frame}, channel {channel} is {value}, which {codec} cannot hold")
+        raise EncoderError(f"frame {frame}, channel {channel} is {value}, which {codec} cannot hold")
     match codec:
         case "float16":
             return {"": frames_TC.half()}

@@ -20,6 +20,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from llm.errors import LLMError
+
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -40,11 +42,11 @@ def load_llm(
         device: Where to load it.
 
     Raises:
-        ValueError: If the model or its tokenizer is absent or cannot be read, or bitsandbytes is needed and absent.
+        LLMError: If the model or its tokenizer is absent or cannot be read, or bitsandbytes is needed and absent.
     """
     source, dtype = _source(path), torch.float32 if precision == "float32" else torch.bfloat16
     if source["local_files_only"] and not any((Path(path) / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{path}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
+        raise LLMError(f"{path}: no tokenizer here, expected one of {', '.join(_TOKENIZER_FILES)}")
     quantisation = _quantisation(precision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -59,9 +61,9 @@ def load_llm(
             if precision == "int4":
                 _keep_differentiable(model)
     except (OSError, ImportError, ValueError) as error:
-        raise ValueError(f"{path}: cannot load the language model: {error}") from error
+        raise LLMError(f"{path}: cannot load the language model: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{path}: the tokenizer has no end-of-sequence token, which ends every answer")
+        raise LLMError(f"{path}: the tokenizer has no end-of-sequence token, which ends every answer")
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
     model.requires_grad_(False)
     return model.train(False), tokenizer
@@ -71,13 +73,13 @@ def llm_width(path: str | Path) -> int:
     """Return the width of a language model's embeddings, from its config alone.
 
     Raises:
-        ValueError: If the model is absent or its config cannot be read.
+        LLMError: If the model is absent or its config cannot be read.
     """
     source = _source(path)
     try:
         return int(AutoConfig.from_pretrained(**source).get_text_config().hidden_size)
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: cannot read the language model's config: {error}") from error
+        raise LLMError(f"{path}: cannot read the language model's config: {error}") from error
 
 
 def is_hub_name(path: str | Path) -> bool:
@@ -88,7 +90,7 @@ def is_hub_name(path: str | Path) -> bool:
 def _source(path: str | Path) -> dict[str, Any]:
     """Return `from_pretrained`'s arguments for a folder, of which nothing is asked elsewhere, or for a name."""
     if not is_hub_name(path) and not (Path(path) / "config.json").is_file():
-        raise ValueError(
+        raise LLMError(
             f"{path}: no language model here, expected a Hugging Face folder with a config.json, or organisation/model"
         )
     return {
@@ -102,10 +104,10 @@ def require_precision(precision: Precision) -> None:
     """Check that what a precision needs is installed.
 
     Raises:
-        ValueError: Naming the extra to install.
+        LLMError: Naming the extra to install.
     """
     if precision in ("int8", "int4") and importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"precision={precision} needs bitsandbytes: pip install 'salmonn-pipeline[quantised]'")
+        raise LLMError(f"precision={precision} needs bitsandbytes: pip install 'salmonn-pipeline[quantised]'")
 
 
 def _quantisation(precision: Precision) -> BitsAndBytesConfig | None:

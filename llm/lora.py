@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llm.errors import LLMError
+
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 _ADAPTER = "default"
@@ -32,18 +34,18 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank {self.rank} must be at least 1")
+            raise LLMError(f"rank {self.rank} must be at least 1")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} must be in [0, 1)")
+            raise LLMError(f"dropout {self.dropout} must be in [0, 1)")
         if not self.target_modules:
-            raise ValueError("target_modules is empty, so LoRA would change nothing")
+            raise LLMError("target_modules is empty, so LoRA would change nothing")
 
 
 def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     """Wrap the LLM, in place, with trainable float32 LoRA weights over a base of any dtype; B begins at zero.
 
     Raises:
-        ValueError: If the LLM has no module of the names in `target_modules`.
+        LLMError: If the LLM has no module of the names in `target_modules`.
     """
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -91,7 +93,7 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign:
     With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
 
     Raises:
-        ValueError: If a tensor is missing, left over or of another shape; the message names them all.
+        LLMError: If a tensor is missing, left over or of another shape; the message names them all.
     """
     own = adapter_state_dict(model)
     wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
@@ -102,7 +104,7 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign:
         if state[name].shape != own[name].shape
     ]
     if wrong:
-        raise ValueError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong))}")
+        raise LLMError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong))}")
     weights = {_parameter_name(name): tensor for name, tensor in state.items()}
     unexpected = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
     assert not unexpected, unexpected
@@ -130,23 +132,23 @@ def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
     """Load a PEFT folder into a model that has LoRA of the same settings; dropout may differ.
 
     Raises:
-        ValueError: If the folder is no adapter, or its settings or weights differ; the message names what does.
+        LLMError: If the folder is no adapter, or its settings or weights differ; the message names what does.
     """
     adapter_dir = Path(adapter_dir)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (adapter_dir / name).is_file():
-            raise ValueError(f"{adapter_dir}: no adapter here, {name} is missing")
+            raise LLMError(f"{adapter_dir}: no adapter here, {name} is missing")
     there, here = _settings(LoraConfig.from_pretrained(str(adapter_dir))), _settings(model.peft_config[_ADAPTER])
     differs = [f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]]
     if differs:
-        raise ValueError(f"{adapter_dir}: another adapter: {'; '.join(differs)}")
+        raise LLMError(f"{adapter_dir}: another adapter: {'; '.join(differs)}")
     load_adapter_state(model, load_file(adapter_dir / WEIGHTS_NAME))
 
 
 def _settings(config: PeftConfig) -> dict[str, object]:
     """Return what two adapters must agree on for the weights of one to mean the same in the other."""
     if not isinstance(config, LoraConfig):
-        raise ValueError(f"a {config.peft_type} adapter, expected LoRA")
+        raise LLMError(f"a {config.peft_type} adapter, expected LoRA")
     return {"rank": config.r, "alpha": config.lora_alpha, "target_modules": sorted(config.target_modules or ())}
 
 
@@ -171,10 +173,10 @@ def settings_from_official(model: Mapping[str, Tensor], *, alpha: int) -> LoraSe
     """Read rank and target modules off the `model` entry of an official checkpoint, whose tensors do not tell alpha.
 
     Raises:
-        ValueError: If it holds no LoRA weights.
+        LLMError: If it holds no LoRA weights.
     """
     ranks = {name.split(".lora_A")[0]: len(tensor) for name, tensor in model.items() if ".lora_A." in name}
     if not ranks:
-        raise ValueError("official checkpoint holds no LoRA weights")
+        raise LLMError("official checkpoint holds no LoRA weights")
     modules = {name.rpartition(".")[2] for name in ranks}
     return LoraSettings(rank=max(ranks.values()), alpha=alpha, target_modules=sorted(modules))

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from llm.errors import LLMError
+
 _ATTENTION = "sdpa_by_example"
 _PROBE_LENGTHS = (48, 16)
 
@@ -73,7 +75,7 @@ def require_packing(llm: Any) -> None:
     It is left in evaluation mode.
 
     Raises:
-        ValueError: If what stands before an example in its row, or where it stands, makes a difference.
+        LLMError: If what stands before an example in its row, or where it stands, makes a difference.
     """
     llm.eval()
     embedding = llm.get_input_embeddings()
@@ -86,7 +88,7 @@ def require_packing(llm: Any) -> None:
     # Rounding depends on a row's length; beside what a context does to the logits it must be small.
     tolerance = 1e-3 if embeds_TD.dtype == torch.float32 else 0.2
     if packed.shape != alone.shape or not (packed - alone).norm() <= tolerance * (joined - alone).norm():
-        raise ValueError(
+        raise LLMError(
             f"language models of type {llm.config.model_type} cannot be trained here: "
             "they do not keep examples apart that are packed into one row"
         )

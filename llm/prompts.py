@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from llm.errors import LLMError
+
 BEFORE_AUDIO = "USER: <Speech>"
 AFTER_AUDIO = "</Speech> {question}\nASSISTANT:"
 
@@ -134,18 +136,16 @@ def question_for(
         epoch: Pass over the data.
 
     Raises:
-        ValueError: If the task is unknown, or asks the example's own question and there is none.
+        LLMError: If the task is unknown, or asks the example's own question and there is none.
     """
     if question:
         return question
     if task not in PROMPTS:
         nearest = difflib.get_close_matches(task, PROMPTS, n=3, cutoff=0.0)
-        raise ValueError(
-            f"task {task!r} has no questions and the example none of its own; nearest: {', '.join(nearest)}"
-        )
+        raise LLMError(f"task {task!r} has no questions and the example none of its own; nearest: {', '.join(nearest)}")
     templates = PROMPTS[task]
     if templates == (_OWN_QUESTION,):
-        raise ValueError(f"task {task!r} asks each example's own question, and example {example_id!r} has none")
+        raise LLMError(f"task {task!r} asks each example's own question, and example {example_id!r} has none")
     if seed is None:
         return templates[0]
     digest = hashlib.sha256(f"{seed}/{epoch}/{task}/{example_id}".encode()).digest()

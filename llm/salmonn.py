@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm.errors import LLMError
 from llm.packing import attend_by_example, packed_logits
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 
@@ -82,7 +83,7 @@ class Salmonn(nn.Module):
         """
         super().__init__()
         if max_answer_tokens < 1:
-            raise ValueError(f"max_answer_tokens {max_answer_tokens} must be at least 1")
+            raise LLMError(f"max_answer_tokens {max_answer_tokens} must be at least 1")
         self.aligner = aligner
         self.llm: Any = llm  # a PeftModel finds the LLM's methods at run time
         self.tokenizer = tokenizer
@@ -104,7 +105,7 @@ class Salmonn(nn.Module):
         """Return the cross-entropy of the batch's answers.
 
         Raises:
-            ValueError: If the batch has not one question and one answer per clip.
+            LLMError: If the batch has not one question and one answer per clip.
         """
         logits_NV, targets_N = self.target_logits(batch)
         return TokenLoss(
@@ -117,7 +118,7 @@ class Salmonn(nn.Module):
         """Return float32 logits [N, V] and the targets [N] they should predict, example by example.
 
         Raises:
-            ValueError: If the batch has not one question and one answer per clip.
+            LLMError: If the batch has not one question and one answer per clip.
         """
         if len(batch.answers) != len(batch.questions):
             raise ValueError(f"{len(batch.answers)} answers to {len(batch.questions)} questions")
@@ -161,7 +162,7 @@ class Salmonn(nn.Module):
         Dropout is off meanwhile. `temperature` and `top_p` shape sampling only, `length_penalty` beams only.
 
         Raises:
-            ValueError: If the batch has not one question per clip.
+            LLMError: If the batch has not one question per clip.
         """
         was_training = self.training
         self.eval()

@@ -13,17 +13,19 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from llm.errors import LLMError
+
 
 def layers_of(llm: PeftModel) -> list[nn.Module]:
     """Return the modules that are gathered one at a time.
 
     Raises:
-        ValueError: If the architecture does not say which of its modules are layers.
+        LLMError: If the architecture does not say which of its modules are layers.
     """
     base: Any = llm.get_base_model()
     layers = [module for module in base.modules() if type(module).__name__ in (base._no_split_modules or ())]
     if not layers:
-        raise ValueError(f"language models of type {base.config.model_type} cannot be spread over workers")
+        raise LLMError(f"language models of type {base.config.model_type} cannot be spread over workers")
     return layers
 
 
@@ -34,7 +36,7 @@ def shard_llm(llm: PeftModel, device: torch.device, *, world: int) -> None:
     already: what is added to a layer later would be neither gathered nor summed up.
 
     Raises:
-        ValueError: As `layers_of`.
+        LLMError: As `layers_of`.
     """
     base: Any = llm.get_base_model()
     layers = layers_of(llm)

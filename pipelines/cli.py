@@ -1,27 +1,29 @@
 """The command line: `salmonn VERB [CONFIG.yaml] [key=value …]`.
 
-Exit codes: 0 all done, 1 the job ended incomplete or failed, 2 something the user can fix (one line says what), 130
-interrupted, 141 nobody reads the output any more.
+Exit codes: 0 all done, 1 the job ended incomplete or its storage failed, 2 something the user can correct (one line
+says what), 70 a bug (its traceback, and one line that says what to send), 130 interrupted, 141 nobody reads the output.
 """
 
 import importlib
 import logging
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from rich.table import Table
 
 from cluster.logs import set_up_logging
+from pipelines.errors import USER_ERRORS, JobIncompleteError, UserError
 from pipelines.interface.config import load_config
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.help import describe_keys
 from pipelines.interface.terminal import print_table
 
-USER_ERRORS = (
-    ValueError,
+WRONG_PATHS = (
     ConnectionError,
     FileExistsError,
     FileNotFoundError,
@@ -29,6 +31,8 @@ USER_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+"""Answers of a filesystem or a network to a path or an address that the user gave; they end as `USER_ERRORS` do."""
+EX_SOFTWARE = 70
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _forget_output()  # rich makes SystemExit of a broken pipe
         return 141  # as a shell says of a program that SIGPIPE ended
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, *WRONG_PATHS) as error:
         return _fail(error, debug, code=2)
     except (JobIncompleteError, OSError) as error:
         return _fail(error, debug, code=1)
@@ -216,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; the same command continues where this one stopped" if is_continued else ""
         print(f"salmonn: interrupted{hint}", file=sys.stderr)
         return 130
+    except Exception:
+        _report_bug(words)
+        return EX_SOFTWARE
 
 
 def _forget_output() -> None:
@@ -248,8 +255,8 @@ def _split_verb(words: list[str]) -> tuple[str, list[str]]:
             return name, words[length:]
     below = [name.split()[1] for name in VERBS if name.split()[0] == words[0] and " " in name]
     if below:
-        raise ValueError(f"{words[0]} needs one of: {', '.join(below)}")
-    raise ValueError(f"{words[0]}: unknown verb; known: {', '.join(VERBS)}")
+        raise UserError(f"{words[0]} needs one of: {', '.join(below)}")
+    raise UserError(f"{words[0]}: unknown verb; known: {', '.join(VERBS)}")
 
 
 def _fail(error: BaseException, debug: bool, *, code: int) -> int:
@@ -257,6 +264,15 @@ def _fail(error: BaseException, debug: bool, *, code: int) -> int:
         raise error
     print(f"salmonn: {_one_line(error)}", file=sys.stderr)
     return code
+
+
+def _report_bug(words: Sequence[str]) -> None:
+    traceback.print_exc()
+    print(
+        f"salmonn: this is a bug in salmonn {version('salmonn-pipeline')}, not in your input; please report it with "
+        f"the traceback above and this command: salmonn {shlex.join(words)}",
+        file=sys.stderr,
+    )
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qformer.errors import AlignerError
 from qformer.qformer import QFormer
 from qformer.windows import CLIP_FRAMES, count_windows, frames_of
 
@@ -36,14 +37,14 @@ class QFormerConfig:
     def __post_init__(self) -> None:
         for name in ("num_queries", "num_layers", "hidden_width", "num_heads", "ffn_width"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+                raise AlignerError(f"{name} {getattr(self, name)} must be at least 1")
         if self.hidden_width % self.num_heads:
-            raise ValueError(f"hidden_width {self.hidden_width} is not a multiple of num_heads {self.num_heads}")
+            raise AlignerError(f"hidden_width {self.hidden_width} is not a multiple of num_heads {self.num_heads}")
         for name in ("window_seconds", "stride_seconds"):
             if not 1 <= frames_of(getattr(self, name)) <= CLIP_FRAMES:
-                raise ValueError(f"{name} {getattr(self, name)} must cover from 1 frame (20 ms) to a clip (30 s)")
+                raise AlignerError(f"{name} {getattr(self, name)} must cover from 1 frame (20 ms) to a clip (30 s)")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} must be in [0, 1)")
+            raise AlignerError(f"dropout {self.dropout} must be in [0, 1)")
 
     @property
     def window_frames(self) -> int:
@@ -67,7 +68,7 @@ class AlignerConfig(QFormerConfig):
         super().__post_init__()
         for name in ("speech_width", "audio_width", "llm_width"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+                raise AlignerError(f"{name} {getattr(self, name)} must be at least 1")
 
 
 class Aligner(nn.Module):
@@ -110,7 +111,7 @@ class Aligner(nn.Module):
             audio_frames: [B] integers, the same for `audio_BTC`.
 
         Raises:
-            ValueError: If a stream is missing, unexpected or of another width, or is shorter than one window.
+            AlignerError: If a stream is missing, unexpected or of another width, or is shorter than one window.
         """
         streams = [_normalise(self.ln_speech, speech_BTC, speech_frames, stream="speech")]
         if (audio_BTC is None) != (self.ln_audio is None):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from qformer.aligner import Aligner, AlignerConfig
+from qformer.errors import AlignerError
 
 # Applied one after the other to every name of ours. The official Q-Former keeps BERT's names.
 _RENAMES = (
@@ -52,7 +53,7 @@ def config_from_official(
     """Read the aligner's sizes off the `model` entry of an official checkpoint; its tensors do not tell the others.
 
     Raises:
-        ValueError: If a tensor that tells a size is missing or has another number of axes.
+        AlignerError: If a tensor that tells a size is missing or has another number of axes.
     """
     _, num_queries, hidden_width = _shape(model, "qformer.query_tokens", axes=3)
     hears_audio = any(name.startswith("ln_audio.") for name in model)
@@ -74,7 +75,7 @@ def _shape(model: Mapping[str, Tensor], name: str, *, axes: int) -> list[int]:
     tensor = model.get(official_name(name))
     if tensor is None or tensor.ndim != axes:
         found = "missing" if tensor is None else f"of shape {list(tensor.shape)}, expected {axes} axes"
-        raise ValueError(f"official checkpoint does not fit the aligner: {official_name(name)} is {found}")
+        raise AlignerError(f"official checkpoint does not fit the aligner: {official_name(name)} is {found}")
     return list(tensor.shape)
 
 
@@ -84,7 +85,7 @@ def load_official(aligner: Aligner, model: Mapping[str, Tensor], *, assign: bool
     With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
 
     Raises:
-        ValueError: If a tensor is missing, left over or of another shape; the message names them all.
+        AlignerError: If a tensor is missing, left over or of another shape; the message names them all.
     """
     own = {official_name(name): (name, tensor) for name, tensor in aligner.state_dict().items()}
     given = {name: tensor for name, tensor in model.items() if not _NOT_OF_THE_ALIGNER.match(name)}
@@ -96,5 +97,5 @@ def load_official(aligner: Aligner, model: Mapping[str, Tensor], *, assign: bool
         if given[name].shape != own[name][1].shape
     ]
     if wrong:
-        raise ValueError(f"official checkpoint does not fit the aligner: {'; '.join(sorted(wrong))}")
+        raise AlignerError(f"official checkpoint does not fit the aligner: {'; '.join(sorted(wrong))}")
     aligner.load_state_dict({own[name][0]: tensor for name, tensor in given.items()}, assign=assign)

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from encoders.beats.filter_banks import FilterBanks
 from encoders.beats.network import Beats, BeatsConfig, count_patches
 from encoders.digest import key_difference, weights_digest
+from encoders.errors import EncoderError
 from encoders.features import PATCH_FRAMES, Kernel
 
 _TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
@@ -34,17 +35,17 @@ class BeatsEncoder:
         checked and dropped.
 
         Raises:
-            ValueError: If names, shapes or the copies do not fit.
+            EncoderError: If names, shapes or the copies do not fit.
         """
         own = _without_extras(state, config.encoder_layers)
         with torch.device("meta"):
             network = Beats(config, attention)
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         if difference := key_difference(set(shapes), set(own)):
-            raise ValueError(f"weights do not fit: {difference}")
+            raise EncoderError(f"weights do not fit: {difference}")
         for name, tensor in own.items():
             if tuple(tensor.shape) != shapes[name]:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
+                raise EncoderError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
         network.load_state_dict(own, assign=True)
         self.digest = weights_digest(own, asdict(config))
         self.width = config.encoder_embed_dim
@@ -66,28 +67,28 @@ class BeatsEncoder:
         """Load a released `.pt` file, `{"cfg": …, "model": …}`, fine-tuned with a classifier or not.
 
         Raises:
-            ValueError: If the file is not such a checkpoint.
+            EncoderError: If the file is not such a checkpoint.
         """
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file; expected a BEATs checkpoint (.pt)")
+            raise EncoderError(f"{path}: no such file; expected a BEATs checkpoint (.pt)")
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # bytes that are no checkpoint fail in any way there is
-            raise ValueError(f"{path}: not a readable checkpoint of plain tensors: {error}") from error
+            raise EncoderError(f"{path}: not a readable checkpoint of plain tensors: {error}") from error
         if not (isinstance(checkpoint, dict) and {"cfg", "model"} <= checkpoint.keys()):
-            raise ValueError(f"{path}: expected a BEATs checkpoint with the keys 'cfg' and 'model'")
+            raise EncoderError(f"{path}: expected a BEATs checkpoint with the keys 'cfg' and 'model'")
         try:
             config = BeatsConfig.from_released(checkpoint["cfg"])
             return cls(config, checkpoint["model"], device=device, dtype=dtype, attention=attention)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except EncoderError as error:
+            raise EncoderError(f"{path}: {error}") from error
 
     @torch.inference_mode()
     def encode_filter_banks(self, banks: Sequence[Tensor]) -> list[Tensor]:
         """Return the frames [8 * (F // 16), D] of each clip's filter banks [F, 128], computed as one batch.
 
         Raises:
-            ValueError: If a clip is shorter than one patch.
+            EncoderError: If a clip is shorter than one patch.
         """
         num_patches = [count_patches(len(bank)) for bank in banks]
         if 0 in num_patches:
@@ -114,5 +115,5 @@ def _without_extras(state: Mapping[str, Tensor], layers: int) -> dict[str, Tenso
     for layer in range(1, layers):
         copy = own.pop(_TABLE.format(layer), None)
         if copy is not None and _TABLE.format(0) in own and not torch.equal(copy, own[_TABLE.format(0)]):
-            raise ValueError(f"{_TABLE.format(layer)} differs from layer 0's; the table is one for all layers")
+            raise EncoderError(f"{_TABLE.format(layer)} differs from layer 0's; the table is one for all layers")
     return own

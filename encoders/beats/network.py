@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoders.beats.gated_attention import Mask, gated_attention, padding_mask
+from encoders.errors import EncoderError
 from encoders.features import PATCH_FRAMES, PATCHES_PER_STEP, Kernel
 
 
@@ -36,13 +37,13 @@ class BeatsConfig:
         """Take the sizes out of a checkpoint's `cfg`.
 
         Raises:
-            ValueError: If a size is missing or a switch asks for a variant that this network is not.
+            EncoderError: If a size is missing or a switch asks for a variant that this network is not.
         """
         for name, value in SWITCHES.items():
             if cfg.get(name) != value:
-                raise ValueError(f"cfg[{name!r}] is {cfg.get(name)!r}, supported is {value!r}")
+                raise EncoderError(f"cfg[{name!r}] is {cfg.get(name)!r}, supported is {value!r}")
         if missing := [field.name for field in fields(cls) if field.name not in cfg]:
-            raise ValueError(f"cfg lacks {', '.join(missing)}")
+            raise EncoderError(f"cfg lacks {', '.join(missing)}")
         return cls(**{field.name: int(cfg[field.name]) for field in fields(cls)})
 
 

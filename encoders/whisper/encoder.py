@@ -15,6 +15,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from encoders.digest import key_difference, weights_digest
+from encoders.errors import EncoderError
 from encoders.features import SPEECH_FRAMES
 from encoders.spectra import power_spectrum, rows_by_chunks
 from encoders.whisper.network import WhisperNetwork, WhisperSizes
@@ -40,10 +41,10 @@ class WhisperEncoder:
         """Build the network from `state`, named as in transformers' `WhisperEncoder`.
 
         Raises:
-            ValueError: If names or shapes differ from what `sizes` describes.
+            EncoderError: If names or shapes differ from what `sizes` describes.
         """
         if sizes.max_source_positions != SPEECH_FRAMES:
-            raise ValueError(f"max_source_positions is {sizes.max_source_positions}; 30 s clips need {SPEECH_FRAMES}")
+            raise EncoderError(f"max_source_positions is {sizes.max_source_positions}; 30 s clips need {SPEECH_FRAMES}")
         self.digest = weights_digest(state, asdict(sizes))
         self.width = sizes.d_model
         self.device = torch.device(device)
@@ -76,26 +77,26 @@ class WhisperEncoder:
         """Load the encoder, and nothing else, of a Whisper folder in the Hugging Face layout (safetensors).
 
         Raises:
-            ValueError: If the folder is not a Whisper model or its weights do not fit its config.
+            EncoderError: If the folder is not a Whisper model or its weights do not fit its config.
         """
         folder = Path(path)
         config_path = folder / "config.json"
         if not config_path.is_file():
-            raise ValueError(f"{folder}: no config.json; expected a Whisper folder such as openai/whisper-large-v2")
+            raise EncoderError(f"{folder}: no config.json; expected a Whisper folder such as openai/whisper-large-v2")
         config: dict[str, Any] = json.loads(config_path.read_text())
         if config.get("model_type") != "whisper":
-            raise ValueError(f"{config_path}: model_type is {config.get('model_type')!r}, expected 'whisper'")
+            raise EncoderError(f"{config_path}: model_type is {config.get('model_type')!r}, expected 'whisper'")
         for switch, value in _SWITCHES.items():
             if config.get(switch, value) != value:
-                raise ValueError(f"{config_path}: {switch} is {config[switch]!r}, every Whisper has {value!r}")
+                raise EncoderError(f"{config_path}: {switch} is {config[switch]!r}, every Whisper has {value!r}")
         missing = [field.name for field in fields(WhisperSizes) if not isinstance(config.get(field.name), int)]
         if missing:
-            raise ValueError(f"{config_path}: {missing[0]} is {config.get(missing[0])!r}, expected a number")
+            raise EncoderError(f"{config_path}: {missing[0]} is {config.get(missing[0])!r}, expected a number")
         sizes = WhisperSizes(**{field.name: config[field.name] for field in fields(WhisperSizes)})
         try:
             return cls(sizes, _read_encoder_state(folder), device=device, dtype=dtype)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from error
+        except EncoderError as error:
+            raise EncoderError(f"{folder}: {error}") from error
 
     @torch.inference_mode()
     def log_mel(self, waves: Sequence[Tensor]) -> Tensor:
@@ -104,7 +105,7 @@ class WhisperEncoder:
         Waves are [samples] at 16 kHz in [-1, 1). They count as padded with zeros to 30 s, of which nothing is computed.
 
         Raises:
-            ValueError: If a wave is longer than 30 s.
+            EncoderError: If a wave is longer than 30 s.
         """
         for wave in waves:
             if len(wave) > CLIP_SAMPLES:
@@ -143,10 +144,10 @@ class WhisperEncoder:
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if difference := key_difference(set(shapes), set(state)):
-        raise ValueError(f"weights of the encoder do not fit: {difference}")
+        raise EncoderError(f"weights of the encoder do not fit: {difference}")
     for name, tensor in state.items():
         if tuple(tensor.shape) != shapes[name]:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
+            raise EncoderError(f"{name} has shape {tuple(tensor.shape)}, the config says {shapes[name]}")
     module.load_state_dict(state, assign=True)
 
 
@@ -161,7 +162,7 @@ def _read_encoder_state(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in files:
         if not (folder / file).is_file():
-            raise ValueError(f"no {file}; the weights must be in safetensors form")
+            raise EncoderError(f"no {file}; the weights must be in safetensors form")
         with safe_open(folder / file, framework="pt") as weights:
             state |= {short: weights.get_tensor(name) for name in weights.keys() if (short := _encoder_name(name))}  # noqa: SIM118
     return state

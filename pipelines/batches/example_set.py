@@ -15,6 +15,7 @@ from pipelines import storage
 from pipelines.batches.mix import MixRow, Mixture, make_mixture
 from pipelines.batches.order import ShardOrder
 from pipelines.cache.reader import FeatureCache
+from pipelines.errors import UserError
 from pipelines.manifest.tables import EXAMPLES, read_examples
 from pipelines.storage.arrays import Indices
 
@@ -71,7 +72,7 @@ def load_examples(
     With a `shard_window` they come shard by shard, shuffled among so many.
 
     Raises:
-        ValueError: If nothing is selected, or all of it, or more than `max_missing_fraction`, has no features in the
+        UserError: If nothing is selected, or all of it, or more than `max_missing_fraction`, has no features in the
             cache.
     """
     tasks = tasks or sorted({row.task for row in mix})
@@ -82,12 +83,12 @@ def load_examples(
     columns = [*COLUMNS, "corpus", "split"] if mix else COLUMNS
     table = pq.read_table(path, filesystem=filesystem, columns=columns, filters=conditions or None)
     if table.num_rows == 0:
-        raise ValueError(_nothing_selected(manifest, splits, tasks))
+        raise UserError(_nothing_selected(manifest, splits, tasks))
     positions = cache.positions(table["clip_id"])
     missing = int((positions < 0).sum())
     if missing > max_missing_fraction * table.num_rows or missing == table.num_rows:
         first = table["clip_id"][int(np.argmax(positions < 0))].as_py()
-        raise ValueError(
+        raise UserError(
             f"{cache.uri} lacks the features of {missing} of {table.num_rows} examples (the first: clip {first}), more "
             f"than max_missing_fraction={max_missing_fraction} allows; salmonn extract adds what was not rejected"
         )

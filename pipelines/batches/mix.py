@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.config import is_yaml
 from pipelines.storage.arrays import Indices
 
@@ -41,9 +42,9 @@ class MixRow:
     def __post_init__(self) -> None:
         """Check ranges."""
         if self.examples < 0:
-            raise ValueError(f"examples={self.examples}: must be 0 or more")
+            raise UserError(f"examples={self.examples}: must be 0 or more")
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight={self.weight}: must be above 0 and finite")
+            raise UserError(f"weight={self.weight}: must be above 0 and finite")
 
     @property
     def name(self) -> str:
@@ -111,34 +112,34 @@ def load_mix(mix: str) -> tuple[MixRow, ...]:
     """Read a mix: a name in `pipelines/mixes/`, or the URI of a YAML file that lists rows.
 
     Raises:
-        FileNotFoundError: If there is no such mix, naming those that are shipped.
-        ValueError: Naming the file and the row that cannot be one, or that repeats another's task and corpus.
+        MissingError: If there is no such mix, naming those that are shipped.
+        UserError: Naming the file and the row that cannot be one, or that repeats another's task and corpus.
     """
     uri = mix if is_yaml(mix) else str(MIX_DIR / f"{mix}.yaml")
     if not storage.file_exists(uri):
         known = ", ".join(sorted(file.stem for file in MIX_DIR.glob("*.yaml")))
-        raise FileNotFoundError(f"mix={mix}: neither a YAML file nor a shipped mix ({known})")
+        raise MissingError(f"mix={mix}: neither a YAML file nor a shipped mix ({known})")
     try:
         content = yaml.safe_load(storage.read_bytes(uri))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{uri}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{uri}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, list) or not content:
-        raise ValueError(f"{uri}: must be a list of rows such as {{task: asr, corpus: librispeech, weight: 1}}")
+        raise UserError(f"{uri}: must be a list of rows such as {{task: asr, corpus: librispeech, weight: 1}}")
     rows = tuple(_row(entry, f"{uri}: row {number}") for number, entry in enumerate(content, start=1))
     names = [row.name for row in rows]
     for number, name in enumerate(names, start=1):
         if name in names[: number - 1]:
-            raise ValueError(f"{uri}: row {number}: {name} has a row already")
+            raise UserError(f"{uri}: row {number}: {name} has a row already")
     return rows
 
 
 def _row(entry: object, place: str) -> MixRow:
     if not isinstance(entry, dict):
-        raise ValueError(f"{place}: {entry!r} is not a row such as {{task: asr, weight: 1}}")
+        raise UserError(f"{place}: {entry!r} is not a row such as {{task: asr, weight: 1}}")
     try:
         row = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MixRow), entry))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ValueError(f"{place}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, UserError) as error:
+        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
     assert isinstance(row, MixRow)
     return row
 
@@ -157,14 +158,14 @@ def make_mixture(rows: Sequence[MixRow], examples: pa.Table, *, splits: Sequence
         splits: Those of the run; empty: all.
 
     Raises:
-        ValueError: If no row finds any.
+        UserError: If no row finds any.
     """
     shares = [Share(row, _find(row, rows, examples, row.splits or splits)) for row in rows]
     found = tuple(share for share in shares if len(share.indices))
     if not found:
         pairs = examples.group_by(["task", "corpus", "split"]).aggregate([]).to_pylist()
         there = ", ".join(sorted(f"{pair['task']} of {pair['corpus']} in {pair['split']}" for pair in pairs))
-        raise ValueError(f"the mix finds no example: it names {', '.join(row.name for row in rows)}; there are {there}")
+        raise UserError(f"the mix finds no example: it names {', '.join(row.name for row in rows)}; there are {there}")
     num_unused = len(examples) - sum(len(share.indices) for share in found)
     return Mixture(found, tuple(share.row for share in shares if not len(share.indices)), num_unused)
 

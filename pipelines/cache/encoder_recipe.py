@@ -15,7 +15,7 @@ def load_encoder_and_recipe(
     """Load the encoders and return them with the recipe of what they write; keys as in `ExtractConfig`.
 
     Raises:
-        ValueError: If an encoder cannot be loaded.
+        UserError: If an encoder cannot be loaded.
     """
     encoder = load_clip_encoder(
         whisper=whisper, beats=beats, device=device, dtype=DTYPES[precision], attention=attention

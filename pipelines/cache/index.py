@@ -12,6 +12,7 @@ from encoders.features import Fidelity
 from pipelines import storage
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
+from pipelines.errors import UserError
 
 TAR_BLOCK = 512
 FIDELITY = tuple(measure.name for measure in fields(Fidelity))
@@ -79,7 +80,7 @@ def read_index(cache: str, unit: int) -> pa.Table:
     """Return a committed unit's index: its clips in the order in which they lie in the tar.
 
     Raises:
-        ValueError: If it is not Parquet.
+        UserError: If it is not Parquet.
     """
     with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
         return file.read()
@@ -108,7 +109,7 @@ def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
     """Compare the bytes of an array's .npy file with its row of the index.
 
     Raises:
-        ValueError: If they are not those that were written.
+        UserError: If they are not those that were written.
     """
     if len(data) != row[f"{member}_nbytes"] or zlib.crc32(data) != row[f"{member}_crc32"]:
-        raise ValueError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")
+        raise UserError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")

@@ -23,6 +23,7 @@ from encoders.features import SPEECH_FRAMES, Codec, audio_frames
 from pipelines import storage
 from pipelines.cache.layout import UNITS, unit_name
 from pipelines.cache.recipe import Recipe
+from pipelines.errors import UserError
 from pipelines.manifest.id_set import ID_TYPE, IdSet, to_ids
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
@@ -142,7 +143,7 @@ def extend_plan(cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shar
     """Add units for the clips, of a manifest or as they come, that are in none yet; return how many clips those were.
 
     Raises:
-        ValueError: If another job has just done the same.
+        UserError: If another job has just done the same.
     """
     with ExitStack() as spool:
         manifest = clips if isinstance(clips, str) else spool.enter_context(_spooled(clips))
@@ -159,7 +160,7 @@ def extend_plan(cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shar
                     rows = rows.add_column(0, "unit", pa.array(units_N[part]))
                     writer.write_table(rows.cast(PLAN_SCHEMA), row_group_size=ROWS_PER_GROUP)
         except FileExistsError:
-            raise ValueError(
+            raise UserError(
                 f"{uri}: another job has just planned units of this cache; let it end, then try again"
             ) from None
     return len(new.rows)

@@ -20,6 +20,7 @@ from pipelines import storage
 from pipelines.cache.index import committed_units, index_schema, member_names
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.recipe import read_recipe
+from pipelines.errors import MissingError, UserError
 from pipelines.storage.ahead import DaemonPool
 from pipelines.storage.arrays import Booleans, Integers
 from pipelines.storage.memory import BatchMemory
@@ -49,8 +50,8 @@ class FeatureCache:
     The index is held in memory: about 230 bytes per clip, 2 GB for ten million.
 
     Raises:
-        FileNotFoundError: If there is no cache.
-        ValueError: If no shard is complete.
+        MissingError: If there is no cache.
+        UserError: If no shard is complete.
     """
 
     def __init__(self, uri: str, read: ReadConfig | None = None, *, whole_shards: int = 0) -> None:
@@ -62,7 +63,7 @@ class FeatureCache:
         self.uri = uri
         self.recipe, self.encoders = read_recipe(uri)
         if not committed_units(uri):
-            raise ValueError(f"{uri}: holds no complete shard yet")
+            raise UserError(f"{uri}: holds no complete shard yet")
         filesystem, path = storage.resolve(storage.join(uri, "index"))
         schema = index_schema(self.recipe)
         self.index = pq.read_table(path, schema=schema, filesystem=filesystem).combine_chunks()
@@ -103,8 +104,8 @@ class FeatureCache:
         while the CPU goes on.
 
         Raises:
-            ValueError: If the bytes are not those that were written, naming shard and clip.
-            FileNotFoundError: If a shard is gone.
+            UserError: If the bytes are not those that were written, naming shard and clip.
+            MissingError: If a shard is gone.
             OSError: If storage fails.
             TimeoutError: If it gives nothing in time.
         """
@@ -153,9 +154,9 @@ class FeatureCache:
         try:
             self._shards.get(storage.join(self.uri, "shards", shard)).read(extents.values())
         except EOFError as error:
-            raise ValueError(f"{self._name(position)}: {error}") from None
+            raise UserError(f"{self._name(position)}: {error}") from None
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self._name(position)}: no such file") from None
+            raise MissingError(f"{self._name(position)}: no such file") from None
         except OSError as error:
             raise OSError(f"{self._name(position)}: {error}") from error
         for name, extent in extents.items() if verified else ():
@@ -163,7 +164,7 @@ class FeatureCache:
             for buffer in extent.buffers:
                 checksum = zlib.crc32(buffer, checksum)
             if checksum != self._columns[f"{name}_crc32"][position]:
-                raise ValueError(f"{self.uri}: shards/{shard}: {name} of clip {clip_id} is damaged")
+                raise UserError(f"{self.uri}: shards/{shard}: {name} of clip {clip_id} is damaged")
 
     def _extent(self, member: str, position: int, target: memoryview, verified: bool) -> Extent:
         """Return where a member's first values lie; with what stands before and after them if it is verified."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from encoders.features import Codec, Kernel
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.differences import first_difference
 
 RECIPE = "recipe.json"
@@ -50,11 +51,11 @@ class Recipe:
         """Refuse features of another recipe.
 
         Raises:
-            ValueError: Naming the first field that differs.
+            UserError: Naming the first field that differs.
         """
         difference = first_difference(asdict(self), asdict(other))
         if difference:
-            raise ValueError(f"{there} was made with another recipe than {here}: {difference}")
+            raise UserError(f"{there} was made with another recipe than {here}: {difference}")
 
 
 def recipe_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str]]:
@@ -88,27 +89,27 @@ def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], rec
     try:
         storage.write_bytes(uri, json.dumps(content, indent=2, sort_keys=True).encode(), exclusive=True)
     except FileExistsError:
-        raise ValueError(f"{uri}: another job has just begun this cache; let it end, then try again") from None
+        raise UserError(f"{uri}: another job has just begun this cache; let it end, then try again") from None
 
 
 def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
     """Return a cache's recipe and where its encoders lay.
 
     Raises:
-        FileNotFoundError: If the folder holds no cache.
-        ValueError: If recipe.json is damaged or of another version.
+        MissingError: If the folder holds no cache.
+        UserError: If recipe.json is damaged or of another version.
     """
     uri = storage.join(cache, RECIPE)
     if not storage.file_exists(uri):
-        raise FileNotFoundError(f"{cache}: no feature cache there ({RECIPE} is missing); salmonn extract … makes one")
+        raise MissingError(f"{cache}: no feature cache there ({RECIPE} is missing); salmonn extract … makes one")
     try:
         content = json.loads(storage.read_bytes(uri))
         recipe = Recipe.from_fields(content["recipe"])
         encoders = dict(content["encoders"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{uri}: not a recipe of schema {SCHEMA_VERSION} ({error})") from None
+        raise UserError(f"{uri}: not a recipe of schema {SCHEMA_VERSION} ({error})") from None
     if recipe.digest != content.get("digest"):
-        raise ValueError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
+        raise UserError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
     return recipe, encoders
 
 
@@ -116,7 +117,7 @@ def require_recipe(cache: str, recipe: Recipe) -> None:
     """Refuse a cache that is there with another recipe.
 
     Raises:
-        ValueError: Naming the first field that differs.
+        UserError: Naming the first field that differs.
     """
     if storage.file_exists(storage.join(cache, RECIPE)):
         recipe.require_same(read_recipe(cache)[0], here="this command", there=cache)

@@ -6,6 +6,7 @@ from pathlib import Path
 from cluster.connection import RayConfig
 from pipelines import storage
 from pipelines.demo.corpus import DemoSizes
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 
 TEST_SPLITS = ["test", "test-demo"]
@@ -29,7 +30,7 @@ class DemoConfig:
         require_range(self, ("seed",), low=0)
         require_range(self, ("steps",), low=10)
         if "://" in self.out:
-            raise ValueError(f"out={self.out}: the demo needs a local folder")
+            raise UserError(f"out={self.out}: the demo needs a local folder")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pipelines.demo.events import (
 )
 from pipelines.demo.phrases import COLOURS, THINGS, phrase_questions, plan_phrases, write_librispeech
 from pipelines.demo.sound_events import SOUND_EVENTS
+from pipelines.errors import UserError
 
 TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
 
@@ -42,7 +43,7 @@ class DemoSizes:
         """Check that no folder stays empty, that both genders speak and that every story has its clip.
 
         Raises:
-            ValueError: If a count is too small.
+            UserError: If a count is too small.
         """
         least = {
             "train_speakers": 2,
@@ -55,7 +56,7 @@ class DemoSizes:
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least {minimum}")
+                raise UserError(f"{name} {getattr(self, name)} must be at least {minimum}")
 
     @property
     def num_recordings(self) -> int:
@@ -107,7 +108,7 @@ def write_demo_corpus(
         on_progress: Called after each recording with how many are done and how many there will be.
 
     Raises:
-        ValueError: If `out_dir` holds anything else, or the speech synthesiser cannot be loaded.
+        UserError: If `out_dir` holds anything else, or the speech synthesiser cannot be loaded.
     """
     sizes = sizes or DemoSizes()
     _claim_dir(out_dir, seed=seed, sizes=sizes)
@@ -157,7 +158,7 @@ def _claim_dir(out_dir: Path, *, seed: int, sizes: DemoSizes) -> None:
     if claim_path.is_file() and claim_path.read_text(encoding="utf-8") == claim:
         return
     if out_dir.exists() and any(out_dir.iterdir()):
-        raise ValueError(f"{out_dir}: not empty, and not the demo corpus of seed {seed} and these sizes")
+        raise UserError(f"{out_dir}: not empty, and not the demo corpus of seed {seed} and these sizes")
     out_dir.mkdir(parents=True, exist_ok=True)
     claim_path.write_text(claim, encoding="utf-8")
 

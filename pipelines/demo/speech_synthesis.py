@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.errors import UserError
+
 Wave = NDArray[np.float64]
 Gender = Literal["F", "M"]
 
@@ -86,12 +88,12 @@ class SpeechSynthesiser:
             pitch: From 0 to 99; at 50 the voice keeps to its own range.
 
         Raises:
-            ValueError: If the voice is none of those, its accent is unknown, or the text makes no sound.
+            UserError: If the voice is none of those, its accent is unknown, or the text makes no sound.
         """
         if voice not in self._voices:  # espeak would answer with its own voice and without a word
             raise ValueError(f"voice {voice.name!r}: the synthesiser was not opened with it")
         if self._library.espeak_SetVoiceByName(f"{voice.accent}+{voice.variant}".encode()) != 0:
-            raise ValueError(f"voice {voice.name!r}: espeak-ng has no accent {voice.accent!r} (try one of {ACCENTS})")
+            raise UserError(f"voice {voice.name!r}: espeak-ng has no accent {voice.accent!r} (try one of {ACCENTS})")
         self._library.espeak_SetParameter(_PARAMETER_WORDS_PER_MINUTE, round(speed * voice.words_per_minute), 0)
         self._library.espeak_SetParameter(_PARAMETER_PITCH, pitch, 0)
         self._pieces.clear()
@@ -101,7 +103,7 @@ class SpeechSynthesiser:
         )
         samples = trim_silence(np.frombuffer(b"".join(self._pieces), np.int16) / 32768)
         if not samples.size:
-            raise ValueError(f"espeak-ng made no sound of {text!r}")
+            raise UserError(f"espeak-ng made no sound of {text!r}")
         return resample(samples, self._rate_hz, SPEECH_RATE_HZ)
 
     def _collect(self, samples: Any, num_samples: int, _events: Any) -> int:
@@ -115,7 +117,7 @@ def open_synthesiser(voices: Sequence[Voice]) -> Iterator[SpeechSynthesiser]:
     """Yield espeak-ng set up to speak with `voices`. Its state is the process's: one at a time, in one thread.
 
     Raises:
-        ValueError: If the package `espeakng-loader` is missing or its library does not load.
+        UserError: If the package `espeakng-loader` is missing or its library does not load.
     """
     library, data_dir = _load_espeak()
     with tempfile.TemporaryDirectory(prefix="espeak-") as home:
@@ -129,7 +131,7 @@ def open_synthesiser(voices: Sequence[Voice]) -> Iterator[SpeechSynthesiser]:
             (variants_dir / voice.variant).write_text(voice.definition, encoding="utf-8")
         rate_hz = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, home.encode(), 0)
         if rate_hz <= 0:
-            raise ValueError(f"espeak-ng did not start with the data of espeakng-loader at {data_dir}")
+            raise UserError(f"espeak-ng did not start with the data of espeakng-loader at {data_dir}")
         try:
             yield SpeechSynthesiser(library, rate_hz, voices)
         finally:
@@ -161,6 +163,6 @@ def _load_espeak() -> tuple[ctypes.CDLL, Path]:
 
         return ctypes.CDLL(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     except (ImportError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"speech synthesis needs the package espeakng-loader (pip install espeakng-loader): {error}"
         ) from error

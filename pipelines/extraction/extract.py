@@ -31,6 +31,7 @@ from pipelines.cache.plan import (
     read_units,
 )
 from pipelines.cache.recipe import RECIPE, Recipe, environment, require_recipe, write_recipe
+from pipelines.errors import JobIncompleteError
 from pipelines.extraction.actor import ExtractActor
 from pipelines.extraction.apart import call_apart
 from pipelines.extraction.closing_report import Forecast, write_closing_report
@@ -39,7 +40,6 @@ from pipelines.extraction.messages import UnitStats, WorkerConfig
 from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from pipelines.interface.config import save_config, to_yaml
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.tables import corpus_roots, require_clips
 
@@ -85,7 +85,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     """Encode what the cache lacks.
 
     Raises:
-        ValueError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
+        UserError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
         JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
     config = with_full_paths(config)  # actors run in folders of their own

@@ -29,6 +29,7 @@ from pipelines.cache.plan import (
     predict_nbytes,
 )
 from pipelines.cache.recipe import require_recipe
+from pipelines.errors import UserError
 from pipelines.extraction.config import MEGABYTE, ExtractConfig, encoder_keys, with_full_paths
 from pipelines.interface.config import require_range
 from pipelines.manifest.tables import (
@@ -67,7 +68,7 @@ class PlanExtractConfig(ExtractConfig):
         super().__post_init__()
         require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
         if self.terabyte_price and not self.device_hour_price:
-            raise ValueError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
+            raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     """Print what `salmonn extract` with the same keys would do.
 
     Raises:
-        ValueError: If the manifest is empty, an encoder cannot be loaded, the cache has another recipe, or no sampled
+        UserError: If the manifest is empty, an encoder cannot be loaded, the cache has another recipe, or no sampled
             clip can be read.
     """
     config = with_full_paths(config)
@@ -189,7 +190,7 @@ def _speed(config: PlanExtractConfig, encoder: ClipEncoder) -> Speed:
         if waves:
             groups.append(waves)
     if not groups:
-        raise ValueError(f"{config.manifest}: none of the clips sampled can be read; clips_per_second=… needs none")
+        raise UserError(f"{config.manifest}: none of the clips sampled can be read; clips_per_second=… needs none")
     decode_seconds = (time.perf_counter() - started) / decoded
     fixed, per_second = fit_cost(_measure(encoder, groups, config))
     return Speed(torch.cuda.get_device_name() if on_gpu else platform.machine(), fixed, per_second, decode_seconds)

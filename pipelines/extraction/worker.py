@@ -15,6 +15,7 @@ from cluster.unit_queue import FatalUnitError
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import dequantise, measure_fidelity, quantise
+from encoders.errors import EncoderError
 from encoders.features import Fidelity
 from encoders.sound.clips import load_clip
 from pipelines import storage
@@ -36,7 +37,7 @@ def load_encoder(config: WorkerConfig) -> ClipEncoder:
     """Load both encoders as the recipe says.
 
     Raises:
-        ValueError: If their weights are not those of the recipe.
+        UserError: If their weights are not those of the recipe.
     """
     recipe = config.recipe
     encoder, found = load_encoder_and_recipe(
@@ -138,7 +139,7 @@ class ExtractWorker:
         codec = self.config.recipe.codec
         try:
             arrays = {stream: quantise(frames[stream], codec) for stream in frames}
-        except ValueError as error:
+        except EncoderError as error:
             return RejectedClip(clip, AudioError(clip.recordings[0], "features", str(error)))
         fidelity = {}
         if clip.clip_id in sampled:

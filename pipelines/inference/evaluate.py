@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     """Answer every selected example, write predictions.jsonl and metrics.json, print a table.
 
     Raises:
-        ValueError: If nothing is selected, or the cache has another recipe than the run learnt from.
+        UserError: If nothing is selected, or the cache has another recipe than the run learnt from.
     """
     torch.set_num_threads(config.threads)
     device = choose_device(config.device)

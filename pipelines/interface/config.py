@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.help import describe_keys, type_of_key
 
 CONFIG_DIR = Path(__file__).parents[1] / "training" / "configs"
@@ -26,8 +27,8 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[st
     An argument may also be a mapping from keys, `outer.inner` for a nested one, to their values.
 
     Raises:
-        ValueError: On an unknown key (naming the nearest known one), a value of the wrong type or a missing key.
-        FileNotFoundError: If a YAML file does not exist.
+        UserError: On an unknown key (naming the nearest known one), a value of the wrong type or a missing key.
+        MissingError: If a YAML file does not exist.
     """
     schema = OmegaConf.structured(config_type)
     merged: Any = schema
@@ -36,15 +37,15 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[st
             merged = OmegaConf.merge(merged, _keys_of(config_type, argument))
         config = OmegaConf.to_object(merged)
     except MissingMandatoryValue as error:
-        raise ValueError(
+        raise UserError(
             f"{error.full_key}=… is needed: {_documented(config_type).get(str(error.full_key), '')}"
         ) from None
     except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ValueError(f"unknown key {error.full_key}: {_first_line(error)}") from None
+        raise UserError(f"unknown key {error.full_key}: {_first_line(error)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{argument}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{argument}: not YAML ({' '.join(str(error).split())})") from None
     except OmegaConfBaseException as error:
-        raise ValueError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+        raise UserError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
     return typing.cast(ConfigT, config)
 
 
@@ -55,7 +56,7 @@ def _keys_of(config_type: type, argument: str | Mapping[str, Any]) -> Any:
             OmegaConf.update(keys, key, value)
         return keys
     if argument.startswith("-"):
-        raise ValueError(f"{argument}: keys are written without dashes, key=value")
+        raise UserError(f"{argument}: keys are written without dashes, key=value")
     key, equals, value = argument.partition("=")
     is_key = type_of_key(config_type, key.partition(".")[0]) is not None
     return _override(config_type, key, value) if equals and (is_key or not is_yaml(argument)) else _read_yaml(argument)
@@ -86,12 +87,12 @@ def _read_yaml(argument: str) -> DictConfig:
     uri = argument if is_yaml(argument) else str(CONFIG_DIR / f"{argument}.yaml")
     if not storage.file_exists(uri):
         known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
-        raise FileNotFoundError(
+        raise MissingError(
             f"{argument}: neither key=value of a known key, nor a YAML file, nor a shipped config ({known})"
         )
     loaded = OmegaConf.create(storage.read_bytes(uri).decode())
     if not isinstance(loaded, DictConfig):
-        raise ValueError(f"{uri}: holds no keys")
+        raise UserError(f"{uri}: holds no keys")
     return loaded
 
 
@@ -109,12 +110,12 @@ def require_range(config: Any, keys: Sequence[str], *, low: float, high: float =
     """Check that numbers of a config lie between `low` and `high`, both included.
 
     Raises:
-        ValueError: Naming the first key that does not.
+        UserError: Naming the first key that does not.
     """
     for key in keys:
         if not low <= getattr(config, key) <= high:
             bound = f"{low:g} or more" if high == float("inf") else f"between {low:g} and {high:g}"
-            raise ValueError(f"{key}={getattr(config, key)}: must be {bound}")
+            raise UserError(f"{key}={getattr(config, key)}: must be {bound}")
 
 
 def _documented(config_type: type) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 import torch
 
+from pipelines.errors import UserError
+
 
 def choose_device(device: str) -> str:
     """Return the device to use, the one that `auto` stands for on this machine.
 
     Raises:
-        ValueError: If a GPU is asked for and there is none.
+        UserError: If a GPU is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: this machine has no GPU that PyTorch can use")
+        raise UserError("device=cuda: this machine has no GPU that PyTorch can use")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 from cluster.connection import RayConfig
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import MissingError
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def require_folder(uri: str, key: str) -> str:
     """Return the folder's full URI.
 
     Raises:
-        FileNotFoundError: If there is no such folder, naming the key.
+        MissingError: If there is no such folder, naming the key.
     """
     if not storage.folder_exists(uri):
-        raise FileNotFoundError(f"{key}={uri}: no such folder")
+        raise MissingError(f"{key}={uri}: no such folder")
     return storage.full_path(uri)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import UserError
 from pipelines.storage.arrays import Booleans, Ids
 
 ID_NBYTES = 16
@@ -16,18 +17,18 @@ def to_ids(names: pa.Array) -> Ids:
     """Return texts of 32 hex digits as an array [N] of 16 bytes each.
 
     Raises:
-        ValueError: If one is something else.
+        UserError: If one is something else.
     """
     names = names.cast(pa.string())
     if names.null_count or not pc.all(pc.equal(pc.binary_length(names), 2 * ID_NBYTES), min_count=0).as_py():
-        raise ValueError(_not_ids(names))
+        raise UserError(_not_ids(names))
     joined = pc.binary_join(pa.ListArray.from_arrays([0, len(names)], names), "")[0].as_py()
     try:
         data = bytes.fromhex(joined)
     except ValueError:
-        raise ValueError(_not_ids(names)) from None
+        raise UserError(_not_ids(names)) from None
     if len(data) != ID_NBYTES * len(names):  # fromhex passes over spaces
-        raise ValueError(_not_ids(names))
+        raise UserError(_not_ids(names))
     return np.frombuffer(data, ID_TYPE)
 
 

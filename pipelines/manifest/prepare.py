@@ -17,6 +17,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from cluster.connection import RayConfig, connect
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.config import save_config
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
@@ -73,11 +74,11 @@ def write_manifest(
     here, or on Ray where a cluster is given or there are more than `HEADERS_READ_HERE`.
 
     Raises:
-        ValueError: If there is no example, if no file of the first batch can be opened (a wrong folder), or if another
+        UserError: If there is no example, if no file of the first batch can be opened (a wrong folder), or if another
             prepare is writing to the manifest.
     """
     if not re.fullmatch(r"[\w.-]+", corpus):
-        raise ValueError(f"corpus={corpus}: letters, digits, '_', '-' and '.' only")
+        raise UserError(f"corpus={corpus}: letters, digits, '_', '-' and '.' only")
     duplicates, seconds, reasons = 0, 0.0, Counter[str]()
     with ManifestWriter(config.out, append=config.append) as writer:
         there = writer.num_clips, writer.num_examples
@@ -97,7 +98,7 @@ def write_manifest(
                 duplicates += batch.duplicates
                 phase.advance(len(batch.examples) + batch.duplicates)
             if writer.num_examples + duplicates == there[1]:
-                raise ValueError(f"corpus {corpus}, recordings below {root}: no examples were found")
+                raise UserError(f"corpus {corpus}, recordings below {root}: no examples were found")
         report = PrepareReport(
             clips=writer.num_clips - there[0],
             examples=writer.num_examples - there[1],
@@ -182,7 +183,7 @@ def _received(batch: _Batch, reference: Any) -> tuple[_Batch, list[float | str]]
 def _refuse_wrong_root(root: str, lengths: Sequence[float | str], *, first: bool) -> None:
     errors = [length for length in lengths if isinstance(length, str)]
     if first and errors and len(errors) == len(lengths):
-        raise ValueError(f"none of the first {len(lengths)} recordings below {root} can be opened; {errors[0]}")
+        raise UserError(f"none of the first {len(lengths)} recordings below {root} can be opened; {errors[0]}")
 
 
 def _print_report(out: str, corpus: str, report: PrepareReport, *, listed: str) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.storage.tables import ROWS_PER_GROUP
 
 CLIPS, EXAMPLES = "clips.parquet", "examples.parquet"
@@ -85,8 +86,8 @@ def read_clips(uri: str) -> Iterator[Clip]:
     """Yield a manifest's clips in their order, a few thousand in memory at a time.
 
     Raises:
-        FileNotFoundError: If the folder holds no manifest.
-        ValueError: If the table lacks a column.
+        MissingError: If the folder holds no manifest.
+        UserError: If the table lacks a column.
     """
     for batch in read_batches(uri, CLIPS, CLIP_SCHEMA.names):
         yield from map(clip_from_row, batch.to_pylist())
@@ -151,11 +152,11 @@ def read_rows(uri: str, name: str, columns: Sequence[str], numbers: Collection[i
 def _open_table(uri: str, name: str, columns: Sequence[str]) -> Iterator[pq.ParquetFile]:
     table = storage.join(uri, name)
     if not storage.file_exists(table):
-        raise FileNotFoundError(f"{uri}: no manifest there ({name} is missing); salmonn prepare … makes one")
+        raise MissingError(f"{uri}: no manifest there ({name} is missing); salmonn prepare … makes one")
     with storage.open_parquet(table) as file:
         missing = [column for column in columns if column not in file.schema_arrow.names]
         if missing:
-            raise ValueError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
+            raise UserError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
         yield file
 
 
@@ -163,12 +164,12 @@ def require_clips(uri: str) -> None:
     """Refuse what is no manifest of any clips.
 
     Raises:
-        FileNotFoundError: If the folder holds no manifest.
-        ValueError: If the table lacks a column or holds no clips.
+        MissingError: If the folder holds no manifest.
+        UserError: If the table lacks a column or holds no clips.
     """
     with _open_table(uri, CLIPS, CLIP_SCHEMA.names) as file:
         if not file.metadata.num_rows:
-            raise ValueError(f"{uri}: the manifest holds no clips")
+            raise UserError(f"{uri}: the manifest holds no clips")
 
 
 def count_clips(uri: str) -> int:

@@ -11,6 +11,7 @@ from typing import Self
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.manifest.id_set import IdSet, to_ids
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
@@ -39,7 +40,7 @@ class ManifestWriter:
         append: Add to the manifest that is there.
 
     Raises:
-        ValueError: If there is a manifest and `append` is off, or another writer is at work.
+        UserError: If there is a manifest and `append` is off, or another writer is at work.
     """
 
     def __init__(self, uri: str, *, append: bool) -> None:
@@ -49,7 +50,7 @@ class ManifestWriter:
             files.enter_context(_lock(uri))
             there = storage.file_exists(storage.join(uri, EXAMPLES))
             if there and not append:
-                raise ValueError(f"{uri}: holds a manifest already; append=true adds to it")
+                raise UserError(f"{uri}: holds a manifest already; append=true adds to it")
             # Tables are finished in the reverse order.
             self._examples = files.enter_context(RowTable(storage.join(uri, EXAMPLES), EXAMPLE_SCHEMA))
             self._clips = files.enter_context(RowTable(storage.join(uri, CLIPS), CLIP_SCHEMA))
@@ -104,7 +105,7 @@ def _lock(uri: str) -> Iterator[None]:
     except FileExistsError:
         if not storage.file_exists(lock):
             raise
-        raise ValueError(
+        raise UserError(
             f"{uri}: is being written by {storage.read_bytes(lock).decode()}; if that was killed, delete {lock}"
         ) from None
     try:

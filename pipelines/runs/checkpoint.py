@@ -18,6 +18,7 @@ from torch import Tensor
 from llm.lora import adapter_state_dict, load_adapter, save_adapter
 from llm.salmonn import Salmonn
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.runs.folder import (
     ADAPTER,
     ALIGNER,
@@ -129,14 +130,14 @@ def fetched_checkpoint(run: str, step: int, *names: str) -> Iterator[Path]:
     """Yield a local folder with some parts of a checkpoint.
 
     Raises:
-        ValueError: If tensors read from it in the `with` block turn out damaged.
+        UserError: If tensors read from it in the `with` block turn out damaged.
     """
     uri = checkpoint_uri(run, step)
     with fetched(uri, *names) as folder:
         try:
             yield folder
         except SafetensorError as error:
-            raise ValueError(f"{uri}: the checkpoint is damaged ({error})") from None
+            raise UserError(f"{uri}: the checkpoint is damaged ({error})") from None
 
 
 def load_weights(run: str, step: int, model: Salmonn) -> None:
@@ -165,7 +166,7 @@ def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu") -> Load
 
     Raises:
         FileNotFoundError: If there is no run.
-        ValueError: If it has no such complete checkpoint, or one that does not fit.
+        UserError: If it has no such complete checkpoint, or one that does not fit.
     """
     spec, step = RunSpec.read(uri), find_checkpoint(uri, checkpoint)
     model = spec.build(uri, device=device)

@@ -14,6 +14,7 @@
 import json
 
 from pipelines import storage
+from pipelines.errors import UserError
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
 START = "start.json"
@@ -30,11 +31,11 @@ def newest_step(run: str) -> int:
     """Return the step of a run's newest complete checkpoint.
 
     Raises:
-        ValueError: If it has none.
+        UserError: If it has none.
     """
     steps = complete_steps(run)
     if not steps:
-        raise ValueError(f"{run}: has no complete checkpoint yet")
+        raise UserError(f"{run}: has no complete checkpoint yet")
     return steps[-1]
 
 
@@ -42,7 +43,7 @@ def start_step(run: str, init_from: str) -> int:
     """Return the checkpoint of `init_from` that a run starts from: the newest at the first call, later the same.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     uri = storage.join(run, START)
     if not storage.file_exists(uri):
@@ -68,18 +69,18 @@ def find_checkpoint(run: str, checkpoint: str) -> int:
     """Return the step that `best`, `last` or a number stands for.
 
     Raises:
-        ValueError: If there is no such complete checkpoint, naming those there are.
+        UserError: If there is no such complete checkpoint, naming those there are.
     """
     if checkpoint == "last":
         return newest_step(run)
     if checkpoint == "best":
         best = best_checkpoint(run)
         if not best:
-            raise ValueError(f"{run}: checkpoint=best: none was validated; train with valid_splits and valid_every")
+            raise UserError(f"{run}: checkpoint=best: none was validated; train with valid_splits and valid_every")
         return best[0]
     steps = complete_steps(run)
     if not checkpoint.isdecimal() or int(checkpoint) not in steps:
-        raise ValueError(f"{run}: checkpoint={checkpoint}: there are best, last and {', '.join(map(str, steps))}")
+        raise UserError(f"{run}: checkpoint={checkpoint}: there are best, last and {', '.join(map(str, steps))}")
     return int(checkpoint)
 
 

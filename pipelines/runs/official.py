@@ -26,6 +26,7 @@ from llm.lora import (
 from pipelines import storage
 from pipelines.cache.encoder_recipe import load_recipe
 from pipelines.cache.recipe import Recipe
+from pipelines.errors import USER_ERRORS, ExistsError, UserError
 from pipelines.interface.config import require_range, save_config
 from pipelines.runs.checkpoint import Snapshot, fetched_checkpoint, save_checkpoint
 from pipelines.runs.folder import ADAPTER, ALIGNER, newest_step
@@ -82,14 +83,14 @@ def import_official(config: ImportConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        FileExistsError: If `out` holds a run.
-        ValueError: If the file is no official checkpoint, or does not fit the LLM or the encoders; what is missing,
+        ExistsError: If `out` holds a run.
+        UserError: If the file is no official checkpoint, or does not fit the LLM or the encoders; what is missing,
             left over or of another shape is named.
     """
     config = _with_full_paths(config)
     for name in ("config.yaml", "run.json"):
         if storage.file_exists(storage.join(config.out, name)):
-            raise FileExistsError(f"out={config.out}: holds a run already")
+            raise ExistsError(f"out={config.out}: holds a run already")
     tensors = read_official(config.ckpt)
     width, recipe = llm_width(config.llm), _recipe(config)
     try:
@@ -98,8 +99,8 @@ def import_official(config: ImportConfig) -> None:
         assert isinstance(model.aligner, Aligner)
         load_official(model.aligner, tensors, assign=True)
         load_adapter_state(model.llm, adapter_from_official(tensors), assign=True)
-    except ValueError as error:
-        raise ValueError(f"ckpt={config.ckpt}: {error}") from None
+    except USER_ERRORS as error:
+        raise UserError(f"ckpt={config.ckpt}: {error}") from None
     save_checkpoint(config.out, 0, Snapshot.of(model, None), spec, {}, keep=1)
     save_config(config, storage.join(config.out, "config.yaml"))
     spec.write(config.out)
@@ -112,11 +113,11 @@ def export_official(config: ExportConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no run.
-        FileExistsError: If `out` is there already.
-        ValueError: If the run has no complete checkpoint.
+        ExistsError: If `out` is there already.
+        UserError: If the run has no complete checkpoint.
     """
     if storage.file_exists(config.out) or storage.folder_exists(config.out):
-        raise FileExistsError(f"out={config.out}: is there already")
+        raise ExistsError(f"out={config.out}: is there already")
     RunSpec.read(config.run)
     step = newest_step(config.run)
     with fetched_checkpoint(config.run, step, ALIGNER, ADAPTER) as folder:
@@ -132,7 +133,7 @@ def read_official(uri: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is not one, or holds more than tensors and plain values.
+        UserError: If it is not one, or holds more than tensors and plain values.
     """
     try:
         with storage.open_file(uri) as file:
@@ -142,13 +143,13 @@ def read_official(uri: str) -> dict[str, Tensor]:
     except Exception as error:  # bytes that are no checkpoint fail in any way there is
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"holds a {foreign[1]}, which is not unpickled" if foreign else "not a file of torch.save"
-        raise ValueError(f"{uri}: {reason}") from None
+        raise UserError(f"{uri}: {reason}") from None
     model = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(model, dict):
-        raise ValueError(f"{uri}: not an official checkpoint, which has tensors by name under 'model'")
+        raise UserError(f"{uri}: not an official checkpoint, which has tensors by name under 'model'")
     for name, tensor in model.items():
         if not _is_weight(tensor) and not (isinstance(tensor, Tensor) and str(name).endswith(".position_ids")):
-            raise ValueError(f"{uri}: model.{name} holds no weights")
+            raise UserError(f"{uri}: model.{name} holds no weights")
     return {str(name): tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model.items()}
 
 
@@ -192,4 +193,4 @@ def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, r
 
 def _require_width(given: str, expected: int | None, found: int | None) -> None:
     if expected != found:
-        raise ValueError(f"made for another model than {given}: width {expected or 'none'}, not {found or 'none'}")
+        raise UserError(f"made for another model than {given}: width {expected or 'none'}, not {found or 'none'}")

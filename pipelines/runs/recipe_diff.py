@@ -6,7 +6,7 @@ from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import JobIncompleteError
 from pipelines.runs.spec import RunSpec
 
 

@@ -17,6 +17,7 @@ from llm.lora import LoraSettings, add_lora
 from llm.salmonn import Salmonn
 from pipelines import storage
 from pipelines.cache.recipe import Recipe
+from pipelines.errors import MissingError, UserError
 from qformer.aligner import Aligner, AlignerConfig
 
 LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -47,12 +48,12 @@ class RunSpec:
         """Read run.json.
 
         Raises:
-            FileNotFoundError: If the folder holds no run.
-            ValueError: If run.json is damaged.
+            MissingError: If the folder holds no run.
+            UserError: If run.json is damaged.
         """
         uri = storage.join(run, "run.json")
         if not storage.file_exists(uri):
-            raise FileNotFoundError(f"{run}: no run there (run.json is missing); salmonn train … makes one")
+            raise MissingError(f"{run}: no run there (run.json is missing); salmonn train … makes one")
         try:
             content = json.loads(storage.read_bytes(uri))
             return cls(
@@ -66,7 +67,7 @@ class RunSpec:
                 LoraSettings(**content["lora"]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{uri}: not a run's description ({error})") from None
+            raise UserError(f"{uri}: not a run's description ({error})") from None
 
     def build(self, run: str, *, device: str, seed: int = 0, llm: LoadedLLM | None = None) -> Salmonn:
         """Build the model with fresh aligner and LoRA weights, drawn from `seed`, around the LLM if that is loaded."""

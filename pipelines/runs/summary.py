@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from rich.table import Table
 
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.figures import (
     SERIES,
     SOFT,
@@ -74,12 +75,12 @@ def runs_list(config: RunsListConfig) -> list[RunSummary]:
     """Print a line per run of a folder.
 
     Raises:
-        FileNotFoundError: If no folder in it is a run.
+        MissingError: If no folder in it is a run.
     """
     folders = [storage.join(config.runs, name) for name in storage.list_folders(config.runs)]
     runs = [folder for folder in folders if storage.file_exists(storage.join(folder, CONFIG))]
     if not runs:
-        raise FileNotFoundError(f"{config.runs}: no folder in it is a run (none holds {CONFIG})")
+        raise MissingError(f"{config.runs}: no folder in it is a run (none holds {CONFIG})")
     summaries = [summarise(run) for run in runs]
     _print_table(COLUMNS, [summary.cells() for summary in summaries])
     return summaries
@@ -89,11 +90,11 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
     """Print what runs came to and the keys in which they differ, a column per run; write a page with their curves.
 
     Raises:
-        ValueError: If there are not two runs at least.
-        FileNotFoundError: If one of the folders is no run.
+        UserError: If there are not two runs at least.
+        MissingError: If one of the folders is no run.
     """
     if len(config.runs) < 2:
-        raise ValueError(f"runs={config.runs}: two runs are needed at least")
+        raise UserError(f"runs={config.runs}: two runs are needed at least")
     summaries = [summarise(run) for run in config.runs]
     if len({summary.name for summary in summaries}) < len(summaries):
         summaries = [replace(summary, name=run) for summary, run in zip(summaries, config.runs, strict=True)]
@@ -148,11 +149,11 @@ def read_config(run: str) -> dict[str, Any]:
     """Read a run's resolved config.
 
     Raises:
-        FileNotFoundError: If the folder is no run.
+        MissingError: If the folder is no run.
     """
     uri = storage.join(run, CONFIG)
     if not storage.file_exists(uri):
-        raise FileNotFoundError(f"{run}: no run there ({CONFIG} is missing)")
+        raise MissingError(f"{run}: no run there ({CONFIG} is missing)")
     config: dict[str, Any] = yaml.safe_load(storage.read_bytes(uri)) or {}
     return config
 

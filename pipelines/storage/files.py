@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 from pyarrow import fs
 
 from encoders.sound.recordings import open_recording, open_regular
+from pipelines.errors import MissingError
 from pipelines.storage.uris import is_local, resolve
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -62,20 +63,20 @@ def open_file(uri: str) -> BinaryIO:
     """Open a file, or a member of a tar (`archive.tar!member`), for reading with random access.
 
     Raises:
-        FileNotFoundError: If there is none, naming the URI.
+        MissingError: If there is none, naming the URI.
         UnreadableError: If it is a pipe or device, or not to be had from its archive.
     """
     try:
         return open_recording(uri, _open_input)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{uri}: no such file") from None
+        raise MissingError(f"{uri}: no such file") from None
 
 
 def open_copy(uri: str) -> BinaryIO:
     """Open a local file as it is, and another one as a temporary copy of this machine, fetched in one pass.
 
     Raises:
-        FileNotFoundError: If there is none.
+        MissingError: If there is none.
     """
     if is_local(uri):
         return open_file(uri)

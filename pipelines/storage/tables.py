@@ -8,6 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.errors import MissingError, UserError
 from pipelines.storage.files import file_exists, staged_file
 from pipelines.storage.uris import resolve
 
@@ -22,16 +23,16 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     """Open a Parquet file.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is not Parquet.
+        MissingError: If there is none.
+        UserError: If it is not Parquet.
     """
     filesystem, path = resolve(uri)
     if not file_exists(uri):
-        raise FileNotFoundError(f"{uri}: no such file")
+        raise MissingError(f"{uri}: no such file")
     try:
         return pq.ParquetFile(filesystem.open_input_file(path))
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri}: not a Parquet file ({error})") from None
+        raise UserError(f"{uri}: not a Parquet file ({error})") from None
 
 
 def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

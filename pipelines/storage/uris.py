@@ -7,15 +7,17 @@ from functools import lru_cache
 import pyarrow as pa
 from pyarrow import fs
 
+from pipelines.errors import UserError
+
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the filesystem of a URI and the path in it, taken literally; a local path counts from the root.
 
     Raises:
-        ValueError: If the path is empty, the scheme unknown or the URI malformed.
+        UserError: If the path is empty, the scheme unknown or the URI malformed.
     """
     if not uri:
-        raise ValueError("an empty path was given")
+        raise UserError("an empty path was given")
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))  # noqa: PTH100, PTH111 - `~nobody` is a name
     base, _, query = uri.partition("?")
@@ -24,7 +26,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.LocalFileSystem(), "/" + path.strip("/")
     bucket = path.partition("/")[0]
     if "@" in bucket:
-        raise ValueError(f"{scheme}://…@…: keys belong in the environment, not in a URI")
+        raise UserError(f"{scheme}://…@…: keys belong in the environment, not in a URI")
     return _filesystem(scheme, bucket, query), path.rstrip("/")
 
 
@@ -34,7 +36,7 @@ def _filesystem(scheme: str, bucket: str, query: str) -> fs.FileSystem:
     try:
         return fs.FileSystem.from_uri(uri)[0]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{uri}: not a path or URI that can be read ({error})") from None
+        raise UserError(f"{uri}: not a path or URI that can be read ({error})") from None
 
 
 def full_path(uri: str) -> str:
@@ -49,14 +51,14 @@ def join(uri: str, *names: str) -> str:
     """Return the URI of a file below a folder's URI; a query stays at the end.
 
     Raises:
-        ValueError: If the folder is empty or a name would lead out of it.
+        UserError: If the folder is empty or a name would lead out of it.
     """
     if not uri:
-        raise ValueError("an empty path was given")
+        raise UserError("an empty path was given")
     base, mark, query = _split_query(uri)
     inner = posixpath.normpath(posixpath.join(*names))
     if inner.startswith(("/", "../")) or inner == "..":
-        raise ValueError(f"{posixpath.join(*names)}: leads out of {uri}")
+        raise UserError(f"{posixpath.join(*names)}: leads out of {uri}")
     return base.rstrip("/") + "/" + inner + mark + query
 
 

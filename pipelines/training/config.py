@@ -11,6 +11,7 @@ from llm.loading import Precision, is_hub_name, require_precision
 from llm.lora import LoraSettings
 from pipelines import storage
 from pipelines.cache.read_config import ReadConfig
+from pipelines.errors import UserError
 from pipelines.interface.config import is_yaml, require_range
 from pipelines.training.alarms import AlarmConfig
 from pipelines.training.optim import OptimConfig
@@ -113,7 +114,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check ranges and what is installed."""
         if not self.run and not (self.runs and self.name):
-            raise ValueError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
+            raise UserError("run=… is needed: folder of this run; or runs=…, with name=… or a stage's config")
         require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
         require_range(self, (*counts, "workers", "threads", "log_every", "max_skipped_steps"), low=1)
@@ -122,16 +123,16 @@ class TrainConfig:
         require_range(self, ("min_workers",), low=0, high=self.workers)
         require_range(self, ("collective_timeout_seconds", "no_workers_seconds"), low=1)
         if self.shard_llm and self.precision in ("int8", "int4"):
-            raise ValueError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
+            raise UserError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
         require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
         if self.valid_every and not self.valid_splits:
-            raise ValueError(f"valid_every={self.valid_every}: valid_splits names no split")
+            raise UserError(f"valid_every={self.valid_every}: valid_splits names no split")
         if self.valid_every and (not self.splits or set(self.splits) & set(self.valid_splits)):
-            raise ValueError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
+            raise UserError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
         if self.wandb and not find_spec("wandb"):
-            raise ValueError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
+            raise UserError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
 
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)

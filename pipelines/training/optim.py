@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 
 NO_DECAY_NAMES = ("bias", "ln", "bn", "norm")
@@ -37,7 +38,7 @@ class OptimConfig:
         require_range(self, ("clip_norm", "weight_decay", "warmup_steps"), low=0)
         require_range(self, ("beta1", "beta2"), low=0, high=0.999999)
         if not 0.0 <= self.warmup_lr <= self.lr or not 0.0 <= self.min_lr <= self.lr:
-            raise ValueError(f"optim: warmup_lr and min_lr must lie between 0 and lr={self.lr}")
+            raise UserError(f"optim: warmup_lr and min_lr must lie between 0 and lr={self.lr}")
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:

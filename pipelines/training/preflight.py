@@ -19,6 +19,7 @@ from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.micro_batch import tasks_of
 from pipelines.batches.mix import MixRow, load_mix, save_mix
 from pipelines.cache.reader import FeatureCache
+from pipelines.errors import UserError
 from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.manifest.tables import read_examples
@@ -88,7 +89,7 @@ def check_run(config: TrainConfig, parts: Parts | None = None) -> RunInputs:
     """Check what a run learns from and, if it is to continue, that it goes on as it began; writes nothing.
 
     Raises:
-        ValueError: If the data or the run's folder do not fit the config.
+        UserError: If the data or the run's folder do not fit the config.
     """
     parts = parts or Parts()
     _check_run_folder(config)
@@ -113,14 +114,14 @@ def _check_run_folder(config: TrainConfig) -> None:
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
     difference = first_difference(kept[0], kept[1])
     if difference:
-        raise ValueError(f"{config.run} holds a run with another config: {difference}; give another folder")
+        raise UserError(f"{config.run} holds a run with another config: {difference}; give another folder")
 
 
 def _check_held_out(config: TrainConfig, mix: Sequence[MixRow]) -> None:
     """Refuse a mix that learns what is validated on; the run's own splits are checked with its config."""
     for row in mix:
         if learnt := sorted(set(row.splits) & set(config.valid_splits)):
-            raise ValueError(f"valid_splits={config.valid_splits}: {learnt} is learnt, by the mix's row {row.name}")
+            raise UserError(f"valid_splits={config.valid_splits}: {learnt} is learnt, by the mix's row {row.name}")
 
 
 def _check_prompts(examples: pa.Table) -> None:
@@ -134,7 +135,7 @@ def _check_same_inputs(config: TrainConfig, cache: FeatureCache, examples_digest
     spec = RunSpec.read(config.run)
     spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
     if spec.examples_digest != examples_digest:
-        raise ValueError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
+        raise UserError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
     _check_same_mix(config, mix)
 
 
@@ -142,7 +143,7 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     """Write the run's config, LLM (if tiny) and, last, its description.
 
     Raises:
-        ValueError: If the LLM, or the run to start from, does not fit the config.
+        UserError: If the LLM, or the run to start from, does not fit the config.
     """
     cache = inputs.cache
     before = RunSpec.read(config.init_from) if config.init_from else None
@@ -177,15 +178,15 @@ def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:
     here, there = ({f"row {number}": asdict(row) for number, row in enumerate(rows, 1)} for rows in (mix, started))
     difference = first_difference(here, there)
     if difference:
-        raise ValueError(f"{config.run} was started with another mix than mix={config.mix}: {difference}")
+        raise UserError(f"{config.run} was started with another mix than mix={config.mix}: {difference}")
 
 
 def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:
     cache.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
     if config.init_from not in pending and not complete_steps(config.init_from):
-        raise ValueError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
+        raise UserError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
     if before.llm != config.llm:
-        raise ValueError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
+        raise UserError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
 
 
 def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
@@ -196,7 +197,7 @@ def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
     ]
     difference = first_difference(sizes[0], sizes[1])
     if difference:
-        raise ValueError(f"init_from={config.init_from} has another shape: {difference}")
+        raise UserError(f"init_from={config.init_from} has another shape: {difference}")
 
 
 def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:

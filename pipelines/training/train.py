@@ -16,7 +16,7 @@ from cluster.connection import connect, pick_device
 from cluster.failures import describe_error
 from cluster.room import actors_that_fit
 from pipelines import storage
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.progress import Progress
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.metrics import read_metrics
@@ -43,7 +43,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
     """Train a run to its last step, from its newest checkpoint if it has one.
 
     Raises:
-        ValueError: If the data, the LLM or the run's folder do not fit the config.
+        UserError: If the data, the LLM or the run's folder do not fit the config.
         JobIncompleteError: If the workers failed for good; checkpoints stay.
     """
     return train_in_turn([config], progress)[0]
@@ -100,7 +100,7 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
     if (first.min_workers or first.workers) > room:
         short = f"workers={first.workers} with threads={first.threads} on {device} each"
         if own_cluster:
-            raise ValueError(f"{short}: this machine has room for {room}")
+            raise UserError(f"{short}: this machine has room for {room}")
         print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
     storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
     trainer = TorchTrainer(

@@ -23,6 +23,7 @@ from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import RECIPE, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.tables import Clip, read_clips, read_examples
@@ -54,9 +55,9 @@ class CacheExportConfig:
         """Check ranges."""
         require_range(self, ("shard_megabytes", "threads"), low=1)
         if bool(self.clips) == bool(self.manifest):
-            raise ValueError("either clips=… or manifest=… says what is exported")
+            raise UserError("either clips=… or manifest=… says what is exported")
         if self.clips and (self.splits or self.tasks):
-            raise ValueError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
+            raise UserError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def cache_export(config: CacheExportConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache or manifest.
-        ValueError: If nothing is selected, a named clip is absent, or the target has another recipe.
+        UserError: If nothing is selected, a named clip is absent, or the target has another recipe.
     """
     if config.clips:
         cache = FeatureCache(config.cache)
         absent = [clip for clip, row in zip(config.clips, cache.positions(config.clips), strict=True) if row < 0]
         if absent:
-            raise ValueError(f"{config.cache}: holds no features of clip {absent[0]}")
+            raise UserError(f"{config.cache}: holds no features of clip {absent[0]}")
         wanted = {bytes.fromhex(clip) for clip in config.clips}
     else:
         wanted = _manifest_clips(config)
@@ -98,10 +99,10 @@ def cache_merge(config: CacheMergeConfig) -> None:
 
     Raises:
         FileNotFoundError: If one of the folders holds no cache.
-        ValueError: If recipes differ, naming the first field.
+        UserError: If recipes differ, naming the first field.
     """
     if not config.caches:
-        raise ValueError("caches=[…] names no cache")
+        raise UserError("caches=[…] names no cache")
     _copy(config.caches, config.out, None, config.shard_megabytes * MEGABYTE, config.threads)
 
 
@@ -114,7 +115,7 @@ def _manifest_clips(config: CacheExportConfig) -> set[bytes]:
         if (not config.splits or example.split in config.splits) and (not config.tasks or example.task in config.tasks)
     }
     if not wanted:
-        raise ValueError(f"{config.manifest}: no example has splits={config.splits} and tasks={config.tasks}")
+        raise UserError(f"{config.manifest}: no example has splits={config.splits} and tasks={config.tasks}")
     return wanted
 
 
@@ -136,7 +137,7 @@ def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard
         recipe.require_same(read_recipe(other)[0], here=uris[0], there=other)
     sources = [_open_source(uri) for uri in uris]
     if wanted is not None and next(_decided_clips(uris[0], wanted), None) is None:
-        raise ValueError(f"{uris[0]}: holds none of the {len(wanted)} selected clips")
+        raise UserError(f"{uris[0]}: holds none of the {len(wanted)} selected clips")
     if not storage.file_exists(storage.join(out, RECIPE)):
         recipe_bytes = storage.read_bytes(storage.join(uris[0], RECIPE))
         storage.write_bytes(storage.join(out, RECIPE), recipe_bytes, exclusive=True)

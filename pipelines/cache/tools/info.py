@@ -13,6 +13,7 @@ from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import count_planned_clips, count_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def cache_info(config: CacheInfoConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        ValueError: If a shard is not as long as its index says, or of another recipe.
+        UserError: If a shard is not as long as its index says, or of another recipe.
     """
     recipe, encoders = read_recipe(config.cache)
     units, planned = committed_units(config.cache), count_units(config.cache)
@@ -51,11 +52,11 @@ def _checked_nbytes(cache: str, unit: int, recipe: Recipe) -> int:
     with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
         about = file.schema_arrow.metadata
     if about[b"recipe"].decode() != recipe.digest:
-        raise ValueError(f"{cache}: shard {unit_name(unit)} was written with another recipe than recipe.json's")
+        raise UserError(f"{cache}: shard {unit_name(unit)} was written with another recipe than recipe.json's")
     expected = int(about[b"shard_nbytes"])
     shard = storage.join(cache, "shards", f"{unit_name(unit)}.tar")
     if storage.file_nbytes(shard) != expected:
-        raise ValueError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")
+        raise UserError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")
     return expected
 
 

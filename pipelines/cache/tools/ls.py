@@ -10,6 +10,7 @@ from pipelines.cache.index import committed_units, member_names, read_index
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import read_units
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 
 
@@ -37,13 +38,13 @@ def cache_ls(config: CacheLsConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        ValueError: If the shard is not complete.
+        UserError: If the shard is not complete.
     """
     recipe, _ = read_recipe(config.cache)
     committed = committed_units(config.cache)
     if config.shard >= 0:
         if config.shard not in committed:
-            raise ValueError(f"shard={config.shard}: {config.cache} holds no complete shard {unit_name(config.shard)}")
+            raise UserError(f"shard={config.shard}: {config.cache} holds no complete shard {unit_name(config.shard)}")
         committed = frozenset({config.shard})
     lines = _lines(config, recipe, committed)
     frames = "".join(f"  {stream + ' frames':>13}" for stream in recipe.streams)

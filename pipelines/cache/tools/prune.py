@@ -18,6 +18,7 @@ from pipelines.cache.layout import FOLDERS, UNITS, find_orphans
 from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.manifest.tables import read_clips
 from pipelines.storage.tables import ROWS_PER_GROUP
@@ -60,11 +61,11 @@ def cache_prune(config: CachePruneConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache or manifest.
-        ValueError: If a job seems to write to the cache, or no clip would remain.
+        UserError: If a job seems to write to the cache, or no clip would remain.
     """
     recipe, _ = read_recipe(config.cache)
     if not config.manifest:
-        raise ValueError("manifest=[…] names no manifest")
+        raise UserError("manifest=[…] names no manifest")
     wanted = {bytes.fromhex(clip.clip_id) for manifest in config.manifest for clip in read_clips(manifest)}
     committed = committed_units(config.cache)
     pruning = _plan_pruning(config, recipe, wanted, committed)
@@ -104,7 +105,7 @@ def _plan_pruning(
             unwanted = [row for row in rows if row["clip_id"] in dropped]
             pruning.nbytes += sum(row[f"{member}_nbytes"] for row in unwanted for member in member_names(recipe))
     if pruning.last < 0:
-        raise ValueError(f"{config.cache}: none of its clips is in {', '.join(config.manifest)}; nothing would remain")
+        raise UserError(f"{config.cache}: none of its clips is in {', '.join(config.manifest)}; nothing would remain")
     return pruning
 
 
@@ -112,7 +113,7 @@ def _require_idle(config: CachePruneConfig) -> None:
     for folder in FOLDERS:
         for name, seconds in storage.list_unfinished(storage.join(config.cache, folder)).items():
             if seconds < 60 * config.idle_minutes:
-                raise ValueError(
+                raise UserError(
                     f"{config.cache}: {folder}/{name} was written to {seconds:.0f} s ago, so a job seems to be at work "
                     f"(idle_minutes={config.idle_minutes:g})"
                 )
@@ -153,7 +154,7 @@ def _kept(
             elif clip.clip_id in rejects:
                 yield RejectedClip(clip, rejects[clip.clip_id])
             else:
-                raise ValueError(f"{cache}: clip {clip.clip_id} is planned, but neither encoded nor rejected")
+                raise UserError(f"{cache}: clip {clip.clip_id} is planned, but neither encoded nor rejected")
 
 
 def _prune_plan(cache: str, wanted: Collection[bytes], units: Collection[int]) -> None:

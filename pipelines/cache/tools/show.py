@@ -20,6 +20,7 @@ from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache.plan import read_units
 from pipelines.cache.reader import FeatureCache
+from pipelines.errors import UserError
 from pipelines.interface.figures import INK, SOFT, STYLE
 from pipelines.manifest.tables import Clip, corpus_roots
 
@@ -42,7 +43,7 @@ class CacheShowConfig:
     def __post_init__(self) -> None:
         """Check the picture's ending."""
         if PurePosixPath(self.out.partition("?")[0]).suffix not in (".png", ".svg"):
-            raise ValueError(f"out={self.out}: must end in .png or .svg")
+            raise UserError(f"out={self.out}: must end in .png or .svg")
 
 
 def cache_show(config: CacheShowConfig) -> None:
@@ -50,7 +51,7 @@ def cache_show(config: CacheShowConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        ValueError: If no clip, or more than one, is called so.
+        UserError: If no clip, or more than one, is called so.
     """
     cache = FeatureCache(config.cache)
     position = _find(cache, config.clip)
@@ -80,7 +81,7 @@ def _find(cache: FeatureCache, clip: str) -> int:
     if len(found) != 1:
         names = ", ".join(cache.index["clip_id"][place].as_py() for place in found[:3])
         several = f"{len(found)} clips begin so ({names}, …)"
-        raise ValueError(f"clip={clip}: {several if found else f'{cache.uri} holds no such clip'}")
+        raise UserError(f"clip={clip}: {several if found else f'{cache.uri} holds no such clip'}")
     return int(found[0])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 from omegaconf import MISSING
 
 from pipelines import storage
@@ -24,8 +25,8 @@ from pipelines.cache.index import (
 from pipelines.cache.layout import find_orphans
 from pipelines.cache.plan import ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.config import require_range
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.storage.threads import run_threads
 
 READ_NBYTES = 4_194_304
@@ -62,7 +63,7 @@ def cache_verify(config: CacheVerifyConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        ValueError: If recipe.json is damaged.
+        UserError: If recipe.json is damaged.
         JobIncompleteError: If there is any fault.
     """
     start = time.perf_counter()
@@ -107,7 +108,7 @@ def _check_unit(config: CacheVerifyConfig, recipe: Recipe, unit: ExtractUnit, co
     try:
         table = read_index(config.cache, unit.unit)
         rejects = read_rejects(config.cache, {unit.unit})["clip_id"].to_pylist()
-    except (ValueError, OSError) as error:
+    except (UserError, pa.ArrowException, OSError) as error:
         return _Checked([f"{index}: {error}"], 0, 0)
     if sorted(table.schema.names) != sorted(index_schema(recipe).names):
         return _Checked([f"{index}: its columns are not those of the recipe"], 0, 0)
@@ -175,5 +176,5 @@ def _faults_of(file: BinaryIO, row: Mapping[str, Any], member: str) -> Iterator[
         check_member(data, row, member)
     except tarfile.HeaderError:
         yield f"shards/{row['shard']}: at {offset} lies no member of a tar, not {name}"
-    except ValueError as error:
+    except UserError as error:
         yield str(error)

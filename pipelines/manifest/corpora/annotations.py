@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.slurp import slot_question
 from pipelines.manifest.corpora.text_files import read_json_items
@@ -57,17 +58,17 @@ def read_annotations(config: AnnotationsConfig) -> Iterator[CorpusExample]:
     """Yield a file's examples.
 
     Raises:
-        ValueError: Naming the file and the entry that is not as described above.
+        UserError: Naming the file and the entry that is not as described above.
     """
     for where, entry in read_json_items(config.annotation, "annotation"):
         for key in ("path", "text", "task"):
             if not isinstance(entry.get(key), str):
-                raise ValueError(f"{where}: {key!r} must be a text; found the keys {', '.join(map(repr, entry))}")
+                raise UserError(f"{where}: {key!r} must be a text; found the keys {', '.join(map(repr, entry))}")
         if not isinstance(entry.get("Q", ""), str):
-            raise ValueError(f"{where}: 'Q' must be a text")
+            raise UserError(f"{where}: 'Q' must be a text")
         expanded = entry.get("expand_wav") or []
         if not isinstance(expanded, list):
-            raise ValueError(f"{where}: 'expand_wav' must be a list of paths")
+            raise UserError(f"{where}: 'expand_wav' must be a list of paths")
         segments = tuple(Segment(_below(str(path), config, where)) for path in [entry["path"], *expanded])
         task = config.task or OFFICIAL_TASKS.get(entry["task"], entry["task"])
         yield CorpusExample(segments, config.split, task, entry["text"], _question(task, entry.get("Q", "")))
@@ -83,5 +84,5 @@ def _below(path: str, config: AnnotationsConfig, where: str) -> str:
     root = storage.resolve(config.audio_root)[1].rstrip("/") + "/"
     name = path.removeprefix(config.path_prefix).removeprefix(root).lstrip("/")
     if not name or ".." in name.split("/"):
-        raise ValueError(f"{where}: path {path!r} does not lead to a file below {config.audio_root}")
+        raise UserError(f"{where}: path {path!r} does not lead to a file below {config.audio_root}")
     return name

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import NOT_THERE, Recordings, recording_name
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
@@ -38,7 +39,7 @@ class AudioCapsConfig(PrepareConfig):
         """Refuse splits that there are not."""
         for split in self.splits:
             if split not in SPLITS:
-                raise ValueError(f"splits: {split!r} is not in AudioCaps; choose from {', '.join(SPLITS)}")
+                raise UserError(f"splits: {split!r} is not in AudioCaps; choose from {', '.join(SPLITS)}")
 
 
 def prepare_audiocaps(config: AudioCapsConfig, progress: Progress | None = None) -> PrepareReport:
@@ -54,7 +55,7 @@ def read_audiocaps(config: AudioCapsConfig) -> Iterator[CorpusExample | Skipped]
 
     Raises:
         FileNotFoundError: If not one of the recordings is there.
-        ValueError: Naming the file and line that is malformed, or the column that is missing.
+        UserError: Naming the file and line that is malformed, or the column that is missing.
     """
     there = Recordings(config.root)
     for split in config.splits:

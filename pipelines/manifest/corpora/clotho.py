@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import recording_name
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
@@ -33,7 +34,7 @@ class ClothoConfig(PrepareConfig):
         """Refuse splits that there are not."""
         for split in self.splits:
             if split not in SPLITS:
-                raise ValueError(f"splits: {split!r} is not in Clotho; choose from {', '.join(SPLITS)}")
+                raise UserError(f"splits: {split!r} is not in Clotho; choose from {', '.join(SPLITS)}")
 
 
 def prepare_clotho(config: ClothoConfig, progress: Progress | None = None) -> PrepareReport:
@@ -47,7 +48,7 @@ def read_clotho(config: ClothoConfig) -> Iterator[CorpusExample]:
     """Yield five captions a clip, in the files' order.
 
     Raises:
-        ValueError: Naming the file and line that is malformed, or the column that is missing.
+        UserError: Naming the file and line that is malformed, or the column that is missing.
     """
     for split in config.splits:
         for place, row in read_rows(storage.join(config.root, _captions(split)), ["file_name", *CAPTIONS]):

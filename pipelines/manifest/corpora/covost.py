@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
@@ -37,7 +38,7 @@ class CovostConfig(PrepareConfig):
         """Refuse tasks that the corpus cannot give."""
         for task in self.tasks:
             if task not in TASKS:
-                raise ValueError(f"tasks: {task!r} cannot be made from CoVoST; choose from {', '.join(TASKS)}")
+                raise UserError(f"tasks: {task!r} cannot be made from CoVoST; choose from {', '.join(TASKS)}")
 
 
 def prepare_covost(config: CovostConfig, progress: Progress | None = None) -> PrepareReport:
@@ -52,8 +53,8 @@ def read_covost(config: CovostConfig) -> Iterator[CorpusExample | Skipped]:
     For `asr` the splits of all clips (320,492 names) are in memory.
 
     Raises:
-        FileNotFoundError: If there are no translations into a language.
-        ValueError: Naming the row that is malformed.
+        MissingError: If there are no translations into a language.
+        UserError: Naming the row that is malformed.
     """
     for task in config.tasks:
         if task == "asr":
@@ -87,4 +88,4 @@ def _any_language(config: CovostConfig) -> str:
     for name in storage.list_names(folder, ".tsv"):
         if found := re.fullmatch(r"covost_v2\.en_([\w-]+)\.tsv", name):
             return found[1]
-    raise FileNotFoundError(f"translations={folder}: no covost_v2.en_….tsv there, which tells the splits")
+    raise MissingError(f"translations={folder}: no covost_v2.en_….tsv there, which tells the splits")

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import MissingError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import recording_name
@@ -49,8 +50,8 @@ def read_esc(config: EscConfig) -> Iterator[CorpusExample]:
     """Yield the sounds in the metadata's order, or category by category.
 
     Raises:
-        FileNotFoundError: If neither layout lies at the root.
-        ValueError: Naming the line that is malformed, or the column that is missing.
+        MissingError: If neither layout lies at the root.
+        UserError: Naming the line that is malformed, or the column that is missing.
     """
     categories = [name for name in storage.list_folders(config.root) if re.fullmatch(r"\d{3} - .+", name)]
     if storage.file_exists(storage.join(config.root, METADATA)):
@@ -58,9 +59,7 @@ def read_esc(config: EscConfig) -> Iterator[CorpusExample]:
     elif categories:
         sounds = _folder_sounds(config, categories)
     else:
-        raise FileNotFoundError(
-            f"root={config.root}: neither {METADATA} nor folders such as '001 - Dog bark' are there"
-        )
+        raise MissingError(f"root={config.root}: neither {METADATA} nor folders such as '001 - Dog bark' are there")
     for recording, fold, category in sounds:
         split = "test" if fold == str(config.test_fold) else "train"
         answer = category.replace("_", " ").lower()

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.text_files import read_json_items, require_layout
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
@@ -41,7 +42,7 @@ class GigaSpeechConfig(PrepareConfig):
         """Refuse splits that there are not."""
         for split in self.splits:
             if split not in SPLITS:
-                raise ValueError(f"splits: {split!r} is not in GigaSpeech; choose from {', '.join(SPLITS)}")
+                raise UserError(f"splits: {split!r} is not in GigaSpeech; choose from {', '.join(SPLITS)}")
 
 
 def prepare_gigaspeech(config: GigaSpeechConfig, progress: Progress | None = None) -> PrepareReport:
@@ -54,23 +55,23 @@ def read_gigaspeech(config: GigaSpeechConfig) -> Iterator[CorpusExample | Skippe
     """Yield the segments in the metadata's order, one recording's in memory at a time, skipping those without speech.
 
     Raises:
-        ValueError: Naming the recording or segment that lacks an entry, or whose times are no span.
+        UserError: Naming the recording or segment that lacks an entry, or whose times are no span.
     """
     tags = {"train": f"{{{config.subset}}}", "dev": "{DEV}", "test": "{TEST}"}
     split_of = {tags[split]: split for split in config.splits}
     for place, audio in read_json_items(storage.join(config.root, METADATA), "audios"):
         path, segments = audio.get("path"), audio.get("segments")
         if not isinstance(path, str) or not isinstance(segments, list):
-            raise ValueError(f"{place}: needs a text 'path' and a list 'segments'")
+            raise UserError(f"{place}: needs a text 'path' and a list 'segments'")
         for number, segment in enumerate(segments):
             try:
                 split = next((split_of[tag] for tag in segment["subsets"] if tag in split_of), None)
                 if split is not None:
                     yield _entry(path, split, segment, punctuation=config.punctuation)
             except KeyError as error:
-                raise ValueError(f"{place}: segments[{number}]: {error} is missing") from None
+                raise UserError(f"{place}: segments[{number}]: {error} is missing") from None
             except (AttributeError, TypeError, ValueError) as error:
-                raise ValueError(f"{place}: segments[{number}]: {error}") from None
+                raise UserError(f"{place}: segments[{number}]: {error}") from None
 
 
 def _entry(path: str, split: str, segment: Mapping[str, Any], *, punctuation: bool) -> CorpusExample | Skipped:

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.text_files import read_lines, require_layout
@@ -48,7 +49,7 @@ def read_iemocap(config: IemocapConfig) -> Iterator[CorpusExample | Skipped]:
     """Yield the turns by session, dialogue and place in the dialogue's label file.
 
     Raises:
-        ValueError: Naming the line of a turn that does not read `[start - end] turn emotion [v, a, d]`.
+        UserError: Naming the line of a turn that does not read `[start - end] turn emotion [v, a, d]`.
     """
     for session in SESSIONS:
         split = "test" if session == config.test_session else "train"
@@ -61,7 +62,7 @@ def read_iemocap(config: IemocapConfig) -> Iterator[CorpusExample | Skipped]:
                     continue
                 turn = _TURN.fullmatch(line)
                 if turn is None:
-                    raise ValueError(f"{place}: {line!r} does not read [start - end] turn emotion [v, a, d]")
+                    raise UserError(f"{place}: {line!r} does not read [start - end] turn emotion [v, a, d]")
                 dialog = turn[1].rpartition("_")[0]
                 recording = f"Session{session}/{WAV_DIR}/{dialog}/{turn[1]}.wav"
                 if emotion := EMOTIONS.get(turn[2]):

@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.librispeech import read_transcripts
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
@@ -47,7 +48,7 @@ class LibriMixConfig(PrepareConfig):
         for subset in self.subsets:
             if subset not in LIBRISPEECH_SPLITS:
                 known = ", ".join(LIBRISPEECH_SPLITS)
-                raise ValueError(f"subsets: {subset!r} is not in Libri2Mix; choose from {known}")
+                raise UserError(f"subsets: {subset!r} is not in Libri2Mix; choose from {known}")
 
     @property
     def folder(self) -> str:
@@ -70,7 +71,7 @@ def read_librimix(config: LibriMixConfig) -> Iterator[CorpusExample]:
 
     Raises:
         FileNotFoundError: If LibriSpeech's folder is not there.
-        ValueError: Naming the row that is malformed, or whose utterances have no transcript.
+        UserError: Naming the row that is malformed, or whose utterances have no transcript.
     """
     librispeech = require_folder(config.librispeech, "librispeech")
     rate_hz = int(config.rate.removesuffix("k")) * 1000
@@ -85,7 +86,7 @@ def read_librimix(config: LibriMixConfig) -> Iterator[CorpusExample]:
             for utterance in utterances:
                 if utterance not in transcripts:
                     split = LIBRISPEECH_SPLITS[subset]
-                    raise ValueError(f"{place}: no transcript of {utterance!r} below {librispeech}/{split}")
+                    raise UserError(f"{place}: no transcript of {utterance!r} below {librispeech}/{split}")
             # The paths are those of the machine that made the mixtures.
             name = PurePosixPath(row["mixture_path"]).name
             recording = f"{config.folder}/{subset}/{config.mixture}/{name}"
@@ -104,5 +105,5 @@ def _samples(length: str, place: str) -> int:
     except (ValueError, OverflowError):
         samples = 0
     if samples <= 0:
-        raise ValueError(f"{place}: length {length!r} must be a number of samples")
+        raise UserError(f"{place}: length {length!r} must be a number of samples")
     return samples

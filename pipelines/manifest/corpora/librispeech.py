@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
 from pipelines.manifest.corpora.text_files import read_lines, require_layout
@@ -43,9 +44,9 @@ class LibriSpeechConfig(PrepareConfig):
         """Refuse tasks that the corpus cannot give."""
         for task in self.tasks:
             if task not in TASKS:
-                raise ValueError(f"tasks: {task!r} cannot be made from LibriSpeech; choose from {', '.join(TASKS)}")
+                raise UserError(f"tasks: {task!r} cannot be made from LibriSpeech; choose from {', '.join(TASKS)}")
         if "phone_recognition" in self.tasks and bool(self.alignments) == bool(self.lexicon):
-            raise ValueError("tasks: phone_recognition needs either alignments=… or lexicon=…")
+            raise UserError("tasks: phone_recognition needs either alignments=… or lexicon=…")
 
 
 def prepare_librispeech(config: LibriSpeechConfig, progress: Progress | None = None) -> PrepareReport:
@@ -60,12 +61,12 @@ def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample | Skip
     An utterance whose phones are not all known is skipped in phone recognition.
 
     Raises:
-        ValueError: If a split is not there, a line is malformed or (for gender) a speaker is not in SPEAKERS.TXT.
+        UserError: If a split is not there, a line is malformed or (for gender) a speaker is not in SPEAKERS.TXT.
     """
     found = storage.list_folders(config.root)
     for split in config.splits or found:
         if split not in found:
-            raise ValueError(f"{config.root}: no split {split!r}; found {', '.join(found) or 'no folders'}")
+            raise UserError(f"{config.root}: no split {split!r}; found {', '.join(found) or 'no folders'}")
     answers = {task: _answer(config, task) for task in config.tasks}
     for split in config.splits or found:
         for recording, text in read_transcripts(config.root, split):
@@ -87,9 +88,7 @@ def _answer(config: LibriSpeechConfig, task: str) -> Answer:
     if task == "phone_recognition":
         folder = require_folder(config.alignments, "alignments")
         if not set(storage.list_folders(folder)) & set(storage.list_folders(config.root)):
-            raise FileNotFoundError(
-                f"alignments={folder}: no folder of a split; expected <split>/…/<utterance>.TextGrid"
-            )
+            raise MissingError(f"alignments={folder}: no folder of a split; expected <split>/…/<utterance>.TextGrid")
         return lambda recording, _: textgrid_phones(storage.join(folder, recording.replace(".flac", ".TextGrid")))
     return lambda _, text: text
 
@@ -98,7 +97,7 @@ def read_transcripts(root: str, split: str) -> Iterator[tuple[str, str]]:
     """Yield (recording, lower-case text) of a split's utterances, sorted.
 
     Raises:
-        ValueError: Naming the line that is not an utterance of its chapter and a text.
+        UserError: Naming the line that is not an utterance of its chapter and a text.
     """
     for speaker in storage.list_folders(storage.join(root, split)):
         for chapter in storage.list_folders(storage.join(root, split, speaker)):
@@ -107,14 +106,14 @@ def read_transcripts(root: str, split: str) -> Iterator[tuple[str, str]]:
                 for place, line in read_lines(storage.join(root, folder, name)):
                     utterance, _, text = line.partition(" ")
                     if not utterance.startswith(f"{speaker}-{chapter}-") or not text.strip():
-                        raise ValueError(f"{place}: {line!r} is not an utterance {speaker}-{chapter}-… and its text")
+                        raise UserError(f"{place}: {line!r} is not an utterance {speaker}-{chapter}-… and its text")
                     yield f"{folder}/{utterance}.flac", text.strip().lower()
 
 
 def _gender(root: str, genders: dict[str, str], recording: str) -> str:
     speaker = recording.split("/")[1]
     if speaker not in genders:
-        raise ValueError(f"{root}/SPEAKERS.TXT: does not name the speaker of {recording}")
+        raise UserError(f"{root}/SPEAKERS.TXT: does not name the speaker of {recording}")
     return genders[speaker]
 
 
@@ -125,6 +124,6 @@ def _read_genders(root: str) -> dict[str, str]:
         if not line.startswith(";"):
             speaker, sex, *_ = [*map(str.strip, line.split("|")), ""]
             if sex not in GENDERS:
-                raise ValueError(f"{place}: {line!r} does not give a speaker's sex as M or F")
+                raise UserError(f"{place}: {line!r} does not give a speaker's sex as M or F")
             genders[speaker] = GENDERS[sex]
     return genders

@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import NOT_THERE, Recordings, recording_name
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
@@ -43,7 +44,7 @@ def read_musiccaps(config: MusicCapsConfig) -> Iterator[CorpusExample | Skipped]
 
     Raises:
         FileNotFoundError: If not one of the recordings is there.
-        ValueError: Naming the line that is malformed, or the column that is missing.
+        UserError: Naming the line that is malformed, or the column that is missing.
     """
     there = Recordings(config.root)
     columns = ["ytid", "start_s", "end_s", "caption", "is_audioset_eval"]
@@ -63,4 +64,4 @@ def _cut(recording: str, row: dict[str, str], place: str) -> Segment:
         start, end = float(row["start_s"]), float(row["end_s"])
         return Segment(recording, start, end - start)
     except ValueError:
-        raise ValueError(f"{place}: start_s {row['start_s']!r} to end_s {row['end_s']!r} is no span") from None
+        raise UserError(f"{place}: start_s {row['start_s']!r} to end_s {row['end_s']!r} is no span") from None

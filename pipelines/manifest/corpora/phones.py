@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.manifest.corpora.text_files import read_lines
 
 STRESS = "012"
@@ -22,14 +23,14 @@ def read_lexicon(uri: str) -> dict[str, str]:
     Forced Aligner dictionary, whose probabilities are skipped.
 
     Raises:
-        ValueError: Naming the line that has no phones.
+        UserError: Naming the line that has no phones.
     """
     lexicon: dict[str, str] = {}
     for place, line in read_lines(uri):
         word, *cells = line.split()
         phones = [cell.rstrip(STRESS) for cell in cells if not cell[0].isdigit()]
         if not phones:
-            raise ValueError(f"{place}: {word!r} has no phones")
+            raise UserError(f"{place}: {word!r} has no phones")
         lexicon.setdefault(word.lower(), " ".join(phones))
     return lexicon
 
@@ -46,17 +47,17 @@ def textgrid_phones(uri: str) -> str | None:
     None if there is no such file, as where the alignment failed, or if it has a word whose phones are not known.
 
     Raises:
-        ValueError: If the file has no tier of phones.
+        UserError: If the file has no tier of phones.
     """
     try:
         content = storage.read_bytes(uri).decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{uri}: not UTF-8 ({error.reason})") from None
+        raise UserError(f"{uri}: not UTF-8 ({error.reason})") from None
     tier = _TIER.search(content)
     if tier is None:
-        raise ValueError(f"{uri}: not a TextGrid in the long text form with a tier 'phones'")
+        raise UserError(f"{uri}: not a TextGrid in the long text form with a tier 'phones'")
     labels = [label for label in _LABEL.findall(tier[1]) if label not in SILENCE]
     known = labels and not any(label in UNKNOWN for label in labels)
     return " ".join(label.rstrip(STRESS) for label in labels) if known else None

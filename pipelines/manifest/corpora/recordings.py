@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 
 NOT_THERE = "not there"
 """Why an example is skipped whose recording each user has to download, and many cannot."""
@@ -12,16 +13,16 @@ def recording_name(template: str, fields: Mapping[str, object], place: str) -> s
     """Return the name below the root that a template such as `audio/{id}.wav` makes of a row.
 
     Raises:
-        ValueError: If the row lacks a column that the template asks for, or the name leads out of the root.
+        UserError: If the row lacks a column that the template asks for, or the name leads out of the root.
     """
     try:
         name = template.format(**fields)
     except KeyError as error:
-        raise ValueError(f"{place}: no column {error}; found {', '.join(map(repr, fields))}") from None
+        raise UserError(f"{place}: no column {error}; found {', '.join(map(repr, fields))}") from None
     except (AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"recording={template}: not a template of columns ({error})") from None
+        raise UserError(f"recording={template}: not a template of columns ({error})") from None
     if not name or ".." in name.split("/") or name.startswith("/"):
-        raise ValueError(f"{place}: recording {name!r} must be a path below its root")
+        raise UserError(f"{place}: recording {name!r} must be a path below its root")
     return name
 
 
@@ -47,7 +48,7 @@ class Recordings:
         """Refuse a root below which nothing that was asked about is.
 
         Raises:
-            FileNotFoundError: Naming the first recording that is not there.
+            MissingError: Naming the first recording that is not there.
         """
         if self._missing and not self._any:
-            raise FileNotFoundError(f"root={self._root}: no recording is there, not even {self._missing}")
+            raise MissingError(f"root={self._root}: no recording is there, not even {self._missing}")

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import recording_name
 from pipelines.manifest.corpora.text_files import read_lines, require_layout
@@ -37,7 +38,7 @@ class SlurpConfig(PrepareConfig):
         """Refuse splits that there are not."""
         for split in self.splits:
             if split not in SPLITS:
-                raise ValueError(f"splits: {split!r} is not in SLURP; choose from {', '.join(SPLITS)}")
+                raise UserError(f"splits: {split!r} is not in SLURP; choose from {', '.join(SPLITS)}")
 
 
 def prepare_slurp(config: SlurpConfig, progress: Progress | None = None) -> PrepareReport:
@@ -51,7 +52,7 @@ def read_slurp(config: SlurpConfig) -> Iterator[CorpusExample | Skipped]:
     """Yield the slots of each recording in the files' order; recordings that say something else are skipped.
 
     Raises:
-        ValueError: Naming the line that is not such a sentence.
+        UserError: Naming the line that is not such a sentence.
     """
     for split in config.splits:
         for place, line in read_lines(storage.join(config.root, f"dataset/slurp/{split}.jsonl")):
@@ -78,7 +79,7 @@ def _sentence(line: str, place: str) -> tuple[dict[str, str], list[tuple[str, st
         found = SLOT.findall(entry["sentence_annotation"])
         readers = [(reader["file"], reader.get("status", "correct")) for reader in entry["recordings"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place}: not a sentence with its annotation and recordings ({error!r})") from None
+        raise UserError(f"{place}: not a sentence with its annotation and recordings ({error!r})") from None
     slots = {slot: ", ".join(filler for other, filler in found if other == slot) for slot, _ in found}
     return slots, [
         (recording_name("audio/slurp_real/{file}", {"file": name}, place), status) for name, status in readers

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.recordings import recording_name
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
@@ -48,7 +49,7 @@ class TableConfig(PrepareConfig):
     def __post_init__(self) -> None:
         """Check the delimiter."""
         if len(self.delimiter) != 1:
-            raise ValueError(f"delimiter={self.delimiter!r}: must be one character")
+            raise UserError(f"delimiter={self.delimiter!r}: must be one character")
 
 
 def prepare_table(config: TableConfig, progress: Progress | None = None) -> PrepareReport:
@@ -62,13 +63,13 @@ def read_table(config: TableConfig) -> Iterator[CorpusExample]:
     """Yield a table's examples.
 
     Raises:
-        ValueError: Naming the file, the row and the column that is missing or empty.
+        UserError: Naming the file, the row and the column that is missing or empty.
     """
     for number, cells in _rows(config):
         place, row = f"{config.table}:{number}", {column: cell for column, cell in cells.items() if cell is not None}
         path = recording_name(config.recording, row, place)
         if config.text_column not in row:
-            raise ValueError(f"{place}: {config.text_column} is missing; found {', '.join(map(repr, row))}")
+            raise UserError(f"{place}: {config.text_column} is missing; found {', '.join(map(repr, row))}")
         start = _seconds(row, "start_seconds", place) or 0.0
         yield CorpusExample(
             (Segment(path, start, _seconds(row, "duration_seconds", place)),),
@@ -82,7 +83,7 @@ def read_table(config: TableConfig) -> Iterator[CorpusExample]:
 def _text(row: Mapping[str, Any], column: str, place: str) -> str:
     value = row.get(column)
     if isinstance(value, list | dict):
-        raise ValueError(f"{place}: {column} {value!r} must be a text")
+        raise UserError(f"{place}: {column} {value!r} must be a text")
     return "" if value is None else str(value)
 
 
@@ -95,7 +96,7 @@ def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
     except (TypeError, ValueError):
         seconds = -1.0
     if not 0.0 <= seconds < float("inf"):
-        raise ValueError(f"{place}: {column} {value!r} must be a number of seconds, 0 or more")
+        raise UserError(f"{place}: {column} {value!r} must be a number of seconds, 0 or more")
     return seconds
 
 
@@ -112,7 +113,7 @@ def _rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
             rows = (row for batch in storage.iter_batches(file, ROWS_PER_GROUP) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
     else:
-        raise ValueError(f"table={uri}: the name must end in .csv, .jsonl or .parquet")
+        raise UserError(f"table={uri}: the name must end in .csv, .jsonl or .parquet")
 
 
 def _csv_rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -124,7 +125,7 @@ def _csv_rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 yield reader.line_num, {key: value for key, value in row.items() if key is not None}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{uri}:{reader.line_num}: not CSV in UTF-8 ({error})") from None
+            raise UserError(f"{uri}:{reader.line_num}: not CSV in UTF-8 ({error})") from None
 
 
 def _json_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -135,11 +136,11 @@ def _json_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 if line.strip():
                     yield number, _json_object(line)
         except ValueError as error:  # of JSON and of UTF-8
-            raise ValueError(f"{uri}:{number}: not a JSON object in UTF-8 ({error})") from None
+            raise UserError(f"{uri}:{number}: not a JSON object in UTF-8 ({error})") from None
 
 
 def _json_object(line: str) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise ValueError(f"found {type(row).__name__}")
+        raise UserError(f"found {type(row).__name__}")
     return row

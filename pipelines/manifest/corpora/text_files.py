@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.manifest.corpus import require_folder
 
 JSON_CHUNK_CHARS = 2**20
@@ -22,13 +23,13 @@ def require_layout(root: str, entries: Sequence[str], *, expected: str) -> str:
     """Return the full URI of a corpus's root, in which every file or folder of `entries` lies.
 
     Raises:
-        FileNotFoundError: Naming the first that is missing, and what was `expected` at `root`.
+        MissingError: Naming the first that is missing, and what was `expected` at `root`.
     """
     root = require_folder(root, "root")
     for entry in entries:
         uri = storage.join(root, entry)
         if not (storage.file_exists(uri) or storage.folder_exists(uri)):
-            raise FileNotFoundError(f"root={root}: no {entry}; expected {expected}")
+            raise MissingError(f"root={root}: no {entry}; expected {expected}")
     return root
 
 
@@ -38,15 +39,15 @@ def _open_text(uri: str) -> Iterator[TextIO]:
         try:
             yield file
         except UnicodeDecodeError as error:
-            raise ValueError(f"{uri}: not UTF-8 ({error.reason})") from None
+            raise UserError(f"{uri}: not UTF-8 ({error.reason})") from None
 
 
 def read_lines(uri: str) -> Iterator[tuple[str, str]]:
     """Yield (`file:line`, stripped line) of the lines that are not blank.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8.
+        MissingError: If there is no such file.
+        UserError: If it is not UTF-8.
     """
     with _open_text(uri) as file:
         for number, line in enumerate(file, start=1):
@@ -58,8 +59,8 @@ def read_rows(uri: str, columns: Sequence[str], *, tabs: bool = False) -> Iterat
     """Yield (`file:line`, row) of a table with a header line: CSV, or with `tabs` TSV with backslashes, not quotes.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it lacks one of `columns`, or a row does not have as many cells as the header.
+        MissingError: If there is no such file.
+        UserError: If it lacks one of `columns`, or a row does not have as many cells as the header.
     """
     with _open_text(uri) as file:
         if tabs:
@@ -69,22 +70,22 @@ def read_rows(uri: str, columns: Sequence[str], *, tabs: bool = False) -> Iterat
         header = list(reader.fieldnames or [])
         for column in columns:
             if column not in header:
-                raise ValueError(f"{uri}: no column {column!r}; found {', '.join(map(repr, header)) or 'nothing'}")
+                raise UserError(f"{uri}: no column {column!r}; found {', '.join(map(repr, header)) or 'nothing'}")
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    raise ValueError(f"{uri}:{reader.line_num}: does not have {len(header)} cells like the header")
+                    raise UserError(f"{uri}:{reader.line_num}: does not have {len(header)} cells like the header")
                 yield f"{uri}:{reader.line_num}", row
         except csv.Error as error:
-            raise ValueError(f"{uri}:{reader.line_num}: {error}") from None
+            raise UserError(f"{uri}:{reader.line_num}: {error}") from None
 
 
 def read_json_items(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (`file: key[number]`, object) of the list of objects under `key`, without ever holding the whole file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no such list, or an item is not an object.
+        MissingError: If there is no such file.
+        UserError: If there is no such list, or an item is not an object.
     """
     decoder = json.JSONDecoder()
     with _open_text(uri) as file:
@@ -100,11 +101,11 @@ def read_json_items(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 rest = text[position:]
                 chunk = "" if len(rest) > JSON_ITEM_CHARS else file.read(max(JSON_CHUNK_CHARS, len(rest)))
                 if not chunk:
-                    raise ValueError(f"{place}: not JSON, or cut short ({error.msg})") from None
+                    raise UserError(f"{place}: not JSON, or cut short ({error.msg})") from None
                 text, position = rest + chunk, 0
                 continue
             if not isinstance(item, dict):
-                raise ValueError(f"{place}: is {type(item).__name__}, not an object")
+                raise UserError(f"{place}: is {type(item).__name__}, not an object")
             yield place, item
             position, number = end, number + 1
 
@@ -117,4 +118,4 @@ def _text_of_list(file: TextIO, uri: str, key: str) -> str:
         text = text[-JSON_CHUNK_CHARS:] + chunk
         if found := opening.search(text):
             return text[found.end() :]
-    raise ValueError(f"{uri}: has no list under {key!r}")
+    raise UserError(f"{uri}: has no list under {key!r}")

@@ -18,6 +18,7 @@ from omegaconf import MISSING
 from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
 from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
+from pipelines.errors import MissingError, UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.text_files import read_lines, require_layout
@@ -73,8 +74,8 @@ def read_voxceleb(config: VoxCelebConfig) -> Iterator[CorpusExample]:
     where it is cut; one that cannot be read is passed on whole.
 
     Raises:
-        FileNotFoundError: If no speaker's folder is there.
-        ValueError: Naming the trial that is malformed, or if training speakers are too few.
+        MissingError: If no speaker's folder is there.
+        UserError: Naming the trial that is malformed, or if training speakers are too few.
         OSError: If storage fails.
     """
     folder_of = _speaker_folders(config.root)
@@ -100,7 +101,7 @@ def _speaker_folders(root: str) -> dict[str, str]:
     }
     if not folders:
         places = ", ".join(f"{folder}/" for folder in WAV_DIRS)
-        raise FileNotFoundError(f"root={root}: no speaker's folder id…, looked in {places}")
+        raise MissingError(f"root={root}: no speaker's folder id…, looked in {places}")
     return folders
 
 
@@ -124,7 +125,7 @@ def _trials(config: VoxCelebConfig, folder_of: dict[str, str]) -> Iterator[Pair]
     for place, line in read_lines(storage.join(config.root, config.trials)):
         trial = _TRIAL.fullmatch(line)
         if trial is None:
-            raise ValueError(f"{place}: {line!r} does not read 0|1 id…/video/number.wav id…/video/number.wav")
+            raise UserError(f"{place}: {line!r} does not read 0|1 id…/video/number.wav id…/video/number.wav")
         same, first, speaker, second, other = trial.groups()
         where = folder_of.get(speaker, WAV_DIRS[0]), folder_of.get(other, WAV_DIRS[0])
         yield Pair((f"{where[0]}/{first}", f"{where[1]}/{second}"), same == "1", "test")
@@ -138,7 +139,7 @@ def _training_pairs(config: VoxCelebConfig, folder_of: dict[str, str]) -> Iterat
     speakers = [speaker for speaker, videos in videos_of.items() if videos]
     in_two_videos = [speaker for speaker in speakers if len(videos_of[speaker]) > 1]
     if len(speakers) < 2 or not in_two_videos:
-        raise ValueError(
+        raise UserError(
             f"root={config.root}: {len(speakers)} speakers that {config.trials} does not name, {len(in_two_videos)} of "
             f"them in two videos; train_pairs={config.train_pairs} needs two and one, train_pairs=0 none"
         )

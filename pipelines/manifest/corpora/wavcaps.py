@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.text_files import read_json_items, require_layout
@@ -47,7 +48,7 @@ class WavCapsConfig(PrepareConfig):
         require_range(self, ("max_seconds",), low=1)
         for source in self.sources:
             if source not in SOURCES:
-                raise ValueError(f"sources: {source!r} is not in WavCaps; choose from {', '.join(SOURCES)}")
+                raise UserError(f"sources: {source!r} is not in WavCaps; choose from {', '.join(SOURCES)}")
 
 
 def prepare_wavcaps(config: WavCapsConfig, progress: Progress | None = None) -> PrepareReport:
@@ -61,14 +62,14 @@ def read_wavcaps(config: WavCapsConfig) -> Iterator[CorpusExample | Skipped]:
     """Yield the captions source by source in the metadata's order, which is read piece by piece.
 
     Raises:
-        ValueError: Naming the file and the entry that lacks an id, caption or length.
+        UserError: Naming the file and the entry that lacks an id, caption or length.
     """
     for source in config.sources:
         left_out = _read_blacklist(config.blacklist, source) if config.blacklist else set()
         for place, entry in read_json_items(storage.join(config.root, _metadata(source)), "data"):
             name, caption, seconds = entry.get("id"), entry.get("caption"), entry.get("duration")
             if not (isinstance(name, str | int) and isinstance(caption, str) and isinstance(seconds, int | float)):
-                raise ValueError(f"{place}: needs an id, a caption and a duration; found {', '.join(map(repr, entry))}")
+                raise UserError(f"{place}: needs an id, a caption and a duration; found {', '.join(map(repr, entry))}")
             stem = str(name).removesuffix(".wav")
             recording = f"{_folder(config, source)}/{stem}.flac"
             if seconds > config.max_seconds:
@@ -96,4 +97,4 @@ def _read_blacklist(uri: str, source: str) -> set[str]:
         names = content.get("AudioSet" if source == "AudioSet_SL" else source, [])
         return {str(name).removesuffix(".wav") for name in names}
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"blacklist={uri}: not lists of ids under the names of sources ({error})") from None
+        raise UserError(f"blacklist={uri}: not lists of ids under the names of sources ({error})") from None

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from omegaconf import MISSING
 
 from encoders.sound.recordings import split_member
+from llm.errors import LLMError
 from llm.prompts import question_for
 from pipelines import storage
+from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.config import require_range
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.manifest.id_set import ID_NBYTES, ID_TYPE, IdSet, to_ids
 from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches, read_rows
 from pipelines.storage.arrays import Booleans, Ids
@@ -55,7 +56,7 @@ def manifest_check(config: ManifestCheckConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no manifest.
-        ValueError: If a table lacks a column or an id is malformed.
+        UserError: If a table lacks a column or an id is malformed.
         JobIncompleteError: If anything is wrong.
     """
     faults = _Faults(config.listed)
@@ -142,7 +143,7 @@ class _Clips:
             root, recording = places[position]
             try:
                 yield storage.join(root, recording)
-            except ValueError as error:
+            except UserError as error:
                 self._faults.add("recordings outside their root", [str(error)])
 
     def split_numbers(self, splits: pa.Array) -> Integers:
@@ -246,7 +247,7 @@ def _check_questions(batch: pa.RecordBatch, faults: _Faults) -> None:
     for task in pc.unique(silent["task"]).to_pylist():
         try:
             question_for(task)
-        except ValueError:
+        except LLMError:
             of_task = pc.equal(silent["task"], task).to_numpy(zero_copy_only=False)
             faults.add_rows(f"examples of task {task!r} without a question", silent["example_id"], of_task)
 

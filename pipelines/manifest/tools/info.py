@@ -62,7 +62,7 @@ def manifest_info(config: ManifestInfoConfig) -> ManifestSummary:
 
     Raises:
         FileNotFoundError: If there is no manifest.
-        ValueError: If a table lacks a column.
+        UserError: If a table lacks a column.
     """
     summary = summarise(config.manifest)
     if config.json:

@@ -17,6 +17,7 @@ from omegaconf import MISSING
 
 from encoders.audio import CLIP_SECONDS
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.figures import ACCENT, SOFT, STYLE, Picture
 from pipelines.interface.page import Section, Tile, write_report
 from pipelines.manifest.tables import CLIPS, read_batches
@@ -40,7 +41,7 @@ class ManifestPlotConfig:
     def __post_init__(self) -> None:
         """Check the picture's ending."""
         if self.suffix not in ("png", "svg", "html"):
-            raise ValueError(f"out={self.out}: must end in .png, .svg or .html")
+            raise UserError(f"out={self.out}: must end in .png, .svg or .html")
 
     @property
     def suffix(self) -> str:
@@ -53,11 +54,11 @@ def manifest_plot(config: ManifestPlotConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no manifest.
-        ValueError: If it holds no examples, or a table lacks a column.
+        UserError: If it holds no examples, or a table lacks a column.
     """
     summary = summarise(config.manifest)
     if not summary.examples:
-        raise ValueError(f"{config.manifest}: the manifest holds no examples")
+        raise UserError(f"{config.manifest}: the manifest holds no examples")
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "manifest"}):
         figure = _draw(summary, _lengths(config.manifest))
         if config.suffix == "html":

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 from omegaconf import MISSING
 
 from encoders.audio import Segment
+from llm.errors import LLMError
 from llm.prompts import question_for
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
@@ -50,12 +52,12 @@ def manifest_sample(config: ManifestSampleConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no manifest.
-        ValueError: If no example is as asked, or a table lacks a column.
+        UserError: If no example is as asked, or a table lacks a column.
     """
     numbers = _matching(config)
     if not len(numbers):
         asked = ", ".join(f"{key}={getattr(config, key)}" for key in ("corpus", "split", "task"))
-        raise ValueError(f"{config.manifest}: no example with {asked}; salmonn manifest info lists what there is")
+        raise UserError(f"{config.manifest}: no example with {asked}; salmonn manifest info lists what there is")
     chosen = np.random.Generator(np.random.PCG64(config.seed)).permutation(numbers)[: config.n]
     examples = read_rows(config.manifest, EXAMPLES, EXAMPLE_SCHEMA.names, chosen.tolist())
     clips = _clips_of(config.manifest, [example["clip_id"] for example in examples])
@@ -90,7 +92,7 @@ def _show(example: Mapping[str, Any], clip: Clip | None) -> None:
     try:
         own = "" if example["question"] else "  (the task's first)"
         print(f"  question   {question_for(example['task'], question=example['question'])}{own}")
-    except ValueError as error:
+    except LLMError as error:
         print(f"  question   none: {error}")
     print(f"  answer     {example['answer']}")
     for segment in clip.located() if clip else ():

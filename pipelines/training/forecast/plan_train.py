@@ -14,6 +14,7 @@ import torch
 from pipelines.batches.micro_batch import tasks_of
 from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.cache.reader import STORED_DTYPES
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.runs.folder import complete_steps, is_described
 from pipelines.runs.spec import RunSpec
@@ -55,16 +56,16 @@ class PlanTrainConfig(TrainConfig):
         super().__post_init__()
         require_range(self, ("device_teraflops", "calibration_seconds", "clips_per_second"), low=0)
         if self.forecast_step_seconds and self.device_teraflops:
-            raise ValueError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
+            raise UserError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
         if self.shard_llm and self.workers > 1 and not (self.forecast_step_seconds or self.device_teraflops):
-            raise ValueError(f"shard_llm=true: the whole LLM would be calibrated on one device; {WITHOUT_CALIBRATION}")
+            raise UserError(f"shard_llm=true: the whole LLM would be calibrated on one device; {WITHOUT_CALIBRATION}")
 
 
 def plan_train(plan: PlanTrainConfig) -> TrainForecast:
     """Print what `salmonn train` with the same keys would take.
 
     Raises:
-        ValueError: As `salmonn train` before it starts; or if measuring a step runs out of memory, once what is known
+        UserError: As `salmonn train` before it starts; or if measuring a step runs out of memory, once what is known
             without it is printed.
     """
     config = with_full_paths(TrainConfig(**{field.name: getattr(plan, field.name) for field in fields(TrainConfig)}))
@@ -88,7 +89,7 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
             step = _step_time(plan, replace(config, run=run), flop)
         except torch.OutOfMemoryError:
             print(table_of([*hearing.lines(), *lengths.lines(), *memory.lines()]), file=sys.stderr)
-            raise ValueError(f"the calibration ran out of memory here; {WITHOUT_CALIBRATION}") from None
+            raise UserError(f"the calibration ran out of memory here; {WITHOUT_CALIBRATION}") from None
     encoding = _encoding_cost(plan)
     forecast = TrainForecast(
         hearing=hearing,

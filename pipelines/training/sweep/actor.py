@@ -7,7 +7,7 @@ import ray
 import torch
 from ray import tune
 
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import USER_ERRORS, JobIncompleteError
 from pipelines.training.sweep.trial import Goal, Trial
 from pipelines.training.worker.loop import TrainWorker
 from pipelines.training.worker.resources import Parts
@@ -47,7 +47,7 @@ class TrialActor(tune.Trainable):
             line = next(self._lines, {"step": steps})
             if line["step"] == steps:
                 next(self._lines, None)  # what is left to be saved
-        except (JobIncompleteError, ValueError, FileNotFoundError) as error:
+        except (JobIncompleteError, FileNotFoundError, *USER_ERRORS) as error:
             return {"failed": str(error), "done": True}
         score = self._goal.score(line)
         return {"step": line["step"], "done": line["step"] == steps} | ({} if score is None else {"score": score})

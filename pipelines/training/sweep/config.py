@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from pipelines import storage
+from pipelines.errors import USER_ERRORS, UserError
 from pipelines.interface.config import load_config, require_range
 from pipelines.training.config import TrainConfig, with_full_paths
 from pipelines.training.sweep.space import Values, draws, points_of_grid
@@ -30,7 +31,7 @@ class StopEarlyConfig:
         """Check ranges."""
         require_range(self, ("grace_steps",), low=0)
         if not self.reduction > 1:
-            raise ValueError(f"reduction={self.reduction}: must be above 1")
+            raise UserError(f"reduction={self.reduction}: must be above 1")
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,31 @@ class SweepConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Check what concerns the sweep; each trial checks the keys of its run."""
         if self.run:
-            raise ValueError(f"run={self.run}: the trials' runs lie in the sweep's folder, sweep={self.sweep}")
+            raise UserError(f"run={self.run}: the trials' runs lie in the sweep's folder, sweep={self.sweep}")
         if self.workers != 1:
-            raise ValueError(f"workers={self.workers}: a trial is trained by one worker; trials run side by side")
+            raise UserError(f"workers={self.workers}: a trial is trained by one worker; trials run side by side")
         require_range(self, ("num_trials",), low=1)
         require_range(self, ("sweep_seed",), low=0, high=2**31)
         require_range(self, ("gpus_per_trial",), low=0.001)
         if not self.grid and not self.random:
-            raise ValueError("grid.KEY=[…] or random.KEY=… is needed: what the trials differ in")
+            raise UserError("grid.KEY=[…] or random.KEY=… is needed: what the trials differ in")
         if self.num_trials > 1 and not self.random:
-            raise ValueError(f"num_trials={self.num_trials}: there is nothing to draw, random.KEY=… is not given")
+            raise UserError(f"num_trials={self.num_trials}: there is nothing to draw, random.KEY=… is not given")
 
 
 def plan_trials(config: SweepConfig) -> list[Trial]:
     """Return the trials in the order of their numbers; the same keys give the same trials.
 
     Raises:
-        ValueError: If a key or value cannot be swept; the message names the trial.
+        UserError: If a key or value cannot be swept; the message names the trial.
     """
     points = points_of_grid(config.grid, TrainConfig)
     drawn = draws(config.random, TrainConfig, count=config.num_trials, seed=config.sweep_seed)
     for key in sorted(points[0].keys() | drawn[0].keys()):
         if key in points[0].keys() & drawn[0].keys():
-            raise ValueError(f"{key} is given both as grid.{key} and as random.{key}")
+            raise UserError(f"{key} is given both as grid.{key} and as random.{key}")
         if key.partition(".")[0] in NOT_SWEPT:
-            raise ValueError(f"{key} cannot be swept: it places a trial, or must be the same for all")
+            raise UserError(f"{key} cannot be swept: it places a trial, or must be the same for all")
     keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[assignment]
     shared = {key.name: keys[key.name] for key in fields(TrainConfig)}
     trials = [
@@ -91,7 +92,7 @@ def plan_trials(config: SweepConfig) -> list[Trial]:
         for number, (draw, point) in enumerate(itertools.product(drawn, points))
     ]
     if config.stop_early.grace_steps > max(trial.config.steps for trial in trials):
-        raise ValueError(f"stop_early.grace_steps={config.stop_early.grace_steps}: no trial has so many steps")
+        raise UserError(f"stop_early.grace_steps={config.stop_early.grace_steps}: no trial has so many steps")
     return trials
 
 
@@ -99,5 +100,5 @@ def _plan_trial(sweep: str, number: int, shared: Values, values: Values) -> Tria
     keys = {**shared, "run": storage.join(sweep, "trials", f"{number:04d}")}
     try:
         return Trial(number, values, with_full_paths(load_config(TrainConfig, [keys, values])))
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{name_trial(number, values)}: {error}") from None
+    except (FileNotFoundError, *USER_ERRORS) as error:
+        raise UserError(f"{name_trial(number, values)}: {error}") from None

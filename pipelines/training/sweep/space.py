@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.interface.help import describe_keys, type_of_key
 
 Values = dict[str, Any]
@@ -31,12 +32,12 @@ def points_of_grid(grid: Mapping[str, Any], config_type: type) -> list[Values]:
     """Return every combination of the listed values, the last key's changing fastest; keys are in alphabetical order.
 
     Raises:
-        ValueError: If a key is unknown, or is not given a list of at least one value.
+        UserError: If a key is unknown, or is not given a list of at least one value.
     """
     lists = _by_key(grid, config_type, "grid")
     for key, values in lists.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"grid.{key}={shown(values)}: must be a list of values to try")
+            raise UserError(f"grid.{key}={shown(values)}: must be a list of values to try")
     return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
@@ -44,7 +45,7 @@ def draws(random: Mapping[str, Any], config_type: type, *, count: int, seed: int
     """Return `count` draws of all keys. Those of a key depend on key and seed alone, and more of them begin alike.
 
     Raises:
-        ValueError: If a key is unknown, or is given neither a list of at least one value nor a range.
+        UserError: If a key is unknown, or is given neither a list of at least one value nor a range.
     """
     columns = {
         key: _draw_key(key, values, type_of_key(config_type, key), count=count, seed=seed)
@@ -81,7 +82,7 @@ def _by_key(space: Mapping[str, Any], config_type: type, where: str) -> dict[str
     found: dict[str, Any] = {}
     for key, values in _leaves(space, config_type, where):
         if key in found:
-            raise ValueError(f"{where}.{key} is given twice, once with dots and once nested")
+            raise UserError(f"{where}.{key} is given twice, once with dots and once nested")
         found[key] = values
     return dict(sorted(found.items()))
 
@@ -93,10 +94,10 @@ def _leaves(space: Mapping[str, Any], config_type: type, where: str, prefix: str
         hint = type_of_key(config_type, key)
         if hint is None:
             near = difflib.get_close_matches(key, [known.name for known in describe_keys(config_type)], 1)
-            raise ValueError(f"{where}.{key}: unknown key" + "".join(f"; did you mean {name}?" for name in near))
+            raise UserError(f"{where}.{key}: unknown key" + "".join(f"; did you mean {name}?" for name in near))
         if is_dataclass(hint):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{where}.{key}: holds several keys; one of them is to be named")
+                raise UserError(f"{where}.{key}: holds several keys; one of them is to be named")
             yield from _leaves(value, config_type, where, f"{key}.")
         else:
             yield key, value
@@ -108,7 +109,7 @@ def _draw_key(key: str, values: Any, hint: Any, *, count: int, seed: int) -> lis
     if isinstance(values, list) and values:
         return [values[int(draw * len(values))] for draw in uniform]
     if not isinstance(values, Mapping):
-        raise ValueError(f"random.{key}={shown(values)}: must be a list of choices or {{low: …, high: …, log: true}}")
+        raise UserError(f"random.{key}={shown(values)}: must be a list of choices or {{low: …, high: …, log: true}}")
     low, high, log = _range(key, values, hint)
     if hint is int:
         return [min(high, math.floor(_between(low, high + 1, draw, log=log))) for draw in uniform]
@@ -120,14 +121,14 @@ def _range(key: str, values: Mapping[str, Any], hint: Any) -> tuple[Any, Any, bo
     low, high, log = values.get("low"), values.get("high"), values.get("log", False)
     where = f"random.{key}={shown(dict(values))}"
     if values.keys() - RANGE or not isinstance(log, bool):
-        raise ValueError(f"{where}: a range has low, high and log: true or false")
+        raise UserError(f"{where}: a range has low, high and log: true or false")
     if hint not in (int, float):
-        raise ValueError(f"{where}: a range is for numbers; give a list of choices")
+        raise UserError(f"{where}: a range is for numbers; give a list of choices")
     for end in (low, high):
         if isinstance(end, bool) or not isinstance(end, int if hint is int else int | float):
-            raise ValueError(f"{where}: low and high must be {'whole ' if hint is int else ''}numbers")
+            raise UserError(f"{where}: low and high must be {'whole ' if hint is int else ''}numbers")
     if not low < high or (log and low <= 0):  # type: ignore[operator]  # numbers, as just checked
-        raise ValueError(f"{where}: low must be below high{', and above 0 for a logarithm' if log else ''}")
+        raise UserError(f"{where}: low must be below high{', and above 0 for a logarithm' if log else ''}")
     return low, high, log
 
 

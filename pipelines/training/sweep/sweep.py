@@ -18,8 +18,8 @@ from cluster.room import pool_size
 from pipelines import storage
 from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.micro_batch import tasks_of
+from pipelines.errors import USER_ERRORS, JobIncompleteError, UserError
 from pipelines.interface.config import save_config
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.interface.terminal import print_table
 from pipelines.training.config import TrainConfig, full_paths
@@ -44,7 +44,7 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialRe
     """Train all trials that have not ended, then print, draw and return what all came to, the best first.
 
     Raises:
-        ValueError: If a trial cannot be trained with its keys, before any of them starts.
+        UserError: If a trial cannot be trained with its keys, before any of them starts.
         JobIncompleteError: If trials failed; the others are done, and the report is written.
     """
     config = replace(full_paths(config), sweep=storage.full_path(config.sweep))
@@ -86,7 +86,7 @@ def _open_trials(sweep: str, trials: Sequence[Trial], goal: Goal) -> None:
             if trial is trials[0]:
                 first = held_out
             elif _judges(held_out, goal) != _judges(first, goal):
-                raise ValueError(
+                raise UserError(
                     f"{trial}: is judged by other held-out examples than trial 0, and their {goal.metric} not to be "
                     "compared; that of one task may be: metric=valid_loss_by_task/asr"
                 )
@@ -100,7 +100,7 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> 
     """Open a trial's run, and return its held-out examples if its score is of them.
 
     Raises:
-        ValueError: If the run cannot be opened or its lines of metrics will not have the score.
+        UserError: If the run cannot be opened or its lines of metrics will not have the score.
     """
     try:
         with redirect_stdout(io.StringIO()):  # what it tells of the data would be told by every trial
@@ -111,9 +111,9 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> 
         names = metric_names(tasks, tasks_of(held_out) if held_out else None)
         if goal.metric not in names:
             hint = "" if held_out else "; valid_splits and valid_every hold some out"
-            raise ValueError(f"metric={goal.metric}: lines of metrics will have {', '.join(names)}{hint}")
-    except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{trial}: {error}") from None
+            raise UserError(f"metric={goal.metric}: lines of metrics will have {', '.join(names)}{hint}")
+    except (FileNotFoundError, *USER_ERRORS) as error:
+        raise UserError(f"{trial}: {error}") from None
     return held_out if goal.metric.startswith("valid_") else None
 
 
@@ -133,7 +133,7 @@ def _require_same_held_out(sweep: str, trial: Trial, held_out: ExampleSet) -> No
     if not storage.file_exists(uri):
         storage.write_bytes(uri, json.dumps({"digest": held_out.digest}).encode())
     elif json.loads(storage.read_bytes(uri))["digest"] != held_out.digest:
-        raise ValueError(
+        raise UserError(
             f"valid_splits={trial.config.valid_splits}: trials in {sweep} were judged by other held-out examples, and "
             "scores by both are not to be compared; give another folder"
         )

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import USER_ERRORS, JobIncompleteError
 
 REASON_BYTES = 2_000
 
@@ -18,12 +18,13 @@ def together(where: str, *, device: torch.device, timed: AbstractContextManager[
     What trying again may mend (a store that does not answer) is raised as it is, on its worker alone.
 
     Raises:
-        JobIncompleteError: On all workers alike, where the block raised ValueError or FileNotFoundError on one.
+        JobIncompleteError: On all workers alike, where the block raised one of `USER_ERRORS`, or FileNotFoundError, on
+            one.
     """
     reason = ""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (FileNotFoundError, *USER_ERRORS) as error:
         reason = str(error) or repr(error)
     with timed or nullcontext():
         reason = first_reason(reason, device=device)

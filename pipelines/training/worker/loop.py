@@ -29,7 +29,7 @@ from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.micro_batch import MicroBatchReader, WorkerBatch, loss_by_task
 from pipelines.batches.mix import load_mix
 from pipelines.batches.order import global_batch
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import JobIncompleteError, UserError
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
 from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
 from pipelines.runs.spec import RunSpec
@@ -130,7 +130,7 @@ class TrainWorker:
         self.examples = load_train_examples(config, self.cache, mix, self.parts)
         self.spec = RunSpec.read(config.run)
         if self.spec.examples_digest != self.examples.digest:
-            raise ValueError(f"began with other examples than {config.manifest} and {config.cache} hold now")
+            raise UserError(f"began with other examples than {config.manifest} and {config.cache} hold now")
         built_on = "cpu" if self.sharded else str(self.device)
         self.model = self.parts.build(self.spec, config.run, device=built_on, seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens

@@ -19,7 +19,7 @@ from pipelines.batches.batch import make_batch, read_batch
 from pipelines.batches.example_set import load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import JobIncompleteError
 from pipelines.storage.ahead import DaemonPool, ReadAhead
 from pipelines.storage.memory import BatchMemory
 from pipelines.storage.ranges import Extent, RangedFile

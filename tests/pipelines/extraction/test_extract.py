@@ -17,12 +17,12 @@ from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.index import ShardInfo, committed_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
+from pipelines.errors import JobIncompleteError
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
 from pipelines.extraction.messages import UnitStats
 from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
-from pipelines.interface.errors import JobIncompleteError
 from tests import ROOT
 from tests.pipelines.cache.test_reader import prepare_tones, shard_digests
 from tests.toy import write_tones

@@ -26,10 +26,10 @@ from pipelines.batches.example_set import load_examples
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
+from pipelines.errors import JobIncompleteError
 from pipelines.inference.ask import AskConfig, ask
 from pipelines.inference.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
 from pipelines.inference.scoring.scores import exact_match, normalise, word_accuracy, word_error_rate
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Phase
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.checkpoint import load_run

@@ -11,9 +11,9 @@ import torch
 
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
+from pipelines.errors import JobIncompleteError
 from pipelines.extraction.extract import ExtractReport
 from pipelines.interface.config import load_config
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.help import changed_keys
 from pipelines.manifest.tables import read_clips
 from pipelines.runs.metrics import read_metrics

@@ -18,9 +18,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from pipelines.cli import main
+from pipelines.errors import JobIncompleteError
 from pipelines.inference.evaluate import EvaluateConfig, evaluate
 from pipelines.interface.config import load_config
-from pipelines.interface.errors import JobIncompleteError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.checkpoint import load_run

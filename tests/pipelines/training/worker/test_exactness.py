@@ -18,7 +18,7 @@ from pipelines.batches.example_set import load_examples
 from pipelines.batches.order import global_batch
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.interface.errors import JobIncompleteError
+from pipelines.errors import JobIncompleteError
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.metrics import read_metrics
 from pipelines.runs.spec import RunSpec
