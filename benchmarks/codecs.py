@@ -29,13 +29,16 @@ from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.features import FRAME_RATE_HZ, Fidelity
 from encoders.sound.clips import load_clip
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines.batches.order import global_batch
-from pipelines.training.optim import OptimConfig, learning_rate, make_optimizer
-from qformer.aligner import Aligner, AlignerConfig
+from pipelines.training.config import OptimConfig
+from pipelines.training.optim import learning_rate, make_optimizer
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 
 STEPS, BATCH = 300, 8
 BLOCK = 32

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from cluster.connection import RayConfig
+from cluster.config import RayConfig
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.cache.index import ShardInfo, index_schema

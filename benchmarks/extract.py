@@ -21,7 +21,8 @@ import soundfile
 import torch
 
 from benchmarks.encoders import write_weights
-from cluster.connection import RayConfig, connect
+from cluster.config import RayConfig
+from cluster.connection import connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip

@@ -26,7 +26,8 @@ import ray
 import soundfile
 import torch
 
-from cluster.connection import RayConfig, connect
+from cluster.config import RayConfig
+from cluster.connection import connect
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import quantise

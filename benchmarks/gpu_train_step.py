@@ -27,12 +27,14 @@ from encoders.tiny import random_weights
 from encoders.whisper.encoder import WhisperEncoder
 from encoders.whisper.network import WhisperNetwork, WhisperSizes
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.packing import require_packing
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
-from qformer.aligner import Aligner, AlignerConfig, QFormerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig, QFormerConfig
 
 SPEECH_FRAMES, AUDIO_TOKENS = 1500, 88
 ANSWER_WORDS = (1, 30, 80, 3, 18, 52, 8, 37)  # of a label, a transcript, a long one, …

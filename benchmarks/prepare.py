@@ -16,8 +16,9 @@ from pathlib import Path
 from encoders.audio import Segment
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig
 from pipelines.manifest.prepare import write_manifest
-from pipelines.manifest.tools.check import ManifestCheckConfig, manifest_check
-from pipelines.manifest.tools.info import ManifestInfoConfig, manifest_info
+from pipelines.manifest.tools.check import manifest_check
+from pipelines.manifest.tools.config import ManifestCheckConfig, ManifestInfoConfig
+from pipelines.manifest.tools.info import manifest_info
 
 SIZES = ("300000:1000000", "10000000:10000000")
 TASKS = ("asr", "gender_recognition", "phone_recognition", "sqa")

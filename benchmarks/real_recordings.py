@@ -16,12 +16,14 @@ from pathlib import Path
 
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
-from pipelines.inference.evaluate import EvaluateConfig, evaluate
+from pipelines.inference.config import EvaluateConfig
+from pipelines.inference.evaluate import evaluate
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.runs.compare import runs_compare
+from pipelines.runs.config import RunsCompareConfig
 from pipelines.runs.metrics import read_metrics
-from pipelines.runs.summary import RunsCompareConfig, runs_compare
 from pipelines.training.config import TrainConfig
 from pipelines.training.train import train_in_turn
 

@@ -37,10 +37,11 @@ from encoders.codecs import quantise
 from encoders.sound.clips import load_clip
 from encoders.whisper.network import WhisperSizes
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.packing import packed_logits
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines.batches.batch import make_batch, read_batch, read_texts
 from pipelines.batches.example_set import load_examples
@@ -51,7 +52,8 @@ from pipelines.cache.recipe import write_recipe
 from pipelines.cache.shard import EncodedClip, write_shard
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 
 CLIP_SECONDS = 30
 FRAMES = 1500

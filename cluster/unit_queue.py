@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError, RayTaskError
@@ -18,13 +18,11 @@ from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 from cluster.actor_state import has_begun, lost_its_node
 from cluster.errors import ClusterError
 from cluster.failures import describe_error
+from cluster.limits import Fault, QueueLimits
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-
-Fault = Literal["failure", "death", "loss"]
-"""failure: the unit raised or took too long; death: the actor's process ended on its own; loss: its machine went."""
 
 
 class Unit(Protocol):
@@ -54,35 +52,6 @@ class FatalUnitError(Exception):
 
 class ActorStartError(ClusterError):
     """No actor could be had: its own error, or the cluster has no room for one."""
-
-
-@dataclass(frozen=True)
-class QueueLimits:
-    max_tries: int = 3
-    """[count] Failures (error or timeout) after which a unit is given up; the same number of deaths of its process."""
-    max_losses: int = 10
-    """[count] Losses of the machine under a unit (node gone, preempted, unreachable) after which it is given up."""
-    unit_seconds: float = 3600.0
-    """[seconds] Longest run of one unit; then its actor is killed and the unit counts as failed."""
-    start_seconds: float = 900.0
-    """[seconds] Longest start of an actor, from the beginning of its `__init__`."""
-    no_actor_seconds: float = 900.0
-    """[seconds] Longest time without any actor ready or starting, as while a cluster grows."""
-    max_failed_starts: int = 3
-    """[count] Failed starts in a row after which no more actors are started; without any other the job stops."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key in ("max_tries", "max_losses", "max_failed_starts"):
-            if getattr(self, key) < 1:
-                raise ClusterError(f"{key}={getattr(self, key)}: must be 1 or more")
-        for key in ("unit_seconds", "start_seconds", "no_actor_seconds"):
-            if not getattr(self, key) > 0:
-                raise ClusterError(f"{key}={getattr(self, key)}: must be positive")
-
-    def allowed(self, fault: Fault) -> int:
-        """Return how many faults of this kind end a unit."""
-        return self.max_losses if fault == "loss" else self.max_tries
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """Load any causal language model, frozen: from a Hugging Face folder, or by its name on the hub."""
 
-import importlib.util
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -21,8 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llm.errors import LLMError
-
-Precision = Literal["float32", "bfloat16", "int8", "int4"]
+from llm.settings import Precision, is_hub_name, require_precision
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -82,11 +79,6 @@ def llm_width(path: str | Path) -> int:
         raise LLMError(f"{path}: cannot read the language model's config: {error}") from error
 
 
-def is_hub_name(path: str | Path) -> bool:
-    """Tell a name on the hub, organisation/model, from a path."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(path)) is not None and not Path(path).exists()
-
-
 def _source(path: str | Path) -> dict[str, Any]:
     """Return `from_pretrained`'s arguments for a folder, of which nothing is asked elsewhere, or for a name."""
     if not is_hub_name(path) and not (Path(path) / "config.json").is_file():
@@ -98,16 +90,6 @@ def _source(path: str | Path) -> dict[str, Any]:
         "local_files_only": not is_hub_name(path),
         "trust_remote_code": False,
     }
-
-
-def require_precision(precision: Precision) -> None:
-    """Check that what a precision needs is installed.
-
-    Raises:
-        LLMError: Naming the extra to install.
-    """
-    if precision in ("int8", "int4") and importlib.util.find_spec("bitsandbytes") is None:
-        raise LLMError(f"precision={precision} needs bitsandbytes: pip install 'salmonn-pipeline[quantised]'")
 
 
 def _quantisation(precision: Precision) -> BitsAndBytesConfig | None:

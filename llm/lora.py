@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -13,32 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llm.errors import LLMError
+from llm.settings import LoraSettings
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 _ADAPTER = "default"
 _OFFICIAL_PREFIX = "llama_model."
 _OFFICIAL_BUFFER = ".rotary_emb.inv_freq"  # in checkpoints of the official trainer; the frozen LLM has its own
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    rank: int = 8
-    """[count] Rank of each update B·A."""
-    alpha: int = 32
-    """[factor] Updates are scaled by alpha / rank: 4.0 for SALMONN."""
-    dropout: float = 0.1
-    """[probability] Dropout on the input of A while training."""
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
-    """[names] Linear modules of the LLM that get an update."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise LLMError(f"rank {self.rank} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise LLMError(f"dropout {self.dropout} must be in [0, 1)")
-        if not self.target_modules:
-            raise LLMError("target_modules is empty, so LoRA would change nothing")
 
 
 def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:

@@ -59,139 +59,104 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(f"pipelines.{module}"), name)
 
 
+def _reader(corpus: str, config: str, source: str) -> Verb:
+    module = f"manifest.corpora.{corpus}"
+    return Verb(f"{module}:{config}", f"{module}:prepare_{corpus}", f"manifest from {source}")
+
+
 VERBS = {
-    "prepare annotations": Verb(
-        "manifest.corpora.annotations:AnnotationsConfig",
-        "manifest.corpora.annotations:prepare_annotations",
-        "manifest from SALMONN's JSON",
-    ),
-    "prepare audiocaps": Verb(
-        "manifest.corpora.audiocaps:AudioCapsConfig",
-        "manifest.corpora.audiocaps:prepare_audiocaps",
-        "manifest from AudioCaps",
-    ),
-    "prepare clotho": Verb(
-        "manifest.corpora.clotho:ClothoConfig", "manifest.corpora.clotho:prepare_clotho", "manifest from Clotho"
-    ),
-    "prepare covost": Verb(
-        "manifest.corpora.covost:CovostConfig", "manifest.corpora.covost:prepare_covost", "manifest from CoVoST 2"
-    ),
-    "prepare esc": Verb(
-        "manifest.corpora.esc:EscConfig", "manifest.corpora.esc:prepare_esc", "manifest from ESC-50 or ESC-10"
-    ),
-    "prepare gigaspeech": Verb(
-        "manifest.corpora.gigaspeech:GigaSpeechConfig",
-        "manifest.corpora.gigaspeech:prepare_gigaspeech",
-        "manifest from GigaSpeech",
-    ),
-    "prepare iemocap": Verb(
-        "manifest.corpora.iemocap:IemocapConfig", "manifest.corpora.iemocap:prepare_iemocap", "manifest from IEMOCAP"
-    ),
-    "prepare librimix": Verb(
-        "manifest.corpora.librimix:LibriMixConfig",
-        "manifest.corpora.librimix:prepare_librimix",
-        "manifest from Libri2Mix",
-    ),
-    "prepare librispeech": Verb(
-        "manifest.corpora.librispeech:LibriSpeechConfig",
-        "manifest.corpora.librispeech:prepare_librispeech",
-        "manifest from LibriSpeech",
-    ),
-    "prepare musiccaps": Verb(
-        "manifest.corpora.musiccaps:MusicCapsConfig",
-        "manifest.corpora.musiccaps:prepare_musiccaps",
-        "manifest from MusicCaps",
-    ),
-    "prepare slurp": Verb(
-        "manifest.corpora.slurp:SlurpConfig", "manifest.corpora.slurp:prepare_slurp", "manifest from SLURP"
-    ),
-    "prepare voxceleb": Verb(
-        "manifest.corpora.voxceleb:VoxCelebConfig",
-        "manifest.corpora.voxceleb:prepare_voxceleb",
-        "manifest from VoxCeleb1",
-    ),
-    "prepare wavcaps": Verb(
-        "manifest.corpora.wavcaps:WavCapsConfig", "manifest.corpora.wavcaps:prepare_wavcaps", "manifest from WavCaps"
-    ),
-    "prepare table": Verb(
-        "manifest.corpora.table:TableConfig",
-        "manifest.corpora.table:prepare_table",
-        "manifest from CSV, JSONL, Parquet",
-    ),
+    "prepare annotations": _reader("annotations", "AnnotationsConfig", "SALMONN's JSON"),
+    "prepare audiocaps": _reader("audiocaps", "AudioCapsConfig", "AudioCaps"),
+    "prepare clotho": _reader("clotho", "ClothoConfig", "Clotho"),
+    "prepare covost": _reader("covost", "CovostConfig", "CoVoST 2"),
+    "prepare esc": _reader("esc", "EscConfig", "ESC-50 or ESC-10"),
+    "prepare gigaspeech": _reader("gigaspeech", "GigaSpeechConfig", "GigaSpeech"),
+    "prepare iemocap": _reader("iemocap", "IemocapConfig", "IEMOCAP"),
+    "prepare librimix": _reader("librimix", "LibriMixConfig", "Libri2Mix"),
+    "prepare librispeech": _reader("librispeech", "LibriSpeechConfig", "LibriSpeech"),
+    "prepare musiccaps": _reader("musiccaps", "MusicCapsConfig", "MusicCaps"),
+    "prepare slurp": _reader("slurp", "SlurpConfig", "SLURP"),
+    "prepare voxceleb": _reader("voxceleb", "VoxCelebConfig", "VoxCeleb1"),
+    "prepare wavcaps": _reader("wavcaps", "WavCapsConfig", "WavCaps"),
+    "prepare table": _reader("table", "TableConfig", "CSV, JSONL, Parquet"),
     "manifest info": Verb(
-        "manifest.tools.info:ManifestInfoConfig",
+        "manifest.tools.config:ManifestInfoConfig",
         "manifest.tools.info:manifest_info",
         "what a manifest holds: counts and hours",
     ),
     "manifest check": Verb(
-        "manifest.tools.check:ManifestCheckConfig",
+        "manifest.tools.config:ManifestCheckConfig",
         "manifest.tools.check:manifest_check",
         "missing files, duplicates, leaks",
     ),
     "manifest sample": Verb(
-        "manifest.tools.sample:ManifestSampleConfig", "manifest.tools.sample:manifest_sample", "some examples to read"
+        "manifest.tools.config:ManifestSampleConfig", "manifest.tools.sample:manifest_sample", "some examples to read"
     ),
     "manifest plot": Verb(
-        "manifest.tools.plot:ManifestPlotConfig", "manifest.tools.plot:manifest_plot", "lengths and hours as a picture"
+        "manifest.tools.config:ManifestPlotConfig",
+        "manifest.tools.plot:manifest_plot",
+        "lengths and hours as a picture",
     ),
     "plan extract": Verb(
-        "extraction.plan_extract:PlanExtractConfig",
+        "extraction.config:PlanExtractConfig",
         "extraction.plan_extract:plan_extract",
         "what an extraction costs, before it runs",
     ),
     "extract": Verb(
-        "extraction.extract:ExtractConfig", "extraction.extract:extract", "encode every clip once into a feature cache"
+        "extraction.config:ExtractConfig", "extraction.extract:extract", "encode every clip once into a feature cache"
     ),
     "cache info": Verb(
-        "cache.tools.info:CacheInfoConfig", "cache.tools.info:cache_info", "what a feature cache holds and lacks"
+        "cache.tools.config:CacheInfoConfig", "cache.tools.info:cache_info", "what a feature cache holds and lacks"
     ),
     "cache verify": Verb(
-        "cache.tools.verify:CacheVerifyConfig", "cache.tools.verify:cache_verify", "check a cache against its index"
+        "cache.tools.config:CacheVerifyConfig", "cache.tools.verify:cache_verify", "check a cache against its index"
     ),
-    "cache ls": Verb("cache.tools.ls:CacheLsConfig", "cache.tools.ls:cache_ls", "a cache's clips, a line each"),
+    "cache ls": Verb("cache.tools.config:CacheLsConfig", "cache.tools.ls:cache_ls", "a cache's clips, a line each"),
     "cache show": Verb(
-        "cache.tools.show:CacheShowConfig", "cache.tools.show:cache_show", "draw a clip's wave and features"
+        "cache.tools.config:CacheShowConfig", "cache.tools.show:cache_show", "draw a clip's wave and features"
     ),
     "cache export": Verb(
-        "cache.tools.copy:CacheExportConfig", "cache.tools.copy:cache_export", "a cache of some of the clips"
+        "cache.tools.config:CacheExportConfig", "cache.tools.copy:cache_export", "a cache of some of the clips"
     ),
-    "cache merge": Verb("cache.tools.copy:CacheMergeConfig", "cache.tools.copy:cache_merge", "one cache from several"),
+    "cache merge": Verb(
+        "cache.tools.config:CacheMergeConfig", "cache.tools.copy:cache_merge", "one cache from several"
+    ),
     "cache prune": Verb(
-        "cache.tools.prune:CachePruneConfig", "cache.tools.prune:cache_prune", "drop clips that no manifest names"
+        "cache.tools.config:CachePruneConfig", "cache.tools.prune:cache_prune", "drop clips that no manifest names"
     ),
     "recipe diff": Verb(
-        "runs.recipe_diff:RecipeDiffConfig", "runs.recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
+        "runs.config:RecipeDiffConfig", "runs.recipe_diff:recipe_diff", "where two caches' or runs' recipes differ"
     ),
     "plan train": Verb(
-        "training.forecast.plan_train:PlanTrainConfig",
+        "training.forecast.config:PlanTrainConfig",
         "training.forecast.plan_train:plan_train",
         "what a run takes, before it runs",
     ),
-    "train": Verb("training.train:TrainConfig", "training.train:train", "train aligner and LoRA on cached features"),
+    "train": Verb("training.config:TrainConfig", "training.train:train", "train aligner and LoRA on cached features"),
     "sweep": Verb(
-        "training.sweep.sweep:SweepConfig",
+        "training.sweep.config:SweepConfig",
         "training.sweep.sweep:sweep",
         "many short trainings on one cache, and which was best",
     ),
-    "runs list": Verb("runs.summary:RunsListConfig", "runs.summary:runs_list", "what the runs of a folder came to"),
+    "runs list": Verb("runs.config:RunsListConfig", "runs.summary:runs_list", "what the runs of a folder came to"),
     "runs compare": Verb(
-        "runs.summary:RunsCompareConfig", "runs.summary:runs_compare", "runs side by side where their configs differ"
+        "runs.config:RunsCompareConfig", "runs.compare:runs_compare", "runs side by side where their configs differ"
     ),
     "evaluate": Verb(
-        "inference.evaluate:EvaluateConfig", "inference.evaluate:evaluate", "decode a held-out split and score it"
+        "inference.config:EvaluateConfig", "inference.evaluate:evaluate", "decode a held-out split and score it"
     ),
-    "ask": Verb("inference.ask:AskConfig", "inference.ask:ask", "answer a question about a recording"),
+    "ask": Verb("inference.config:AskConfig", "inference.ask:ask", "answer a question about a recording"),
     "import-official": Verb(
-        "runs.official:ImportConfig",
+        "runs.config:ImportConfig",
         "runs.official:import_official",
         "a run from a checkpoint of the official SALMONN code",
     ),
     "export-official": Verb(
-        "runs.official:ExportConfig",
+        "runs.config:ExportConfig",
         "runs.official:export_official",
         "a checkpoint for the official SALMONN code from a run",
     ),
-    "demo": Verb("demo.demo:DemoConfig", "demo.demo:demo", "all of it on a corpus made here, with a report"),
+    "demo": Verb("demo.config:DemoConfig", "demo.demo:demo", "all of it on a corpus made here, with a report"),
 }
 CONTINUED = ("extract", "cache export", "cache merge", "cache prune", "train", "sweep", "demo")
 """Verbs that do what is left to do when they are called again."""

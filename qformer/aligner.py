@@ -3,72 +3,11 @@
 Letters: B clips, T frames, Cs and Ca channels of the speech and audio streams, A audio tokens per clip, H LLM width.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from qformer.errors import AlignerError
+from qformer.config import CLIP_FRAMES, AlignerConfig, count_windows
 from qformer.qformer import QFormer
-from qformer.windows import CLIP_FRAMES, count_windows, frames_of
-
-
-@dataclass(frozen=True)
-class QFormerConfig:
-    """What a user may choose about the aligner; the widths around it are given by the encoders and the LLM."""
-
-    num_queries: int = 1
-    """[count] Audio tokens made of one window."""
-    window_seconds: float = 0.333333
-    """[seconds] Audio covered by one window; rounded to 20 ms frames."""
-    stride_seconds: float = 0.333333
-    """[seconds] From the start of one window to the start of the next; rounded to 20 ms frames."""
-    num_layers: int = 2
-    """[count] Q-Former layers, each with cross-attention."""
-    hidden_width: int = 768
-    """[channels] Width of the Q-Former."""
-    num_heads: int = 12
-    """[count] Attention heads of the Q-Former; they divide hidden_width."""
-    ffn_width: int = 3072
-    """[channels] Width inside the Q-Former's feed-forward parts."""
-    dropout: float = 0.1
-    """[probability] Dropout on the Q-Former's hidden values and attention weights while training."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_queries", "num_layers", "hidden_width", "num_heads", "ffn_width"):
-            if getattr(self, name) < 1:
-                raise AlignerError(f"{name} {getattr(self, name)} must be at least 1")
-        if self.hidden_width % self.num_heads:
-            raise AlignerError(f"hidden_width {self.hidden_width} is not a multiple of num_heads {self.num_heads}")
-        for name in ("window_seconds", "stride_seconds"):
-            if not 1 <= frames_of(getattr(self, name)) <= CLIP_FRAMES:
-                raise AlignerError(f"{name} {getattr(self, name)} must cover from 1 frame (20 ms) to a clip (30 s)")
-        if not 0 <= self.dropout < 1:
-            raise AlignerError(f"dropout {self.dropout} must be in [0, 1)")
-
-    @property
-    def window_frames(self) -> int:
-        return frames_of(self.window_seconds)
-
-    @property
-    def stride_frames(self) -> int:
-        return frames_of(self.stride_seconds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignerConfig(QFormerConfig):
-    speech_width: int
-    """[channels] Width of the speech stream: 1280 for Whisper large-v2."""
-    audio_width: int | None
-    """[channels] Width of the audio stream: 768 for BEATs; None to hear the speech stream alone."""
-    llm_width: int
-    """[channels] Width of the LLM's embeddings: 5120 for Vicuna-13B."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("speech_width", "audio_width", "llm_width"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise AlignerError(f"{name} {getattr(self, name)} must be at least 1")
 
 
 class Aligner(nn.Module):

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from qformer.errors import AlignerError
 
 # Applied one after the other to every name of ours. The official Q-Former keeps BERT's names.

@@ -2,24 +2,7 @@
 
 from torch import Tensor
 
-CLIP_SECONDS = 30
-CLIP_FRAMES = 1500  # of either encoder, over CLIP_SECONDS: 50 Hz
-
-
-def frames_of(seconds: float) -> int:
-    """Return the number of frames closest to `seconds`; halves go to the even number, as SALMONN's do."""
-    return round(CLIP_FRAMES * seconds / CLIP_SECONDS)
-
-
-def count_windows(num_frames: int, window_frames: int, stride_frames: int) -> int:
-    """Return how many whole windows `num_frames` hold.
-
-    Raises:
-        ValueError: If they hold none.
-    """
-    if num_frames < window_frames:
-        raise ValueError(f"{num_frames} frames are less than one window of {window_frames}")
-    return (num_frames - window_frames) // stride_frames + 1
+from qformer.config import count_windows
 
 
 def split_into_windows(frames_BTC: Tensor, window_frames: int, stride_frames: int) -> Tensor:

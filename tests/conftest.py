@@ -6,7 +6,8 @@ import pytest
 import ray
 import torch
 
-from cluster.connection import RayConfig, connect
+from cluster.config import RayConfig
+from cluster.connection import connect
 from tests.ray_head import RayHead, ray_head
 from tests.s3_server import CREDENTIALS
 

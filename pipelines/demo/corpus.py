@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
+from pipelines.demo.config import DemoSizes
 from pipelines.demo.events import (
-    STORIES,
     caption_examples,
     joined_examples,
     plan_clips,
@@ -20,47 +20,6 @@ from pipelines.demo.sound_events import SOUND_EVENTS
 from pipelines.errors import UserError
 
 TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
-
-
-@dataclass(frozen=True)
-class DemoSizes:
-    train_utterances: int = 512
-    """[count] Spoken training phrases, one of them damaged on purpose."""
-    test_utterances: int = 64
-    """[count] Spoken test phrases; a multiple of 8 is balanced exactly over the words."""
-    train_speakers: int = 32
-    """[count] Speakers of the training phrases, men and women in turn."""
-    test_speakers: int = 8
-    """[count] Speakers of the test phrases, none of whom is heard in training."""
-    train_clips: int = 128
-    """[count] Training clips of sound events; a multiple of 8 is balanced exactly over the events."""
-    test_clips: int = 48
-    """[count] Test clips of sound events."""
-    joined_examples: int = 8
-    """[count] Training captions about two clips, one after the other."""
-
-    def __post_init__(self) -> None:
-        """Check that no folder stays empty, that both genders speak and that every story has its clip.
-
-        Raises:
-            UserError: If a count is too small.
-        """
-        least = {
-            "train_speakers": 2,
-            "test_speakers": 2,
-            "train_utterances": self.train_speakers,
-            "test_utterances": self.test_speakers,
-            "train_clips": len(STORIES),
-            "test_clips": 1,
-            "joined_examples": 0,
-        }
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise UserError(f"{name} {getattr(self, name)} must be at least {minimum}")
-
-    @property
-    def num_recordings(self) -> int:
-        return self.train_utterances + self.test_utterances + self.train_clips + self.test_clips
 
 
 @dataclass(frozen=True)

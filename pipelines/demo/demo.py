@@ -25,8 +25,9 @@ from pipelines.demo.figures import draw_curves, draw_scores, draw_streams
 from pipelines.demo.report import HeldOut, Stopwatch, held_out_scores
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import ExtractReport, extract
-from pipelines.inference.ask import AskConfig, ask
-from pipelines.inference.evaluate import EvaluateConfig, TaskScore, evaluate, evaluation_folder
+from pipelines.inference.ask import ask
+from pipelines.inference.config import AskConfig, EvaluateConfig
+from pipelines.inference.evaluate import TaskScore, evaluate, evaluation_folder
 from pipelines.interface.config import load_config
 from pipelines.interface.figures import Picture, draw_shares
 from pipelines.interface.page import Section, Tile, write_report

@@ -5,12 +5,11 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING
 
-from cluster.connection import RayConfig
-from cluster.unit_queue import (
-    QueueLimits,
-)
+from cluster.config import RayConfig
+from cluster.limits import QueueLimits
 from encoders.features import Codec, Kernel
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.extraction.messages import MIN_FIDELITY_DB
 from pipelines.interface.config import require_range
 
@@ -83,3 +82,24 @@ def encoder_keys(config: ExtractConfig) -> dict[str, Any]:
 
 def _full_path(encoder: str) -> str:
     return encoder if encoder in ("tiny", "none") else storage.full_path(encoder)
+
+
+@dataclass(frozen=True)
+class PlanExtractConfig(ExtractConfig):
+    clips_per_second: float = 0.0
+    """[clips/s] A worker's speed where it is known; 0: measured here, on clips of the manifest."""
+    calibration_seconds: float = 10.0
+    """[seconds] Time spent on measuring, once the encoders are warm."""
+    device_hour_price: float = 0.0
+    """[money] An hour of a worker's device; with terabyte_price the break-even counts the storage too."""
+    terabyte_price: float = 0.0
+    """[money] A terabyte (10¹² bytes) for as long as the cache is kept."""
+    json: bool = False
+    """[true/false] Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
+        if self.terabyte_price and not self.device_hour_price:
+            raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")

@@ -11,14 +11,7 @@ import ray
 
 from cluster.connection import connect, pick_device
 from cluster.room import pool_size
-from cluster.unit_queue import (
-    ActorStartError,
-    FatalUnitError,
-    QueueProgress,
-    QueueReport,
-    UnitResult,
-    run_units,
-)
+from cluster.unit_queue import ActorStartError, FatalUnitError, QueueProgress, QueueReport, UnitResult, run_units
 from pipelines import storage
 from pipelines.cache.index import committed_units, read_rejects
 from pipelines.cache.layout import unit_name

@@ -30,8 +30,7 @@ from pipelines.cache.plan import (
 )
 from pipelines.cache.recipe import require_recipe
 from pipelines.errors import UserError
-from pipelines.extraction.config import MEGABYTE, ExtractConfig, encoder_keys, with_full_paths
-from pipelines.interface.config import require_range
+from pipelines.extraction.config import MEGABYTE, PlanExtractConfig, encoder_keys, with_full_paths
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
@@ -48,27 +47,6 @@ from pipelines.storage.arrays import Floats, Integers
 SAMPLED_QUANTILES = (0.1, 0.5, 0.9)
 MOST_FILES_LOOKED_AT = 1_000
 PCM_NBYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
-
-
-@dataclass(frozen=True)
-class PlanExtractConfig(ExtractConfig):
-    clips_per_second: float = 0.0
-    """[clips/s] A worker's speed where it is known; 0: measured here, on clips of the manifest."""
-    calibration_seconds: float = 10.0
-    """[seconds] Time spent on measuring, once the encoders are warm."""
-    device_hour_price: float = 0.0
-    """[money] An hour of a worker's device; with terabyte_price the break-even counts the storage too."""
-    terabyte_price: float = 0.0
-    """[money] A terabyte (10¹² bytes) for as long as the cache is kept."""
-    json: bool = False
-    """[true/false] Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
-        if self.terabyte_price and not self.device_hour_price:
-            raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
 
 
 @dataclass(frozen=True)

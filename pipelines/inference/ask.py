@@ -1,10 +1,8 @@
 """`salmonn ask`: one recording from disk, through encoders, aligner and LLM, to an answer."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
-from omegaconf import MISSING
 
 from encoders.audio import Segment
 from encoders.codecs import dequantise, quantise
@@ -13,39 +11,9 @@ from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches.batch import make_batch
 from pipelines.cache.encoder_recipe import load_encoder_and_recipe
-from pipelines.interface.config import require_range
+from pipelines.inference.config import AskConfig
 from pipelines.interface.devices import choose_device
 from pipelines.runs.checkpoint import load_run
-
-
-@dataclass(frozen=True)
-class AskConfig:
-    run: str = MISSING
-    """[URI] Run folder."""
-    checkpoint: str = "last"
-    """[last|best|step] Which of its checkpoints answers; best: of the lowest held-out loss."""
-    audio: str = MISSING
-    """[URI] The recording; its first 30 seconds are heard."""
-    question: str = MISSING
-    """[text] What is asked about it."""
-    whisper: str = ""
-    """[path|tiny] The Whisper encoder, if it has moved since extraction; its weights must be the same."""
-    beats: str = ""
-    """[path|tiny|none] The BEATs encoder, likewise."""
-    num_beams: int = 4
-    """[count] Beams of the search; 1: greedy."""
-    max_new_tokens: int = 200
-    """[tokens] Longest answer."""
-    lora_scaling: float = 1.0
-    """[factor] On LoRA's alpha/rank."""
-    threads: int = 2
-    """[count] CPU threads."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """[name] Where encoders and model run."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("num_beams", "max_new_tokens", "threads"), low=1)
 
 
 def ask(config: AskConfig) -> str:

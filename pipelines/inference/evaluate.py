@@ -3,11 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
-from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
@@ -16,49 +14,13 @@ from pipelines import storage
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
 from pipelines.cache.reader import FeatureCache
+from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.scoring.tasks import score
-from pipelines.interface.config import require_range, save_config
+from pipelines.interface.config import save_config
 from pipelines.interface.devices import choose_device
 from pipelines.interface.progress import Progress
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.spec import RunSpec
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    run: str = MISSING
-    """[URI] Run folder whose newest checkpoint answers."""
-    manifest: str = MISSING
-    """[URI] Folder of the manifest that holds the held-out examples."""
-    cache: str = MISSING
-    """[URI] Folder of the feature cache that holds their clips."""
-    checkpoint: str = "last"
-    """[last|best|step] Which of the run's checkpoints answers; best: of the lowest held-out loss."""
-    splits: list[str] = field(default_factory=lambda: ["test"])
-    """[names] Splits to answer; empty: all."""
-    tasks: list[str] = field(default_factory=list)
-    """[names] Tasks to answer; empty: all."""
-    out: str = ""
-    """[URI] Folder for metrics and predictions; empty: evaluation/<splits> in the run."""
-    batch_examples: int = 16
-    """[examples] Decoded together."""
-    num_beams: int = 4
-    """[count] Beams of the search; 1: greedy."""
-    max_new_tokens: int = 200
-    """[tokens] Longest answer."""
-    lora_scaling: float = 1.0
-    """[factor] On LoRA's alpha/rank."""
-    threads: int = 2
-    """[count] CPU threads."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """[name] Where the model runs."""
-    max_missing_fraction: float = 0.05
-    """[fraction] Share of the examples whose clips the cache may lack."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("batch_examples", "num_beams", "max_new_tokens", "threads"), low=1)
-        require_range(self, ("max_missing_fraction",), low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from cluster.connection import RayConfig
+from cluster.config import RayConfig
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.errors import MissingError

@@ -1,4 +1,4 @@
-"""Lengths of many recordings, read from their headers here or on a cluster."""
+"""Lengths of many recordings, read from their headers."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,6 @@ from pipelines.manifest.tables import Clip
 PROBE_THREADS = 16
 HEADERS_READ_HERE = 50_000
 """Headers read by threads of this process before a local Ray cluster, which takes 10 s to start, is worth it."""
-PROBE_RETRIES = 10
-"""Times a batch of headers is read again after its worker or machine went away."""
 
 
 def read_lengths(clips: Sequence[Clip]) -> list[float | str]:

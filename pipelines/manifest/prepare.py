@@ -5,24 +5,21 @@ Everything streams, in the reader's order, so that the same corpus gives the sam
 
 import os
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from cluster.connection import RayConfig, connect
+from cluster.config import RayConfig
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.interface.config import save_config
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
 from pipelines.manifest.ids import clip_id, example_id
-from pipelines.manifest.lengths import HEADERS_READ_HERE, PROBE_RETRIES, read_lengths
+from pipelines.manifest.lengths import HEADERS_READ_HERE, read_lengths
 from pipelines.manifest.tables import Clip, Example
 from pipelines.manifest.writer import ManifestWriter
 from pipelines.storage.tables import RowTable
@@ -154,30 +151,11 @@ def _with_lengths(batches: Iterator[_Batch], config: RayConfig) -> Iterator[tupl
     for batch in batches:
         left -= batch.headers
         if batch.headers and left < 0:
-            yield from _with_lengths_on_ray(chain([batch], batches), config)
+            from pipelines.manifest.lengths_on_ray import with_lengths_on_ray  # Ray is imported where it is needed
+
+            yield from with_lengths_on_ray(chain([batch], batches), config)
             return
         yield batch, read_lengths(batch.clips)
-
-
-def _with_lengths_on_ray(batches: Iterable[_Batch], config: RayConfig) -> Iterator[tuple[_Batch, list[float | str]]]:
-    connect(config)
-    read = ray.remote(read_lengths).options(num_cpus=1, max_retries=PROBE_RETRIES)
-    most = 2 * int(ray.cluster_resources().get("CPU", 1))
-    in_flight: deque[tuple[_Batch, Any]] = deque()
-    for batch in batches:
-        in_flight.append((batch, read.remote(batch.clips)))
-        if len(in_flight) > most:
-            yield _received(*in_flight.popleft())
-    while in_flight:
-        yield _received(*in_flight.popleft())
-
-
-def _received(batch: _Batch, reference: Any) -> tuple[_Batch, list[float | str]]:
-    try:
-        return batch, ray.get(reference)
-    except (WorkerCrashedError, OutOfMemoryError) as error:
-        reason = f"each process that read headers with it ended: {type(error).__name__}"
-        return batch, [reason] * len(batch.clips)
 
 
 def _refuse_wrong_root(root: str, lengths: Sequence[float | str], *, first: bool) -> None:

@@ -6,16 +6,14 @@ and place in the run beside it, which are not read.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
-from omegaconf import MISSING
 from safetensors.torch import load_file
 from torch import Tensor
 
-from encoders.features import Codec, Kernel
-from llm.loading import Precision, is_hub_name, llm_width
+from llm.loading import llm_width
 from llm.lora import (
     WEIGHTS_NAME,
     adapter_from_official,
@@ -23,59 +21,19 @@ from llm.lora import (
     load_adapter_state,
     settings_from_official,
 )
+from llm.settings import is_hub_name
 from pipelines import storage
 from pipelines.cache.encoder_recipe import load_recipe
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import USER_ERRORS, ExistsError, UserError
-from pipelines.interface.config import require_range, save_config
+from pipelines.interface.config import save_config
 from pipelines.runs.checkpoint import Snapshot, fetched_checkpoint, save_checkpoint
+from pipelines.runs.config import ExportConfig, ImportConfig
 from pipelines.runs.folder import ADAPTER, ALIGNER, newest_step
 from pipelines.runs.spec import RunSpec
 from qformer.aligner import Aligner
+from qformer.config import CLIP_FRAMES
 from qformer.official import config_from_official, load_official, official_name
-from qformer.windows import CLIP_FRAMES
-
-
-@dataclass(frozen=True)
-class ImportConfig:
-    ckpt: str = MISSING
-    """[URI] The official checkpoint, a release (salmonn_v1.pth) or one that the official trainer wrote."""
-    llm: str = MISSING
-    """[path|name] Hugging Face folder of the language model it was trained on, or its name on the hub."""
-    whisper: str = MISSING
-    """[path|tiny] Hugging Face folder of the Whisper model it was trained on."""
-    beats: str = MISSING
-    """[path|tiny|none] The BEATs checkpoint (.pt) it was trained on; none: it hears speech alone."""
-    out: str = MISSING
-    """[URI] Folder of the run to make."""
-    codec: Codec = "float16"
-    """[name] How the features it is to hear are stored, as in extract."""
-    encoder_precision: Literal["float32", "bfloat16"] = "float32"
-    """[dtype] What the encoders compute in: extract's precision."""
-    attention: Kernel = "sdpa"
-    """[name] Attention of BEATs, as in extract."""
-    precision: Precision = "float32"
-    """[dtype] The frozen LLM's weights, as in train."""
-    num_heads: int = 12
-    """[count] Attention heads of the Q-Former, which its tensors do not tell."""
-    window_seconds: float = 0.333333
-    """[seconds] Audio covered by one window, likewise."""
-    stride_seconds: float = 0.333333
-    """[seconds] From the start of one window to the start of the next, likewise."""
-    lora_alpha: int = 32
-    """[factor] LoRA updates are scaled by alpha / rank, likewise."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("num_heads", "lora_alpha"), low=1)
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    run: str = MISSING
-    """[URI] Run folder whose newest checkpoint is exported."""
-    out: str = MISSING
-    """[URI] The official checkpoint (.pth) to write."""
 
 
 def import_official(config: ImportConfig) -> None:

@@ -1,21 +1,10 @@
 """`salmonn recipe diff`: in which fields the recipes of two caches or runs differ."""
 
-from dataclasses import dataclass
-
-from omegaconf import MISSING
-
 from pipelines import storage
 from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
 from pipelines.errors import JobIncompleteError
+from pipelines.runs.config import RecipeDiffConfig
 from pipelines.runs.spec import RunSpec
-
-
-@dataclass(frozen=True)
-class RecipeDiffConfig:
-    a: str = MISSING
-    """[URI] Folder of a feature cache or of a run."""
-    b: str = MISSING
-    """[URI] Folder of another one."""
 
 
 def recipe_diff(config: RecipeDiffConfig) -> None:

@@ -12,13 +12,15 @@ import torch
 from pyarrow import fs
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm.loading import Precision, load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.loading import load_llm
+from llm.lora import add_lora
 from llm.salmonn import Salmonn
+from llm.settings import LoraSettings, Precision
 from pipelines import storage
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import MissingError, UserError
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 
 LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 

@@ -6,16 +6,41 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING
 
-from cluster.connection import RayConfig
-from llm.loading import Precision, is_hub_name, require_precision
-from llm.lora import LoraSettings
+from cluster.config import RayConfig
+from llm.settings import LoraSettings, Precision, is_hub_name, require_precision
 from pipelines import storage
 from pipelines.cache.read_config import ReadConfig
 from pipelines.errors import UserError
 from pipelines.interface.config import is_yaml, require_range
 from pipelines.training.alarms import AlarmConfig
-from pipelines.training.optim import OptimConfig
-from qformer.aligner import QFormerConfig
+from qformer.config import QFormerConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 3e-5
+    """[1] Highest learning rate, reached after the warm-up."""
+    min_lr: float = 1e-5
+    """[1] Learning rate at the last step."""
+    warmup_lr: float = 1e-6
+    """[1] Learning rate at the first step."""
+    warmup_steps: int = 3000
+    """[steps] Length of the linear warm-up."""
+    weight_decay: float = 0.05
+    """[1] AdamW's decay of matrices and query tokens; norms and biases do not decay."""
+    beta1: float = 0.9
+    """[1] AdamW's decay of the gradient's mean."""
+    beta2: float = 0.999
+    """[1] AdamW's decay of its square."""
+    clip_norm: float = 1.0
+    """[L2 norm] Gradients are scaled down to this norm; 0: never."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("clip_norm", "weight_decay", "warmup_steps"), low=0)
+        require_range(self, ("beta1", "beta2"), low=0, high=0.999999)
+        if not 0.0 <= self.warmup_lr <= self.lr or not 0.0 <= self.min_lr <= self.lr:
+            raise UserError(f"optim: warmup_lr and min_lr must lie between 0 and lr={self.lr}")
 
 
 @dataclass(frozen=True)

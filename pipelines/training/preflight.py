@@ -27,7 +27,7 @@ from pipelines.runs.folder import MIX, complete_steps, is_described
 from pipelines.runs.spec import RunSpec, local_llm
 from pipelines.training.config import TrainConfig
 from pipelines.training.worker.resources import Parts, load_train_examples, load_valid_examples
-from qformer.aligner import AlignerConfig
+from qformer.config import AlignerConfig
 
 FREE_KEYS = {
     "manifest",

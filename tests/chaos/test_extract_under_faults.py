@@ -23,7 +23,8 @@ import torch
 from pipelines import storage
 from pipelines.cache.index import committed_units
 from pipelines.cache.reader import FeatureCache
-from pipelines.cache.tools.verify import CacheVerifyConfig, cache_verify
+from pipelines.cache.tools.config import CacheVerifyConfig
+from pipelines.cache.tools.verify import cache_verify
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests import ROOT
 from tests.chaos.machines import Machines

@@ -20,11 +20,10 @@ from pathlib import Path
 import pytest
 from ray._raylet import GcsClient
 
-from llm.lora import LoraSettings
+from llm.settings import LoraSettings
 from pipelines.runs.metrics import read_metrics
-from pipelines.training.config import TrainConfig
-from pipelines.training.optim import OptimConfig
-from qformer.aligner import QFormerConfig
+from pipelines.training.config import OptimConfig, TrainConfig
+from qformer.config import QFormerConfig
 from tests import ROOT
 from tests.chaos.machines import Machines
 from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connection import RayConfig, check_packages, connect
+from cluster.config import RayConfig
+from cluster.connection import check_packages, connect
 from cluster.logs import LOG_HANDLER, set_up_logging
 from tests import ROOT
 

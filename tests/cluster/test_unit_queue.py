@@ -11,11 +11,11 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayError
 
+from cluster.limits import QueueLimits
 from cluster.room import actors_that_fit, pool_size
 from cluster.unit_queue import (
     ActorStartError,
     FatalUnitError,
-    QueueLimits,
     QueueProgress,
     QueueReport,
     UnitResult,

@@ -6,8 +6,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 
 WORDS = ("red", "blue", "green", "white", "black", "yellow", "brown", "pink")

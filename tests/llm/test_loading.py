@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from llm.loading import Precision, is_hub_name, llm_width, load_llm
+from llm.loading import llm_width, load_llm
+from llm.settings import Precision, is_hub_name
 from tests import ROOT
 
 SHARED = ROOT / ".." / "shared"

@@ -8,9 +8,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llm.loading import Precision, load_llm
+from llm.loading import load_llm
 from llm.lora import (
-    LoraSettings,
     adapter_from_official,
     adapter_state_dict,
     adapter_to_official,
@@ -22,6 +21,7 @@ from llm.lora import (
     set_lora_scaling,
     settings_from_official,
 )
+from llm.settings import LoraSettings, Precision
 from tests import ROOT
 
 GOLDEN = ROOT / ".." / "shared" / "golden" / "salmonn_small"

@@ -14,11 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm.loading import Precision, load_llm
-from llm.lora import LoraSettings, adapter_from_official, add_lora, load_adapter_state
+from llm.loading import load_llm
+from llm.lora import adapter_from_official, add_lora, load_adapter_state
 from llm.packing import require_packing
 from llm.salmonn import Batch, Salmonn
-from qformer.aligner import Aligner, AlignerConfig
+from llm.settings import LoraSettings, Precision
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from qformer.official import official_name
 from tests import ROOT
 from tests.llm.conftest import WORDS

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from qformer.official import load_official
 from tests import ROOT
 

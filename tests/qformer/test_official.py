@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from qformer.official import config_from_official, load_official, to_official
 from tests import ROOT
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from qformer.windows import count_windows, frames_of, split_into_windows
+from qformer.config import count_windows, frames_of
+from qformer.windows import split_into_windows
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(0.333333, 17), (0.25, 12), (0.5, 25), (30, 1500), (0.27, 14)])

@@ -8,13 +8,12 @@ for the ids of the plan; arrays are held one clip per thread, and never decoded.
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from omegaconf import MISSING
 
 from encoders.audio import AudioError
 from pipelines import storage
@@ -23,57 +22,13 @@ from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import RECIPE, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
+from pipelines.cache.tools.config import CacheExportConfig, CacheMergeConfig
 from pipelines.errors import UserError
-from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
 from pipelines.manifest.tables import Clip, read_clips, read_examples
 from pipelines.storage.threads import run_threads
 
 MEGABYTE = 1_000_000
-
-
-@dataclass(frozen=True)
-class CacheExportConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache that clips are taken from."""
-    out: str = MISSING
-    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
-    clips: list[str] = field(default_factory=list)
-    """[names] The clips by clip_id; in place of a manifest."""
-    manifest: str = ""
-    """[URI] Folder of the manifest whose clips are taken, as far as the cache holds them."""
-    splits: list[str] = field(default_factory=list)
-    """[names] Of the manifest, only the clips of examples of these splits; none: all."""
-    tasks: list[str] = field(default_factory=list)
-    """[names] Of the manifest, only the clips of examples of these tasks; none: all."""
-    shard_megabytes: int = 512
-    """[MB] Predicted size at which a shard is full."""
-    threads: int = 4
-    """[count] Shards copied at a time."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("shard_megabytes", "threads"), low=1)
-        if bool(self.clips) == bool(self.manifest):
-            raise UserError("either clips=… or manifest=… says what is exported")
-        if self.clips and (self.splits or self.tasks):
-            raise UserError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
-
-
-@dataclass(frozen=True)
-class CacheMergeConfig:
-    caches: list[str] = MISSING
-    """[URIs] Folders of the feature caches, all of one recipe; a clip in several comes from the first that has it."""
-    out: str = MISSING
-    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
-    shard_megabytes: int = 512
-    """[MB] Predicted size at which a shard is full."""
-    threads: int = 4
-    """[count] Shards copied at a time."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("shard_megabytes", "threads"), low=1)
 
 
 def cache_export(config: CacheExportConfig) -> None:

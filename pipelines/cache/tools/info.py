@@ -1,11 +1,9 @@
 """`salmonn cache info`: what a feature cache holds and what it lacks."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.cache.index import committed_units, read_rejects
@@ -13,13 +11,8 @@ from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import count_planned_clips, count_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.errors import UserError
-
-
-@dataclass(frozen=True)
-class CacheInfoConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache."""
 
 
 def cache_info(config: CacheInfoConfig) -> None:

@@ -1,36 +1,14 @@
 """`salmonn cache ls`: the clips of a feature cache, a line each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-
-from omegaconf import MISSING
 
 from pipelines.cache.index import committed_units, member_names, read_index
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import read_units
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.cache.tools.config import CacheLsConfig
 from pipelines.errors import UserError
-from pipelines.interface.config import require_range
-
-
-@dataclass(frozen=True)
-class CacheLsConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache."""
-    shard: int = -1
-    """[number] Only this shard's clips; -1: all."""
-    corpus: str = ""
-    """[name] Only clips of this corpus; empty: all."""
-    clip: str = ""
-    """[text] Only clips whose clip_id begins so."""
-    limit: int = 50
-    """[count] Most clips shown; 0: all."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("shard",), low=-1)
-        require_range(self, ("limit",), low=0)
 
 
 def cache_ls(config: CacheLsConfig) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.cache.index import committed_units, member_names, read_index, read_rejects
@@ -18,29 +17,10 @@ from pipelines.cache.layout import FOLDERS, UNITS, find_orphans
 from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
+from pipelines.cache.tools.config import CachePruneConfig
 from pipelines.errors import UserError
-from pipelines.interface.config import require_range
 from pipelines.manifest.tables import read_clips
 from pipelines.storage.tables import ROWS_PER_GROUP
-
-
-@dataclass(frozen=True)
-class CachePruneConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache."""
-    manifest: list[str] = MISSING
-    """[URIs] Folders of the manifests whose clips stay."""
-    min_waste: float = 0.2
-    """[fraction] Share of a shard's clips that must be unwanted for it to be written anew."""
-    apply: bool = False
-    """[true/false] Do it; otherwise only say what would be done."""
-    idle_minutes: float = 10.0
-    """[minutes] A cache with an unfinished file written to in this time counts as in use and is left alone."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("min_waste",), low=0, high=1)
-        require_range(self, ("idle_minutes",), low=0)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +9,6 @@ import matplotlib
 import pyarrow.compute as pc
 import torch
 from matplotlib.figure import Figure
-from omegaconf import MISSING
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
@@ -20,6 +18,7 @@ from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache.plan import read_units
 from pipelines.cache.reader import FeatureCache
+from pipelines.cache.tools.config import CacheShowConfig
 from pipelines.errors import UserError
 from pipelines.interface.figures import INK, SOFT, STYLE
 from pipelines.manifest.tables import Clip, corpus_roots
@@ -27,23 +26,6 @@ from pipelines.manifest.tables import Clip, corpus_roots
 BANDS = 128
 """Rows of a stream's picture: neighbours among the ordered channels are averaged."""
 ENVELOPE_POINTS = 1_500
-
-
-@dataclass(frozen=True)
-class CacheShowConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache."""
-    clip: str = MISSING
-    """[text] The clip's clip_id, or as much of its beginning as no other clip shares."""
-    out: str = MISSING
-    """[URI] The picture: .png or .svg."""
-    manifest: str = ""
-    """[URI] Folder of a manifest that says where the recordings lie today; empty: where they lay when planned."""
-
-    def __post_init__(self) -> None:
-        """Check the picture's ending."""
-        if PurePosixPath(self.out.partition("?")[0]).suffix not in (".png", ".svg"):
-            raise UserError(f"out={self.out}: must end in .png or .svg")
 
 
 def cache_show(config: CacheShowConfig) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.cache.index import (
@@ -25,28 +24,11 @@ from pipelines.cache.index import (
 from pipelines.cache.layout import find_orphans
 from pipelines.cache.plan import ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.cache.tools.config import CacheVerifyConfig
 from pipelines.errors import JobIncompleteError, UserError
-from pipelines.interface.config import require_range
 from pipelines.storage.threads import run_threads
 
 READ_NBYTES = 4_194_304
-
-
-@dataclass(frozen=True)
-class CacheVerifyConfig:
-    cache: str = MISSING
-    """[URI] Folder of the feature cache."""
-    fraction: float = 1.0
-    """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays."""
-    seed: int = 0
-    """[number] Chooses the clips that are read."""
-    threads: int = 4
-    """[count] Shards read at a time."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("fraction",), low=0, high=1)
-        require_range(self, ("threads",), low=1)
 
 
 @dataclass(frozen=True)

@@ -6,46 +6,26 @@ Ten million clips and examples take about 2 GB. Letters: N clips, S segments, E 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from omegaconf import MISSING
 
 from encoders.sound.recordings import split_member
 from llm.errors import LLMError
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.errors import JobIncompleteError, UserError
-from pipelines.interface.config import require_range
 from pipelines.manifest.id_set import ID_NBYTES, ID_TYPE, IdSet, to_ids
 from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches, read_rows
+from pipelines.manifest.tools.config import ManifestCheckConfig
 from pipelines.storage.arrays import Booleans, Ids
 from pipelines.storage.threads import run_threads
 
 FILES_PER_TURN = 64
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class ManifestCheckConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest."""
-    fraction: float = 1.0
-    """[fraction] Share of the recordings that are looked for, always the same ones; 0: none."""
-    threads: int = 16
-    """[count] Recordings looked for at a time."""
-    listed: int = 5
-    """[count] Faults of each kind that are listed; all are counted."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("fraction",), low=0, high=1)
-        require_range(self, ("threads",), low=1)
-        require_range(self, ("listed",), low=0)
 
 
 def manifest_check(config: ManifestCheckConfig) -> None:

@@ -12,24 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.manifest.id_set import to_ids
 from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches
+from pipelines.manifest.tools.config import ManifestInfoConfig
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class ManifestInfoConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest."""
-    json: bool = False
-    """[true/false] Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)

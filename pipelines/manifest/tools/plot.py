@@ -3,8 +3,6 @@
 import base64
 import io
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import matplotlib
@@ -13,7 +11,6 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from omegaconf import MISSING
 
 from encoders.audio import CLIP_SECONDS
 from pipelines import storage
@@ -21,6 +18,7 @@ from pipelines.errors import UserError
 from pipelines.interface.figures import ACCENT, SOFT, STYLE, Picture
 from pipelines.interface.page import Section, Tile, write_report
 from pipelines.manifest.tables import CLIPS, read_batches
+from pipelines.manifest.tools.config import ManifestPlotConfig
 from pipelines.manifest.tools.info import ManifestSummary, TaskSummary, summarise
 
 EDGES = np.linspace(0, CLIP_SECONDS, 61)
@@ -29,24 +27,6 @@ CAPTION = (
 )
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True)
-class ManifestPlotConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest."""
-    out: str = MISSING
-    """[URI] The picture: .png or .svg; or .html, a page with the numbers too."""
-
-    def __post_init__(self) -> None:
-        """Check the picture's ending."""
-        if self.suffix not in ("png", "svg", "html"):
-            raise UserError(f"out={self.out}: must end in .png, .svg or .html")
-
-    @property
-    def suffix(self) -> str:
-        """The picture's ending, without the dot."""
-        return PurePosixPath(self.out.partition("?")[0]).suffix.removeprefix(".")
 
 
 def manifest_plot(config: ManifestPlotConfig) -> None:

@@ -1,19 +1,16 @@
 """`salmonn manifest sample`: some of a manifest's examples, drawn by chance and written out to be read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from omegaconf import MISSING
 
 from encoders.audio import Segment
 from llm.errors import LLMError
 from llm.prompts import question_for
 from pipelines.errors import UserError
-from pipelines.interface.config import require_range
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
@@ -24,27 +21,7 @@ from pipelines.manifest.tables import (
     read_batches,
     read_rows,
 )
-
-
-@dataclass(frozen=True)
-class ManifestSampleConfig:
-    manifest: str = MISSING
-    """[URI] Folder of the manifest."""
-    corpus: str = ""
-    """[name] Only examples of this corpus; empty: all."""
-    split: str = ""
-    """[name] Only examples of this split; empty: all."""
-    task: str = ""
-    """[name] Only examples of this task; empty: all."""
-    n: int = 5
-    """[count] Examples shown."""
-    seed: int = 0
-    """[number] Chooses the examples; the same one gives the same."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_range(self, ("n",), low=1)
-        require_range(self, ("seed",), low=0)
+from pipelines.manifest.tools.config import ManifestSampleConfig
 
 
 def manifest_sample(config: ManifestSampleConfig) -> None:

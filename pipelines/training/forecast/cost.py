@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from llm.loading import Precision
 from llm.salmonn import Salmonn
+from llm.settings import Precision
 from llm.sharding import layers_of
 from pipelines.storage.arrays import Integers
 from qformer.aligner import Aligner

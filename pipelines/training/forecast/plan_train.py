@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,11 +15,11 @@ from pipelines.batches.micro_batch import tasks_of
 from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
 from pipelines.cache.reader import STORED_DTYPES
 from pipelines.errors import UserError
-from pipelines.interface.config import require_range
 from pipelines.runs.folder import complete_steps, is_described
 from pipelines.runs.spec import RunSpec
 from pipelines.training.config import TrainConfig, with_full_paths
 from pipelines.training.forecast.calibration import StepTime, measure_step, worker_examples
+from pipelines.training.forecast.config import WITHOUT_CALIBRATION, PlanTrainConfig
 from pipelines.training.forecast.cost import TrainCost
 from pipelines.training.forecast.sample import Sample, count_clips, count_epoch, draw_sample
 from pipelines.training.forecast.sections import (
@@ -34,31 +34,6 @@ from pipelines.training.forecast.sections import (
 )
 from pipelines.training.preflight import RunInputs, check_run, describe_run
 from pipelines.training.worker.resources import Parts, load_valid_examples
-
-WITHOUT_CALIBRATION = "device_teraflops=… or forecast_step_seconds=… gives the times without it"
-
-
-@dataclass(frozen=True)
-class PlanTrainConfig(TrainConfig):
-    forecast_step_seconds: float = 0.0
-    """[seconds] A step's time where it is known; 0: measured here, or from device_teraflops."""
-    device_teraflops: float = 0.0
-    """[TFLOP/s] What a worker's device attains, where there is none here; weights are then not loaded. 0: unknown."""
-    calibration_seconds: float = 10.0
-    """[seconds] Time spent on measuring steps, once the first is done."""
-    clips_per_second: float = 0.0
-    """[clips/s] A device's speed of encoding, against which the cache is held; 0: as the cache's jobs/ record it."""
-    json: bool = False
-    """[true/false] Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        require_range(self, ("device_teraflops", "calibration_seconds", "clips_per_second"), low=0)
-        if self.forecast_step_seconds and self.device_teraflops:
-            raise UserError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
-        if self.shard_llm and self.workers > 1 and not (self.forecast_step_seconds or self.device_teraflops):
-            raise UserError(f"shard_llm=true: the whole LLM would be calibrated on one device; {WITHOUT_CALIBRATION}")
 
 
 def plan_train(plan: PlanTrainConfig) -> TrainForecast:

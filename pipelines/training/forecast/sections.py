@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llm.loading import Precision
+from llm.settings import Precision
 from pipelines.training.forecast.calibration import StepTime
 
 Lines = list[tuple[str, str]]

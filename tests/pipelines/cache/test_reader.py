@@ -29,7 +29,8 @@ from pipelines.cache.plan import (
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import Recipe, read_recipe, write_recipe
 from pipelines.cache.shard import write_shard
-from pipelines.cache.tools.info import CacheInfoConfig, cache_info
+from pipelines.cache.tools.config import CacheInfoConfig
+from pipelines.cache.tools.info import cache_info
 from pipelines.extraction.messages import WorkerConfig
 from pipelines.extraction.worker import SAMPLED_CLIPS, ExtractWorker
 from pipelines.manifest.corpora.table import TableConfig, prepare_table

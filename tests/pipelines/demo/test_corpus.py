@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from pipelines.demo.corpus import DemoCorpus, DemoSizes, write_demo_corpus
+from pipelines.demo.config import DemoSizes
+from pipelines.demo.corpus import DemoCorpus, write_demo_corpus
 from pipelines.demo.events import EVENT_QUESTION, plan_clips
 from pipelines.demo.phrases import SLOT_QUESTIONS, plan_phrases
 from pipelines.demo.sound_events import SOUND_EVENTS, synthesise_event

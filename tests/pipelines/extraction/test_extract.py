@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.unit_queue import QueueLimits, UnitResult
+from cluster.limits import QueueLimits
+from cluster.unit_queue import UnitResult
 from pipelines import storage
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.index import ShardInfo, committed_units

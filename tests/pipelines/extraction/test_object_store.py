@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipelines import storage
-from pipelines.cache.tools.verify import CacheVerifyConfig, cache_verify
+from pipelines.cache.tools.config import CacheVerifyConfig
+from pipelines.cache.tools.verify import cache_verify
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
@@ -60,7 +61,7 @@ def test_claim_of_a_killed_writer_counts_for_a_while_only(server, monkeypatch):
     uri = server.uri("bucket/old/x")
     with pytest.raises(FileExistsError, match="about to be"):
         storage.write_bytes(uri, b"1", exclusive=True)
-    monkeypatch.setattr(storage, "CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.storage.files.CLAIM_SECONDS", 0.0)
     storage.write_bytes(uri, b"1", exclusive=True)
     assert storage.read_bytes(uri) == b"1"
 

@@ -155,7 +155,7 @@ def test_headers_read_on_ray_give_the_same_bytes(tmp_path, ray_session, monkeypa
     examples = examples_of([*range(14), 3, 5], tasks=["asr"], stated=False)
     monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 4)
     here = write(tmp_path / "here", examples, root=tmp_path / "audio")
-    monkeypatch.setattr("pipelines.manifest.lengths.HEADERS_READ_HERE", 4)
+    monkeypatch.setattr("pipelines.manifest.prepare.HEADERS_READ_HERE", 4)
     there = write(tmp_path / "there", examples, root=tmp_path / "audio")
     assert here == there and here.unreadable == 3
     assert tables(tmp_path / "here") == tables(tmp_path / "there")
@@ -177,9 +177,9 @@ def test_headers_of_a_worker_that_dies_are_read_again_and_given_up_in_the_end(
 
     write_tones(tmp_path / "audio", [1.0] * 8)
     monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 4)
-    monkeypatch.setattr("pipelines.manifest.lengths.HEADERS_READ_HERE", 0)
-    monkeypatch.setattr("pipelines.manifest.lengths.PROBE_RETRIES", 1)
-    monkeypatch.setattr("pipelines.manifest.lengths.read_lengths", deadly)
+    monkeypatch.setattr("pipelines.manifest.prepare.HEADERS_READ_HERE", 0)
+    monkeypatch.setattr("pipelines.manifest.lengths_on_ray.PROBE_RETRIES", 1)
+    monkeypatch.setattr("pipelines.manifest.lengths_on_ray.read_lengths", deadly)
     report = write(tmp_path / "m", examples_of(range(8), tasks=["asr"], stated=False), root=tmp_path / "audio")
     assert (report.clips, report.unreadable) == (8, 0 if deaths == 1 else 4)
     assert [clip.seconds for clip in content(tmp_path / "m")[0]] == [1.0] * 4 + [1.0 if deaths == 1 else None] * 4

@@ -9,14 +9,14 @@ from peft import PeftModel
 
 from encoders.clip_encoder import load_clip_encoder
 from llm.loading import load_llm
-from llm.lora import LoraSettings
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.runs.checkpoint import Snapshot, load_run, save_checkpoint
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.spec import RunSpec
-from qformer.aligner import AlignerConfig
+from qformer.config import AlignerConfig
 
 IDS = torch.arange(3, 23).unsqueeze(0)
 SIZES = {"speech_width": 128, "audio_width": 96, "llm_width": 128, "hidden_width": 32, "num_heads": 2, "ffn_width": 64}

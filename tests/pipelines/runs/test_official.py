@@ -8,19 +8,22 @@ from safetensors.torch import load_file
 
 from encoders.clip_encoder import load_clip_encoder
 from llm.loading import load_llm
-from llm.lora import LoraSettings, adapter_state_dict, adapter_to_official, add_lora
+from llm.lora import adapter_state_dict, adapter_to_official, add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.batches.batch import make_batch
 from pipelines.cli import main
 from pipelines.runs.checkpoint import load_run
-from pipelines.runs.official import ExportConfig, ImportConfig, export_official, import_official
+from pipelines.runs.config import ExportConfig, ImportConfig
+from pipelines.runs.official import export_official, import_official
 from pipelines.training.config import TrainConfig
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
-from qformer.aligner import Aligner, AlignerConfig, QFormerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig, QFormerConfig
 from qformer.official import to_official
 from tests import ROOT
 from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones

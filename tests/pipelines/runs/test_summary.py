@@ -8,8 +8,10 @@ import pytest
 from pipelines.cli import main
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.runs.compare import runs_compare
+from pipelines.runs.config import RunsCompareConfig, RunsListConfig
 from pipelines.runs.metrics import read_metrics
-from pipelines.runs.summary import RunsCompareConfig, RunsListConfig, runs_compare, runs_list
+from pipelines.runs.summary import runs_list
 from pipelines.training.config import TrainConfig, with_full_paths
 from tests.pipelines.cache.test_reader import fill, make_worker
 from tests.pipelines.training.test_train import train_here

@@ -6,10 +6,13 @@ import torch
 from torch.nn import Parameter
 
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.salmonn import Salmonn
-from pipelines.training.optim import OptimConfig, learning_rate, make_optimizer
-from qformer.aligner import Aligner, AlignerConfig
+from llm.settings import LoraSettings
+from pipelines.training.config import OptimConfig
+from pipelines.training.optim import learning_rate, make_optimizer
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from qformer.official import official_name
 from tests import ROOT
 

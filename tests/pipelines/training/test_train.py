@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from encoders.features import FRAME_RATE_HZ
-from llm.lora import LoraSettings
+from llm.settings import LoraSettings
 from pipelines import storage
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
@@ -27,8 +27,9 @@ from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
 from pipelines.errors import JobIncompleteError
-from pipelines.inference.ask import AskConfig, ask
-from pipelines.inference.evaluate import EvaluateConfig, Prediction, evaluate, score_tasks
+from pipelines.inference.ask import ask
+from pipelines.inference.config import AskConfig, EvaluateConfig
+from pipelines.inference.evaluate import Prediction, evaluate, score_tasks
 from pipelines.inference.scoring.scores import exact_match, normalise, word_accuracy, word_error_rate
 from pipelines.interface.progress import Phase
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
@@ -36,13 +37,12 @@ from pipelines.runs.checkpoint import load_run
 from pipelines.runs.folder import best_checkpoint, complete_steps, find_checkpoint
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.alarms import AlarmConfig
-from pipelines.training.config import TrainConfig
+from pipelines.training.config import OptimConfig, TrainConfig
 from pipelines.training.monitoring.watch import watched
-from pipelines.training.optim import OptimConfig
 from pipelines.training.preflight import open_run
 from pipelines.training.train import _describe_failures, train, train_in_turn
 from pipelines.training.worker.loop import TrainWorker
-from qformer.aligner import QFormerConfig
+from qformer.config import QFormerConfig
 from tests import ROOT
 from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
 

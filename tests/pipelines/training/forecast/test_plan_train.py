@@ -17,8 +17,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 from llm.loading import load_llm
-from llm.lora import LoraSettings, add_lora
+from llm.lora import add_lora
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 from llm.sharding import layers_of, shard_llm
 from llm.tiny import write_tiny_llm
 from pipelines.batches.batch import read_texts
@@ -31,12 +32,14 @@ from pipelines.extraction.extract import ExtractReport
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import read_clips
 from pipelines.training.forecast.calibration import worker_examples
+from pipelines.training.forecast.config import PlanTrainConfig
 from pipelines.training.forecast.cost import MicroBatchSize, TrainCost
-from pipelines.training.forecast.plan_train import PlanTrainConfig, plan_train
+from pipelines.training.forecast.plan_train import plan_train
 from pipelines.training.forecast.sections import TrainForecast
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import Tally, TrainWorker
-from qformer.aligner import Aligner, AlignerConfig
+from qformer.aligner import Aligner
+from qformer.config import AlignerConfig
 from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
 from tests.pipelines.training.test_train import config_of, train_here
 from tests.toy import write_tone_corpus

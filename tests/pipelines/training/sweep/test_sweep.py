@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 
 from pipelines.cli import main
 from pipelines.errors import JobIncompleteError
-from pipelines.inference.evaluate import EvaluateConfig, evaluate
+from pipelines.inference.config import EvaluateConfig
+from pipelines.inference.evaluate import evaluate
 from pipelines.interface.config import load_config
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.checkpoint import load_run
+from pipelines.runs.config import RunsListConfig
 from pipelines.runs.folder import best_checkpoint, complete_steps
 from pipelines.runs.metrics import read_metrics
-from pipelines.runs.summary import RunsListConfig, runs_list
+from pipelines.runs.summary import runs_list
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.curves import scalars_of
 from pipelines.training.preflight import open_run

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
-from llm.lora import LoraSettings
+from llm.settings import LoraSettings
 from pipelines.batches.batch import read_batch
 from pipelines.batches.example_set import load_examples
 from pipelines.batches.order import global_batch
@@ -22,11 +22,11 @@ from pipelines.errors import JobIncompleteError
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.metrics import read_metrics
 from pipelines.runs.spec import RunSpec
-from pipelines.training.config import TrainConfig
-from pipelines.training.optim import OptimConfig, learning_rate
+from pipelines.training.config import OptimConfig, TrainConfig
+from pipelines.training.optim import learning_rate
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
-from qformer.aligner import QFormerConfig
+from qformer.config import QFormerConfig
 from tests.pipelines.cache.test_reader import fill, make_worker
 from tests.toy import write_tone_corpus
 

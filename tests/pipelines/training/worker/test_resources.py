@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.lora import LoraSettings
+from llm.settings import LoraSettings
 from pipelines.runs.spec import RunSpec
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker

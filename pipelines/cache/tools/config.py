@@ -1,0 +1,131 @@
+"""The keys of the `salmonn cache` verbs."""
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from omegaconf import MISSING
+
+from pipelines.errors import UserError
+from pipelines.interface.config import require_range
+
+
+@dataclass(frozen=True)
+class CacheInfoConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+
+
+@dataclass(frozen=True)
+class CacheLsConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    shard: int = -1
+    """[number] Only this shard's clips; -1: all."""
+    corpus: str = ""
+    """[name] Only clips of this corpus; empty: all."""
+    clip: str = ""
+    """[text] Only clips whose clip_id begins so."""
+    limit: int = 50
+    """[count] Most clips shown; 0: all."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard",), low=-1)
+        require_range(self, ("limit",), low=0)
+
+
+@dataclass(frozen=True)
+class CachePruneConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    manifest: list[str] = MISSING
+    """[URIs] Folders of the manifests whose clips stay."""
+    min_waste: float = 0.2
+    """[fraction] Share of a shard's clips that must be unwanted for it to be written anew."""
+    apply: bool = False
+    """[true/false] Do it; otherwise only say what would be done."""
+    idle_minutes: float = 10.0
+    """[minutes] A cache with an unfinished file written to in this time counts as in use and is left alone."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("min_waste",), low=0, high=1)
+        require_range(self, ("idle_minutes",), low=0)
+
+
+@dataclass(frozen=True)
+class CacheShowConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    clip: str = MISSING
+    """[text] The clip's clip_id, or as much of its beginning as no other clip shares."""
+    out: str = MISSING
+    """[URI] The picture: .png or .svg."""
+    manifest: str = ""
+    """[URI] Folder of a manifest that says where the recordings lie today; empty: where they lay when planned."""
+
+    def __post_init__(self) -> None:
+        """Check the picture's ending."""
+        if PurePosixPath(self.out.partition("?")[0]).suffix not in (".png", ".svg"):
+            raise UserError(f"out={self.out}: must end in .png or .svg")
+
+
+@dataclass(frozen=True)
+class CacheVerifyConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache."""
+    fraction: float = 1.0
+    """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays."""
+    seed: int = 0
+    """[number] Chooses the clips that are read."""
+    threads: int = 4
+    """[count] Shards read at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("fraction",), low=0, high=1)
+        require_range(self, ("threads",), low=1)
+
+
+@dataclass(frozen=True)
+class CacheExportConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache that clips are taken from."""
+    out: str = MISSING
+    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
+    clips: list[str] = field(default_factory=list)
+    """[names] The clips by clip_id; in place of a manifest."""
+    manifest: str = ""
+    """[URI] Folder of the manifest whose clips are taken, as far as the cache holds them."""
+    splits: list[str] = field(default_factory=list)
+    """[names] Of the manifest, only the clips of examples of these splits; none: all."""
+    tasks: list[str] = field(default_factory=list)
+    """[names] Of the manifest, only the clips of examples of these tasks; none: all."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    threads: int = 4
+    """[count] Shards copied at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads"), low=1)
+        if bool(self.clips) == bool(self.manifest):
+            raise UserError("either clips=… or manifest=… says what is exported")
+        if self.clips and (self.splits or self.tasks):
+            raise UserError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
+
+
+@dataclass(frozen=True)
+class CacheMergeConfig:
+    caches: list[str] = MISSING
+    """[URIs] Folders of the feature caches, all of one recipe; a clip in several comes from the first that has it."""
+    out: str = MISSING
+    """[URI] Folder of the cache they go to; it is made, or continued if it has the same recipe."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    threads: int = 4
+    """[count] Shards copied at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads"), low=1)

@@ -1,0 +1,46 @@
+"""Lengths of many recordings, their headers read by a Ray cluster's workers."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+from cluster.config import RayConfig
+from cluster.connection import connect
+from pipelines.manifest.lengths import read_lengths
+from pipelines.manifest.tables import Clip
+
+PROBE_RETRIES = 10
+"""Times a batch of headers is read again after its worker or machine went away."""
+
+
+class HasClips(Protocol):
+    @property
+    def clips(self) -> Sequence[Clip]: ...
+
+
+BatchT = TypeVar("BatchT", bound=HasClips)
+
+
+def with_lengths_on_ray(batches: Iterable[BatchT], config: RayConfig) -> Iterator[tuple[BatchT, list[float | str]]]:
+    """Yield each batch with what `read_lengths` returns for its clips, in the batches' order."""
+    connect(config)
+    read = ray.remote(read_lengths).options(num_cpus=1, max_retries=PROBE_RETRIES)
+    most = 2 * int(ray.cluster_resources().get("CPU", 1))
+    in_flight: deque[tuple[BatchT, Any]] = deque()
+    for batch in batches:
+        in_flight.append((batch, read.remote(batch.clips)))
+        if len(in_flight) > most:
+            yield _received(*in_flight.popleft())
+    while in_flight:
+        yield _received(*in_flight.popleft())
+
+
+def _received(batch: BatchT, reference: Any) -> tuple[BatchT, list[float | str]]:
+    try:
+        return batch, ray.get(reference)
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        reason = f"each process that read headers with it ended: {type(error).__name__}"
+        return batch, [reason] * len(batch.clips)

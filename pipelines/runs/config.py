@@ -1,0 +1,74 @@
+"""The keys of the verbs that look at runs, compare recipes, and convert official checkpoints."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+from encoders.features import Codec, Kernel
+from llm.settings import Precision
+from pipelines.interface.config import require_range
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    ckpt: str = MISSING
+    """[URI] The official checkpoint, a release (salmonn_v1.pth) or one that the official trainer wrote."""
+    llm: str = MISSING
+    """[path|name] Hugging Face folder of the language model it was trained on, or its name on the hub."""
+    whisper: str = MISSING
+    """[path|tiny] Hugging Face folder of the Whisper model it was trained on."""
+    beats: str = MISSING
+    """[path|tiny|none] The BEATs checkpoint (.pt) it was trained on; none: it hears speech alone."""
+    out: str = MISSING
+    """[URI] Folder of the run to make."""
+    codec: Codec = "float16"
+    """[name] How the features it is to hear are stored, as in extract."""
+    encoder_precision: Literal["float32", "bfloat16"] = "float32"
+    """[dtype] What the encoders compute in: extract's precision."""
+    attention: Kernel = "sdpa"
+    """[name] Attention of BEATs, as in extract."""
+    precision: Precision = "float32"
+    """[dtype] The frozen LLM's weights, as in train."""
+    num_heads: int = 12
+    """[count] Attention heads of the Q-Former, which its tensors do not tell."""
+    window_seconds: float = 0.333333
+    """[seconds] Audio covered by one window, likewise."""
+    stride_seconds: float = 0.333333
+    """[seconds] From the start of one window to the start of the next, likewise."""
+    lora_alpha: int = 32
+    """[factor] LoRA updates are scaled by alpha / rank, likewise."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("num_heads", "lora_alpha"), low=1)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    run: str = MISSING
+    """[URI] Run folder whose newest checkpoint is exported."""
+    out: str = MISSING
+    """[URI] The official checkpoint (.pth) to write."""
+
+
+@dataclass(frozen=True)
+class RunsListConfig:
+    runs: str = MISSING
+    """[URI] Folder whose folders are runs."""
+
+
+@dataclass(frozen=True)
+class RunsCompareConfig:
+    runs: list[str] = field(default_factory=list)
+    """[URIs] Folders of two runs or more."""
+    out: str = ""
+    """[URI] HTML page to write, with the curves; empty: none."""
+
+
+@dataclass(frozen=True)
+class RecipeDiffConfig:
+    a: str = MISSING
+    """[URI] Folder of a feature cache or of a run."""
+    b: str = MISSING
+    """[URI] Folder of another one."""
