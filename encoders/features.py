@@ -1,5 +1,6 @@
 """What features are called and how they are described; without PyTorch, for those who plan, store and list them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,24 @@ Codec = Literal["float16", "int8"]
 """How frames are stored: as float16, or as int8 with a scale per channel and clip."""
 Kernel = Literal["sdpa", "flex"]
 """What computes BEATs' attention: "sdpa" on any device; "flex", one fused kernel compiled on first use, on CUDA."""
+
+
+@dataclass(frozen=True)
+class StoredType:
+    """What a codec makes of a stream's frames."""
+
+    dtype: str
+    """Of the frames, by the name that NumPy and PyTorch share."""
+    value_nbytes: int
+    parts: tuple[str, ...]
+    """The arrays of a stream: "" are the frames, "scale" is float32 per channel."""
+
+
+STORED_TYPES: Mapping[Codec, StoredType] = {
+    "float16": StoredType("float16", 2, ("",)),
+    "int8": StoredType("int8", 1, ("", "scale")),
+}
+SCALE_NBYTES = 4
 
 
 @dataclass(frozen=True)

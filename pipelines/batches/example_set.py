@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.batches.mix import MixRow, Mixture, make_mixture
 from pipelines.batches.order import ShardOrder
-from pipelines.cache.reader import FeatureCache
+from pipelines.cache.clip_index import ClipIndex
 from pipelines.errors import UserError
 from pipelines.manifest.tables import EXAMPLES, read_examples
 from pipelines.storage.arrays import Indices
@@ -57,9 +57,17 @@ class ExampleSet:
         return rows
 
 
+def tasks_of(examples: ExampleSet) -> list[str]:
+    """Return the names of the tasks that are drawn from, in alphabetical order."""
+    if examples.mixture:
+        return sorted({share.row.task for share in examples.mixture.shares})
+    tasks: list[str] = sorted(pc.unique(examples.table["task"]).to_pylist())
+    return tasks
+
+
 def load_examples(
     manifest: str,
-    cache: FeatureCache,
+    cache: ClipIndex,
     *,
     splits: Sequence[str],
     tasks: Sequence[str],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llm.salmonn import Batch, Salmonn
 from pipelines.batches.batch import join_features, read_texts
-from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.example_set import ExampleSet, tasks_of
 from pipelines.batches.order import micro_batches
 from pipelines.cache.reader import FeatureCache
 from qformer.aligner import Aligner
@@ -48,14 +48,6 @@ class WorkerBatch:
     """Those of the whole batch."""
     nbytes: int
     """[bytes] What storage gives for the whole batch."""
-
-
-def tasks_of(examples: ExampleSet) -> list[str]:
-    """Return the names of the tasks that are drawn from, in alphabetical order."""
-    if examples.mixture:
-        return sorted({share.row.task for share in examples.mixture.shares})
-    tasks: list[str] = sorted(pc.unique(examples.table["task"]).to_pylist())
-    return tasks
 
 
 class MicroBatchReader:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders.features import Fidelity
+from encoders.features import STORED_TYPES, Fidelity
 from pipelines import storage
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
@@ -23,8 +23,13 @@ REJECT_SCHEMA = pa.schema(
 
 def member_names(recipe: Recipe) -> list[str]:
     """Return a clip's array members: one per stream, and one of scales per stream for int8."""
-    parts = ("", "_scale") if recipe.codec == "int8" else ("",)
-    return [stream + part for stream in sorted(recipe.streams) for part in parts]
+    parts = STORED_TYPES[recipe.codec].parts
+    return [member_name(stream, part) for stream in sorted(recipe.streams) for part in parts]
+
+
+def member_name(stream: str, part: str) -> str:
+    """Return the name of a stream's frames (part "") or of what belongs to them."""
+    return f"{stream}_{part}" if part else stream
 
 
 def index_schema(recipe: Recipe) -> pa.Schema:

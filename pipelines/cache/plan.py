@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from encoders.audio import CLIP_SECONDS
-from encoders.features import SPEECH_FRAMES, Codec, audio_frames
+from encoders.features import SPEECH_FRAMES, STORED_TYPES, Codec, audio_frames
 from pipelines import storage
 from pipelines.cache.layout import UNITS, unit_name
 from pipelines.cache.recipe import Recipe
@@ -39,7 +39,6 @@ from pipelines.storage.arrays import Floats, Integers, Keys
 from pipelines.storage.tables import ROWS_PER_GROUP, RowTable
 
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
-VALUE_NBYTES: dict[Codec, int] = {"float16": 2, "int8": 1}
 TAR_NBYTES_PER_CLIP = 4_096
 ROWS_PER_GATHER = 1 << 17
 """Clips brought into unit order at once, some 500 bytes each; more where the manifest would be read too often."""
@@ -73,7 +72,7 @@ def predict_nbytes(seconds_N: Floats, recipe: Recipe, codec: Codec) -> Integers:
     values_N = sum(
         (frames[name] * stream.width for name, stream in recipe.streams.items()), np.zeros(len(seconds_N), np.int64)
     )
-    return values_N * VALUE_NBYTES[codec] + TAR_NBYTES_PER_CLIP
+    return values_N * STORED_TYPES[codec].value_nbytes + TAR_NBYTES_PER_CLIP
 
 
 def cut_units(nbytes_N: Integers, *, shard_nbytes: int) -> Integers:

@@ -3,15 +3,14 @@
 import hashlib
 import io
 import json
+import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
-from webdataset import TarWriter
 
 from encoders.audio import AudioError
 from encoders.features import Fidelity
@@ -22,6 +21,7 @@ from pipelines.cache.index import (
     ShardInfo,
     check_member,
     index_schema,
+    member_name,
     member_names,
     shard_info,
 )
@@ -29,13 +29,18 @@ from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.manifest.tables import Clip
 
+if TYPE_CHECKING:  # whoever copies or lists shards has no need of PyTorch
+    from torch import Tensor
+
+MEMBER_MODE = 0o444
+
 
 @dataclass(frozen=True)
 class EncodedClip:
     """A clip's features: stream -> part ("" or "scale") -> array, as `quantise` gives them; if sampled, how near."""
 
     clip: Clip
-    streams: Mapping[str, Mapping[str, Tensor]]
+    streams: Mapping[str, Mapping[str, "Tensor"]]
     seconds: float
     source_digest: str
     fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
@@ -81,7 +86,7 @@ def write_shard(
     shard, rows, rejects = f"{unit_name(unit)}.tar", [], []
     index_uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
     with storage.staged_file(storage.join(cache, "shards", shard)) as path, path.open("w+b") as file:
-        with TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for clip in clips:
                 if isinstance(clip, RejectedClip):
                     rejects.append(_reject_row(clip))
@@ -115,7 +120,7 @@ def _reject_row(rejected: RejectedClip) -> dict[str, str]:
 
 def _stored(encoded: EncodedClip) -> StoredClip:
     arrays = {
-        f"{stream}_{part}" if part else stream: array.cpu().numpy()
+        member_name(stream, part): array.cpu().numpy()
         for stream, parts in encoded.streams.items()
         for part, array in parts.items()
     }
@@ -132,26 +137,24 @@ def _stored(encoded: EncodedClip) -> StoredClip:
     return StoredClip(encoded.clip, members, row)
 
 
-def _write_clip(tar: TarWriter, stored: StoredClip) -> dict[str, int]:
+def _write_clip(tar: tarfile.TarFile, stored: StoredClip) -> dict[str, int]:
     """Append a clip's members to the tar and return the columns of the index that say where they lie."""
     clip = stored.clip
     about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": stored.row["seconds"]}
     segments = [vars(segment) for segment in clip.segments]
     members = {f"{name}.npy": data for name, data in stored.members.items()}
     members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
-    offsets = _append(tar, clip.clip_id, members)
+    offsets = {name: _append(tar, f"{clip.clip_id}.{name}", members[name]) for name in sorted(members)}
     return {f"{name}_offset": offsets[f"{name}.npy"] for name in stored.members}
 
 
-def _append(tar: TarWriter, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
-    """Append members and return where each one's data begins; the tar writer puts them in the order of their names."""
-    offsets, position = {}, tar.tarstream.offset
-    for name in sorted(members):
-        offsets[name] = position + TAR_BLOCK
-        position = offsets[name] + -(-len(members[name]) // TAR_BLOCK) * TAR_BLOCK
-    tar.write({"__key__": key, **members})
-    assert tar.tarstream.offset == position, "a member took more than one header block"
-    return offsets
+def _append(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a member with fixed times and owners, and return where its data begins."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), MEMBER_MODE
+    tar.addfile(member, io.BytesIO(data))
+    assert tar.fileobj
+    return tar.fileobj.tell() - -(-len(data) // TAR_BLOCK) * TAR_BLOCK
 
 
 def _npy_bytes(array: np.ndarray[Any, Any]) -> bytes:

@@ -1,7 +1,6 @@
 """The page at an extraction's end: what was forecast and what came."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -9,13 +8,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
+from pipelines.extraction.messages import Forecast
 from pipelines.interface.figures import (
     ACCENT,
     STYLE,
     FloatArray,
     Picture,
     as_picture,
+    draw_shares,
 )
+from pipelines.interface.page import Section, Tile, write_report
 
 
 def draw_throughput(
@@ -51,20 +53,6 @@ def draw_throughput(
         return as_picture(figure, caption)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a job was to do, known before it began; a worker's clips per second are 0 where nobody has forecast them."""
-
-    clips: int
-    hours: float
-    nbytes: int
-    clips_per_second: float
-
-    def seconds(self, workers: int) -> float:
-        """Return how long the job was to take, 0 where that was not forecast."""
-        return self.clips / (workers * self.clips_per_second) if self.clips_per_second else 0.0
-
-
 def write_closing_report(
     uri: str,
     units: pa.Table,
@@ -77,9 +65,6 @@ def write_closing_report(
     command: str,
 ) -> None:
     """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
-    from pipelines.interface.figures import draw_shares
-    from pipelines.interface.page import Section, Tile, write_report
-
     clips, rejects = (int(np.sum(units[name].to_numpy())) for name in ("clips", "rejects"))
     hours, nbytes = np.sum(units["audio_seconds"].to_numpy()) / 3600, int(np.sum(units["nbytes"].to_numpy()))
     expected_seconds = forecast.seconds(workers)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import ray
 
+from cluster.apart import call_in_subprocess
 from cluster.connection import connect, pick_device
 from cluster.room import pool_size
 from cluster.unit_queue import ActorStartError, FatalUnitError, QueueProgress, QueueReport, UnitResult, run_units
@@ -26,10 +27,8 @@ from pipelines.cache.plan import (
 from pipelines.cache.recipe import RECIPE, Recipe, environment, require_recipe, write_recipe
 from pipelines.errors import JobIncompleteError
 from pipelines.extraction.actor import ExtractActor
-from pipelines.extraction.apart import call_apart
-from pipelines.extraction.closing_report import Forecast, write_closing_report
 from pipelines.extraction.config import MEGABYTE, ExtractConfig, encoder_keys, with_full_paths
-from pipelines.extraction.messages import UnitStats, WorkerConfig
+from pipelines.extraction.messages import Forecast, UnitStats, WorkerConfig
 from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from pipelines.interface.config import save_config, to_yaml
@@ -129,7 +128,9 @@ def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
 
 
 def _open_cache(config: ExtractConfig) -> Recipe:
-    recipe: Recipe = call_apart("pipelines.cache.encoder_recipe", "load_recipe", spared="torch", **encoder_keys(config))
+    recipe: Recipe = call_in_subprocess(
+        "pipelines.cache.encoder_recipe", "load_recipe", heavy="torch", **encoder_keys(config)
+    )
     require_recipe(config.cache, recipe)
     if not storage.file_exists(storage.join(config.cache, RECIPE)):
         encoders = {"speech": config.whisper, "audio": config.beats}
@@ -228,6 +229,8 @@ def _record_job(config: ExtractConfig, jobs: str, name: str, forecast: Forecast,
     }
     storage.write_bytes(storage.join(jobs, f"{name}.json"), json.dumps(record, indent=2).encode())
     if report.units:
+        from pipelines.extraction.closing_report import write_closing_report  # draws: not needed before the end
+
         write_closing_report(
             storage.join(jobs, f"{name}.html"),
             read_unit_log(storage.join(jobs, name)),

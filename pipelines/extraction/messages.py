@@ -1,4 +1,4 @@
-"""What travels between the driver of an extraction and its actors."""
+"""What the parts of an extraction tell each other: the driver its actors, an actor the driver, the plan the report."""
 
 from dataclasses import dataclass, field
 
@@ -30,3 +30,17 @@ class UnitStats:
     seconds: float
     device: str
     parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job was to do, known before it began; a worker's clips per second are 0 where nobody has forecast them."""
+
+    clips: int
+    hours: float
+    nbytes: int
+    clips_per_second: float
+
+    def seconds(self, workers: int) -> float:
+        """Return how long the job was to take, 0 where that was not forecast."""
+        return self.clips / (workers * self.clips_per_second) if self.clips_per_second else 0.0

@@ -13,14 +13,13 @@ from torch import Tensor
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import quantise
-from encoders.features import Codec
+from encoders.features import STORED_TYPES, Codec
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache.cost import break_even_epochs
 from pipelines.cache.encoder_recipe import load_encoder_and_recipe
 from pipelines.cache.index import committed_units
 from pipelines.cache.plan import (
-    VALUE_NBYTES,
     clip_seconds,
     count_units,
     cut_units,
@@ -98,7 +97,7 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     new_nbytes_N = predict_nbytes(new.seconds, recipe, config.codec)
     new_units_N = cut_units(new_nbytes_N, shard_nbytes=config.shard_megabytes * MEGABYTE)
     seconds_N = np.concatenate([begun_N, new.seconds])
-    nbytes = {codec: int(predict_nbytes(seconds_N, recipe, codec).sum()) for codec in VALUE_NBYTES}
+    nbytes = {codec: int(predict_nbytes(seconds_N, recipe, codec).sum()) for codec in STORED_TYPES}
     audio_nbytes, audio_nbytes_from = _audio_nbytes(config.manifest, new.rows, seconds_N)
     speed = _speed(config, encoder)
     device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())

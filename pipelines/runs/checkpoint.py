@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,7 @@ from pipelines.runs.folder import (
     complete_steps,
     find_checkpoint,
 )
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec, fetched
 from pipelines.storage.ahead import DaemonPool
 
@@ -72,7 +74,7 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory() as folder:
         save_file(snapshot.aligner, Path(folder) / ALIGNER)
         save_adapter(snapshot.model.llm, Path(folder) / ADAPTER, snapshot.adapter)
-        (Path(folder) / CARD).write_text(spec.model_card(step))
+        (Path(folder) / CARD).write_text(model_card(spec, step))
         if snapshot.optimizer is not None:
             torch.save(snapshot.optimizer, Path(folder) / OPTIMIZER)
         for path in sorted(Path(folder).rglob("*")):
@@ -83,6 +85,12 @@ def save_checkpoint(
     for old in complete_steps(run)[:-keep]:
         if not best or old != best[0]:
             _delete_checkpoint(run, old)
+
+
+def model_card(spec: RunSpec, step: int) -> str:
+    """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines.runs"), keep_trailing_newline=True)
+    return environment.get_template("model_card.md").render(spec=spec, step=step)
 
 
 class CheckpointWriter:
@@ -169,6 +177,6 @@ def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu") -> Load
         UserError: If it has no such complete checkpoint, or one that does not fit.
     """
     spec, step = RunSpec.read(uri), find_checkpoint(uri, checkpoint)
-    model = spec.build(uri, device=device)
+    model = build_model(spec, uri, device=device)
     load_weights(uri, step, model)
     return LoadedRun(model.eval(), spec, step)

@@ -18,6 +18,7 @@ from pipelines.errors import UserError
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
 START = "start.json"
+REPORT = "report.html"
 
 
 def complete_steps(run: str) -> list[int]:

@@ -8,6 +8,10 @@ from typing import Any, BinaryIO
 from pipelines import storage
 
 METRICS = "metrics.jsonl"
+WAIT, COMPUTE, SUM, UPDATE = STEP_PARTS = ("data_wait", "forward_and_backward", "sum_over_workers", "optimizer_step")
+"""Parts of a step; the sum over workers includes the wait for the slowest of them."""
+VALIDATION, CHECKPOINT = "validation", "checkpoint"
+"""What is done between steps, and not counted as theirs."""
 
 
 def _with_nan(value: Any) -> Any:

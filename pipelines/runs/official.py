@@ -30,6 +30,7 @@ from pipelines.interface.config import save_config
 from pipelines.runs.checkpoint import Snapshot, fetched_checkpoint, save_checkpoint
 from pipelines.runs.config import ExportConfig, ImportConfig
 from pipelines.runs.folder import ADAPTER, ALIGNER, newest_step
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
 from qformer.aligner import Aligner
 from qformer.config import CLIP_FRAMES
@@ -53,7 +54,7 @@ def import_official(config: ImportConfig) -> None:
     width, recipe = llm_width(config.llm), _recipe(config)
     try:
         spec = _describe(config, tensors, width, recipe)
-        model = spec.build(config.out, device="meta")
+        model = build_model(spec, config.out, device="meta")
         assert isinstance(model.aligner, Aligner)
         load_official(model.aligner, tensors, assign=True)
         load_adapter_state(model.llm, adapter_from_official(tensors), assign=True)

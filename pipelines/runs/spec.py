@@ -7,22 +7,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jinja2
-import torch
 from pyarrow import fs
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm.loading import load_llm
-from llm.lora import add_lora
-from llm.salmonn import Salmonn
 from llm.settings import LoraSettings, Precision
 from pipelines import storage
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import MissingError, UserError
-from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
-
-LoadedLLM = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
@@ -71,23 +62,6 @@ class RunSpec:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{uri}: not a run's description ({error})") from None
 
-    def build(self, run: str, *, device: str, seed: int = 0, llm: LoadedLLM | None = None) -> Salmonn:
-        """Build the model with fresh aligner and LoRA weights, drawn from `seed`, around the LLM if that is loaded."""
-        base, tokenizer = llm or self.load_llm(run, device=device)
-        torch.manual_seed(seed)
-        model = Salmonn(Aligner(self.aligner), add_lora(base, self.lora), tokenizer)
-        return model.to(device)
-
-    def load_llm(self, run: str, *, device: str) -> LoadedLLM:
-        """Load the frozen LLM and its tokenizer."""
-        with local_llm(run, self.llm) as folder:
-            return load_llm(folder, precision=self.dtype, device=device)
-
-    def model_card(self, step: int) -> str:
-        """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""
-        environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines.runs"), keep_trailing_newline=True)
-        return environment.get_template("model_card.md").render(spec=self, step=step)
-
 
 @contextmanager
 def fetched(uri: str, *names: str) -> Iterator[Path]:
@@ -103,6 +77,12 @@ def fetched(uri: str, *names: str) -> Iterator[Path]:
                 (Path(folder) / name).mkdir()
             fs.copy_files(f"{path}/{name}", f"{folder}/{name}", **here)
         yield Path(folder)
+
+
+def copy_llm(folder: Path, run: str) -> None:
+    """Put the files of a local LLM into a run."""
+    for path in sorted(folder.iterdir()):
+        storage.write_bytes(storage.join(run, "llm", path.name), path.read_bytes())
 
 
 @contextmanager

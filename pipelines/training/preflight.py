@@ -1,32 +1,27 @@
 """What is checked before a run asks for a cluster, and how a run is described once."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from cluster.apart import call_in_subprocess
 from encoders.features import FRAME_RATE_HZ
-from llm.loading import llm_width
-from llm.prompts import PROMPTS, question_for
-from llm.tiny import write_tiny_llm
+from llm.prompts import question_for
 from pipelines import storage
-from pipelines.batches.example_set import ExampleSet
-from pipelines.batches.micro_batch import tasks_of
+from pipelines.batches.example_set import ExampleSet, tasks_of
 from pipelines.batches.mix import MixRow, load_mix, save_mix
-from pipelines.cache.reader import FeatureCache
+from pipelines.cache.clip_index import ClipIndex
 from pipelines.errors import UserError
 from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.differences import first_difference
-from pipelines.manifest.tables import read_examples
 from pipelines.runs.folder import MIX, complete_steps, is_described
-from pipelines.runs.spec import RunSpec, local_llm
+from pipelines.runs.spec import RunSpec, copy_llm, fetched
 from pipelines.training.config import TrainConfig
-from pipelines.training.worker.resources import Parts, load_train_examples, load_valid_examples
+from pipelines.training.data import RunData
 from qformer.config import AlignerConfig
 
 FREE_KEYS = {
@@ -65,14 +60,14 @@ FREE_KEYS = {
 class RunInputs:
     """What a run learns from."""
 
-    cache: FeatureCache
+    index: ClipIndex
     examples: ExampleSet
     mix: tuple[MixRow, ...]
 
 
-def open_run(config: TrainConfig, *, pending: Sequence[str], parts: Parts | None = None) -> ExampleSet:
+def open_run(config: TrainConfig, *, pending: Sequence[str], data: RunData | None = None) -> ExampleSet:
     """Check everything that can be checked before a cluster is asked for; return the examples to learn from."""
-    inputs = check_run(config, parts)
+    inputs = check_run(config, data)
     if not is_described(config.run):
         describe_run(config, inputs, pending=pending)
     missing = inputs.examples.missing
@@ -85,24 +80,24 @@ def open_run(config: TrainConfig, *, pending: Sequence[str], parts: Parts | None
     return inputs.examples
 
 
-def check_run(config: TrainConfig, parts: Parts | None = None) -> RunInputs:
+def check_run(config: TrainConfig, data: RunData | None = None) -> RunInputs:
     """Check what a run learns from and, if it is to continue, that it goes on as it began; writes nothing.
 
     Raises:
         UserError: If the data or the run's folder do not fit the config.
     """
-    parts = parts or Parts()
+    data = data or RunData()
     _check_run_folder(config)
-    cache = parts.open_cache(config.cache, config.read)
+    index = data.open_index(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
-    examples = load_train_examples(config, cache, mix, parts)
+    examples = data.load_train_examples(config, index, mix)
     _check_prompts(examples.table)
     if config.valid_every:
         _check_held_out(config, mix)
-        load_valid_examples(config, cache, tasks_of(examples), parts)
+        data.load_valid_examples(config, index, tasks_of(examples))
     if is_described(config.run):
-        _check_same_inputs(config, cache, examples.digest, mix)
-    return RunInputs(cache, examples, mix)
+        _check_same_inputs(config, index, examples.digest, mix)
+    return RunInputs(index, examples, mix)
 
 
 def _check_run_folder(config: TrainConfig) -> None:
@@ -131,9 +126,9 @@ def _check_prompts(examples: pa.Table) -> None:
         question_for(task)
 
 
-def _check_same_inputs(config: TrainConfig, cache: FeatureCache, examples_digest: str, mix: Sequence[MixRow]) -> None:
+def _check_same_inputs(config: TrainConfig, index: ClipIndex, examples_digest: str, mix: Sequence[MixRow]) -> None:
     spec = RunSpec.read(config.run)
-    spec.recipe.require_same(cache.recipe, here=config.run, there=config.cache)
+    spec.recipe.require_same(index.recipe, here=config.run, there=config.cache)
     if spec.examples_digest != examples_digest:
         raise UserError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
     _check_same_mix(config, mix)
@@ -145,24 +140,21 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     Raises:
         UserError: If the LLM, or the run to start from, does not fit the config.
     """
-    cache = inputs.cache
+    index = inputs.index
     before = RunSpec.read(config.init_from) if config.init_from else None
     if before:
-        _check_start(config, before, cache, pending)
-    if config.llm == "tiny":
-        _write_tiny_llm(config, before)
-    widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
-    with local_llm(config.run, config.llm) as llm:
-        aligner = AlignerConfig(
-            speech_width=widths["speech"],
-            audio_width=widths.get("audio"),
-            llm_width=llm_width(llm),
-            **vars(config.qformer),
-        )
+        _check_start(config, before, index, pending)
+    widths = {name: stream.width for name, stream in index.recipe.streams.items()}
+    aligner = AlignerConfig(
+        speech_width=widths["speech"],
+        audio_width=widths.get("audio"),
+        llm_width=_prepare_llm(config, before),
+        **vars(config.qformer),
+    )
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
     lora, dtype = config.lora, config.precision
     digest = inputs.examples.digest
-    spec = RunSpec(cache.recipe, cache.encoders, config.llm, dtype, frames, digest, aligner, lora)
+    spec = RunSpec(index.recipe, index.encoders, config.llm, dtype, frames, digest, aligner, lora)
     if before:
         _check_sizes(config, spec, before)
     save_config(config, storage.join(config.run, "config.yaml"))
@@ -181,8 +173,8 @@ def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:
         raise UserError(f"{config.run} was started with another mix than mix={config.mix}: {difference}")
 
 
-def _check_start(config: TrainConfig, before: RunSpec, cache: FeatureCache, pending: Sequence[str]) -> None:
-    cache.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
+def _check_start(config: TrainConfig, before: RunSpec, index: ClipIndex, pending: Sequence[str]) -> None:
+    index.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
     if config.init_from not in pending and not complete_steps(config.init_from):
         raise UserError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
     if before.llm != config.llm:
@@ -200,17 +192,13 @@ def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
         raise UserError(f"init_from={config.init_from} has another shape: {difference}")
 
 
-def _write_tiny_llm(config: TrainConfig, before: RunSpec | None) -> None:
-    """Put the tiny LLM into the run: the one of the stage before, or a new one made from the manifest's texts."""
-    with local_llm(config.init_from, "tiny") if before else tempfile.TemporaryDirectory() as folder:
-        if not before:
-            write_tiny_llm(_texts(config.manifest), Path(folder))
-        for path in sorted(Path(folder).iterdir()):
-            storage.write_bytes(storage.join(config.run, "llm", path.name), path.read_bytes())
-
-
-def _texts(manifest: str) -> Iterator[str]:
-    for prompts in PROMPTS.values():
-        yield from prompts
-    for example in read_examples(manifest):
-        yield from filter(None, (example.question, example.answer))
+def _prepare_llm(config: TrainConfig, before: RunSpec | None) -> int:
+    """Return the width of the LLM; the tiny one is put into the run: that of the run before, or a new one."""
+    if not before:
+        keys = {"run": config.run, "llm": config.llm, "manifest": config.manifest}
+        width: int = call_in_subprocess("pipelines.training.base_llm", "prepare_llm", heavy="torch", **keys)
+        return width
+    if config.llm == "tiny":
+        with fetched(config.init_from, "llm") as folder:
+            copy_llm(folder / "llm", config.run)
+    return before.aligner.llm_width

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from cluster.connection import connect, pick_device
 from cluster.failures import describe_error
@@ -21,10 +21,9 @@ from pipelines.interface.progress import Progress
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.config import TrainConfig, with_full_paths
-from pipelines.training.monitoring.report import reported
-from pipelines.training.monitoring.watch import watched
+from pipelines.training.monitoring.watch import reported, watched
 from pipelines.training.preflight import open_run
-from pipelines.training.worker.loop import train_loop
+from pipelines.training.worker.start import ProcessGroup, train_loop
 
 ROUND_SECONDS = 60.0
 """Time after which Ray Train gives up waiting for room and tries again."""
@@ -103,10 +102,10 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
             raise UserError(f"{short}: this machine has room for {room}")
         print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
     storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
-    trainer = TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # typed as if it could not return anything
+    trainer = DataParallelTrainer(
+        train_loop,
         train_loop_config={"configs": list(configs)},
-        torch_config=TorchConfig(timeout_s=math.ceil(first.collective_timeout_seconds)),
+        backend_config=ProcessGroup(first.collective_timeout_seconds),
         scaling_config=ScalingConfig(
             num_workers=(first.min_workers, first.workers) if first.min_workers else first.workers,  # type: ignore[arg-type]  # those of the version before
             use_gpu=use_gpu,

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from encoders.audio import AudioError
 from pipelines import storage
+from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import ShardInfo, committed_units, read_rejects
 from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
-from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import RECIPE, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
 from pipelines.cache.tools.config import CacheExportConfig, CacheMergeConfig
@@ -39,7 +39,7 @@ def cache_export(config: CacheExportConfig) -> None:
         UserError: If nothing is selected, a named clip is absent, or the target has another recipe.
     """
     if config.clips:
-        cache = FeatureCache(config.cache)
+        cache = ClipIndex(config.cache)
         absent = [clip for clip, row in zip(config.clips, cache.positions(config.clips), strict=True) if row < 0]
         if absent:
             raise UserError(f"{config.cache}: holds no features of clip {absent[0]}")
@@ -76,13 +76,13 @@ def _manifest_clips(config: CacheExportConfig) -> set[bytes]:
 
 @dataclass(frozen=True)
 class _Source:
-    cache: FeatureCache
+    cache: ClipIndex
     rejects: dict[str, AudioError]
 
 
 def _open_source(uri: str) -> _Source:
     rows = read_rejects(uri, committed_units(uri)).to_pylist()
-    return _Source(FeatureCache(uri), {row["clip_id"]: stored_error(row) for row in rows})
+    return _Source(ClipIndex(uri), {row["clip_id"]: stored_error(row) for row in rows})
 
 
 def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard_nbytes: int, threads: int) -> None:

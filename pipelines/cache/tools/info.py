@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
+from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import committed_units, read_rejects
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import count_planned_clips, count_units
-from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.errors import UserError
@@ -34,7 +34,7 @@ def cache_info(config: CacheInfoConfig) -> None:
     state = "complete" if not missing else f"{missing} missing: salmonn extract with the same keys continues"
     print(f"shards     {len(units)} of {planned} planned ({state}), {nbytes / 1e6:.1f} MB")
     if units:
-        index = FeatureCache(config.cache).index
+        index = ClipIndex(config.cache).index
         hours = (pc.sum(index["seconds"]).as_py() or 0.0) / 3600
         print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
         _print_fidelity(index, recipe)

@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from pipelines.batches.micro_batch import tasks_of
+from encoders.features import STORED_TYPES
+from pipelines.batches.example_set import tasks_of
 from pipelines.cache.cost import EncodingCost, break_even_epochs, read_encoding_cost
-from pipelines.cache.reader import STORED_DTYPES
 from pipelines.errors import UserError
 from pipelines.runs.folder import complete_steps, is_described
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
 from pipelines.training.config import TrainConfig, with_full_paths
+from pipelines.training.data import RunData
 from pipelines.training.forecast.calibration import StepTime, measure_step, worker_examples
 from pipelines.training.forecast.config import WITHOUT_CALIBRATION, PlanTrainConfig
 from pipelines.training.forecast.cost import TrainCost
@@ -33,7 +35,6 @@ from pipelines.training.forecast.sections import (
     table_of,
 )
 from pipelines.training.preflight import RunInputs, check_run, describe_run
-from pipelines.training.worker.resources import Parts, load_valid_examples
 
 
 def plan_train(plan: PlanTrainConfig) -> TrainForecast:
@@ -52,9 +53,9 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
     validated = _validated_batches(config, inputs)
     with _described(config, inputs) as run:
         spec = RunSpec.read(run)
-        model = spec.build(run, device="meta")
+        model = build_model(spec, run, device="meta")
         model.max_answer_tokens = config.max_answer_tokens
-        sample = draw_sample(inputs.examples, inputs.cache, model, config, frames=spec.frames)
+        sample = draw_sample(inputs.examples, inputs.index, model, config, frames=spec.frames)
         again = config.gradient_checkpointing
         cost = TrainCost(model, spec.dtype, frames=spec.frames, gradient_checkpointing=again, device=config.device)
         lengths, memory = _lengths(sample), _memory(config, inputs, spec, cost, sample)
@@ -80,7 +81,7 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
 
 def _hearing(config: TrainConfig, inputs: RunInputs) -> Hearing:
     examples, heard = inputs.examples, config.steps * config.batch_examples
-    epoch = count_epoch(examples, inputs.cache, heard_seconds=config.heard_seconds)
+    epoch = count_epoch(examples, inputs.index, heard_seconds=config.heard_seconds)
     return Hearing(
         examples=len(examples),
         missing=examples.missing.num_rows,
@@ -102,7 +103,7 @@ def _validated_batches(config: TrainConfig, inputs: RunInputs) -> float:
     if not every or done == config.steps:
         return 0.0
     times = config.steps // every - done // every + (config.steps % every > 0)
-    held_out = load_valid_examples(config, inputs.cache, tasks_of(inputs.examples), Parts())
+    held_out = RunData().load_valid_examples(config, inputs.index, tasks_of(inputs.examples))
     return times * len(held_out) / config.batch_examples
 
 
@@ -123,12 +124,12 @@ def _described(config: TrainConfig, inputs: RunInputs) -> Iterator[str]:
 def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCost, sample: Sample) -> Memory:
     llm = cost.llm_nbytes(shards=config.workers if config.shard_llm else 1)
     weights, kept = cost.trainable_nbytes(), max(map(cost.kept_nbytes, sample.parts))
-    index, examples = inputs.cache.index, inputs.examples
+    table, examples = inputs.index.index, inputs.examples
     values = sum(
-        min(spec.frames, pc.max(index[f"{name}_frames"]).as_py()) * stream.width
+        min(spec.frames, pc.max(table[f"{name}_frames"]).as_py()) * stream.width
         for name, stream in spec.recipe.streams.items()
     )
-    held = worker_examples(config) * values * STORED_DTYPES[spec.recipe.codec].itemsize
+    held = worker_examples(config) * values * STORED_TYPES[spec.recipe.codec].value_nbytes
     return Memory(
         precision=spec.dtype,
         llm=llm,
@@ -140,7 +141,7 @@ def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCo
         device=llm + 6 * weights + kept,
         measured=None,
         read_ahead=(config.read.ahead_steps + 1) * held,  # and the one that is computed
-        tables=index.nbytes + examples.table.nbytes + examples.positions.nbytes,
+        tables=table.nbytes + examples.table.nbytes + examples.positions.nbytes,
     )
 
 

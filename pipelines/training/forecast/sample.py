@@ -13,7 +13,7 @@ from llm.salmonn import Salmonn
 from pipelines.batches.batch import read_texts
 from pipelines.batches.example_set import ExampleSet
 from pipelines.batches.order import epoch_order, global_batch, micro_batches
-from pipelines.cache.reader import FeatureCache
+from pipelines.cache.clip_index import ClipIndex
 from pipelines.storage.arrays import Booleans, Integers
 from pipelines.training.config import TrainConfig
 from pipelines.training.forecast.cost import MicroBatchSize
@@ -32,7 +32,7 @@ class Epoch:
     audio_hours: float
 
 
-def count_epoch(examples: ExampleSet, cache: FeatureCache, *, heard_seconds: float) -> Epoch:
+def count_epoch(examples: ExampleSet, cache: ClipIndex, *, heard_seconds: float) -> Epoch:
     """Count what an epoch draws; a row of a mix that draws some of its examples counts with their mean length."""
     seconds_N = np.minimum(cache.index["seconds"].to_numpy()[examples.positions], heard_seconds)
     if not examples.mixture:
@@ -76,9 +76,7 @@ class Sample:
     parts: Sequence[MicroBatchSize]
 
 
-def draw_sample(
-    examples: ExampleSet, cache: FeatureCache, model: Salmonn, config: TrainConfig, *, frames: int
-) -> Sample:
+def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: TrainConfig, *, frames: int) -> Sample:
     """Draw the batches that training would begin with, `SAMPLED_EXAMPLES` or all that the run has; reads no features.
 
     The model's weights are not needed: it may lie on the device `meta`.

@@ -3,8 +3,7 @@
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ from pipelines.cache.cost import EncodingCost, read_encoding_cost
 from pipelines.interface.figures import Picture
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import Section, Tile, write_report
-from pipelines.runs.metrics import read_metrics
+from pipelines.runs.folder import REPORT
+from pipelines.runs.metrics import STEP_PARTS, WAIT
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.figures import draw_losses, draw_step_parts
-from pipelines.training.monitoring.step_timer import STEP_PARTS, WAIT
 
-REPORT = "report.html"
 MOST_SPANS, MOST_ALARMS = 120, 20
 Line = Mapping[str, Any]
 
@@ -63,28 +61,6 @@ class Outcome:
 
 def _step_seconds(line: Line) -> float:
     return sum(float(line["seconds_by_part"][part]) for part in STEP_PARTS)
-
-
-@contextmanager
-def reported(configs: Sequence[TrainConfig]) -> Iterator[None]:
-    """Write the reports of runs that have begun when the block ends, also when it ends in an error."""
-    try:
-        yield
-    except BaseException as error:
-        _write_reports(configs, ended=str(error) or repr(error))
-        raise
-    _write_reports(configs, ended="")
-
-
-def _write_reports(configs: Sequence[TrainConfig], *, ended: str) -> None:
-    for config in configs:
-        page = storage.join(config.run, REPORT)
-        try:
-            if lines := read_metrics(config.run):
-                write_train_report(config, lines, ended=ended)
-                print(f"report: {page}")
-        except Exception as error:  # whatever it is, runs end as they did
-            print(f"{page} could not be written: {error!r}", file=sys.stderr)
 
 
 def write_train_report(config: TrainConfig, lines: Sequence[Line], *, ended: str = "") -> None:

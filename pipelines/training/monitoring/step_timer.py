@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 
-WAIT, COMPUTE, SUM, UPDATE = STEP_PARTS = ("data_wait", "forward_and_backward", "sum_over_workers", "optimizer_step")
-"""Parts of a step; the sum over workers includes the wait for the slowest of them."""
-VALIDATION, CHECKPOINT = "validation", "checkpoint"
-"""What is done between steps, and not counted as theirs."""
+from pipelines.runs.metrics import STEP_PARTS, WAIT
 
 
 class StepTimer:

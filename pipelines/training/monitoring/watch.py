@@ -1,4 +1,4 @@
-"""A run's newest metrics as a line of progress."""
+"""Runs as they go, seen from the driver: their newest metrics as a line of progress, and a report at their end."""
 
 import sys
 import threading
@@ -8,7 +8,8 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.interface.progress import Phase
-from pipelines.runs.metrics import MetricsTail
+from pipelines.runs.folder import REPORT
+from pipelines.runs.metrics import MetricsTail, read_metrics
 from pipelines.training.config import TrainConfig
 
 LOOK_SECONDS, LOOK_AFAR_SECONDS = 0.5, 10.0
@@ -63,3 +64,27 @@ def describe_line(line: Mapping[str, Any]) -> str:
     words += [f"{line['data_wait_fraction']:.0%} waiting for data"]
     words += [f"{line['skipped_steps']} steps skipped"] if line["skipped_steps"] else []
     return ", ".join(words)
+
+
+@contextmanager
+def reported(configs: Sequence[TrainConfig]) -> Iterator[None]:
+    """Write the reports of runs that have begun when the block ends, also when it ends in an error."""
+    try:
+        yield
+    except BaseException as error:
+        _write_reports(configs, ended=str(error) or repr(error))
+        raise
+    _write_reports(configs, ended="")
+
+
+def _write_reports(configs: Sequence[TrainConfig], *, ended: str) -> None:
+    from pipelines.training.monitoring.report import write_train_report  # draws: not needed before the end
+
+    for config in configs:
+        page = storage.join(config.run, REPORT)
+        try:
+            if lines := read_metrics(config.run):
+                write_train_report(config, lines, ended=ended)
+                print(f"report: {page}")
+        except Exception as error:  # whatever it is, runs end as they did
+            print(f"{page} could not be written: {error!r}", file=sys.stderr)

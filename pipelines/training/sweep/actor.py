@@ -10,7 +10,7 @@ from ray import tune
 from pipelines.errors import USER_ERRORS, JobIncompleteError
 from pipelines.training.sweep.trial import Goal, Trial
 from pipelines.training.worker.loop import TrainWorker
-from pipelines.training.worker.resources import Parts
+from pipelines.training.worker.resources import RunResources
 
 
 class TrialActor(tune.Trainable):
@@ -18,7 +18,7 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any], trials: Sequence[Trial], goal: Goal) -> None:  # type: ignore[override]  # the last two are added by `with_parameters`
         self._trials, self._goal = {trial.number: trial for trial in trials}, goal
-        self._parts = Parts()
+        self._resources = RunResources()
         self._begin(config["number"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -32,7 +32,7 @@ class TrialActor(tune.Trainable):
 
     def _train(self) -> Generator[dict[str, Any]]:
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        worker = TrainWorker(self._trial.config, 0, 1, device, parts=self._parts)
+        worker = TrainWorker(self._trial.config, 0, 1, device, resources=self._resources)
         for line in worker.lines():
             worker.writer.wait()  # a trial may be stopped here, and its process soon after
             yield line

@@ -16,13 +16,13 @@ from rich.table import Table
 from cluster.connection import connect, pick_device
 from cluster.room import pool_size
 from pipelines import storage
-from pipelines.batches.example_set import ExampleSet
-from pipelines.batches.micro_batch import tasks_of
+from pipelines.batches.example_set import ExampleSet, tasks_of
 from pipelines.errors import USER_ERRORS, JobIncompleteError, UserError
 from pipelines.interface.config import save_config
 from pipelines.interface.progress import Progress
 from pipelines.interface.terminal import print_table
 from pipelines.training.config import TrainConfig, full_paths
+from pipelines.training.data import RunData
 from pipelines.training.monitoring.curves import scalars_of
 from pipelines.training.preflight import open_run
 from pipelines.training.sweep.config import SweepConfig, plan_trials
@@ -31,7 +31,6 @@ from pipelines.training.sweep.results import TrialResult, as_json, cells_of, col
 from pipelines.training.sweep.space import log_keys
 from pipelines.training.sweep.trial import Goal, Trial, name_trial
 from pipelines.training.sweep.tune import run_trials
-from pipelines.training.worker.resources import Parts, load_valid_examples
 from pipelines.training.worker.validation import means
 
 CONFIG, HELD_OUT = "sweep.yaml", "held_out.json"
@@ -77,12 +76,12 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialRe
 
 def _open_trials(sweep: str, trials: Sequence[Trial], goal: Goal) -> None:
     """Check all trials in a temporary folder first, so that where one of them cannot start nothing is left behind."""
-    parts = Parts()
+    data = RunData()
     with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:
         for trial in trials:
             is_there = storage.file_exists(storage.join(trial.config.run, "run.json"))
             config = trial.config if is_there else replace(trial.config, run=str(Path(folder) / str(trial.number)))
-            held_out = _open_trial(trial, config, goal, parts)
+            held_out = _open_trial(trial, config, goal, data)
             if trial is trials[0]:
                 first = held_out
             elif _judges(held_out, goal) != _judges(first, goal):
@@ -93,10 +92,10 @@ def _open_trials(sweep: str, trials: Sequence[Trial], goal: Goal) -> None:
     if first:
         _require_same_held_out(sweep, trials[0], first)
     for trial in trials:
-        _open_trial(trial, trial.config, goal, parts)
+        _open_trial(trial, trial.config, goal, data)
 
 
-def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> ExampleSet | None:
+def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, data: RunData) -> ExampleSet | None:
     """Open a trial's run, and return its held-out examples if its score is of them.
 
     Raises:
@@ -104,10 +103,10 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, parts: Parts) -> 
     """
     try:
         with redirect_stdout(io.StringIO()):  # what it tells of the data would be told by every trial
-            examples = open_run(config, pending=[], parts=parts)
+            examples = open_run(config, pending=[], data=data)
         tasks, held_out = tasks_of(examples), None
         if config.valid_every:
-            held_out = load_valid_examples(config, parts.open_cache(config.cache, config.read), tasks, parts)
+            held_out = data.load_valid_examples(config, data.open_index(config.cache, config.read), tasks)
         names = metric_names(tasks, tasks_of(held_out) if held_out else None)
         if goal.metric not in names:
             hint = "" if held_out else "; valid_splits and valid_every hold some out"

@@ -17,10 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from ray import train as ray_train
-from ray.train.torch import get_device
 
-from cluster.preemption import preemption_announced
 from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm
@@ -32,14 +29,15 @@ from pipelines.batches.order import global_batch
 from pipelines.errors import JobIncompleteError, UserError
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
 from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
+from pipelines.runs.metrics import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT
 from pipelines.runs.spec import RunSpec
 from pipelines.storage.ahead import ReadAhead
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.metrics_log import MetricsLog
-from pipelines.training.monitoring.step_timer import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.training.monitoring.step_timer import StepTimer
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.worker.agreement import together
-from pipelines.training.worker.resources import Parts, load_train_examples, load_valid_examples
+from pipelines.training.worker.resources import RunResources
 from pipelines.training.worker.validation import Validation, means
 
 
@@ -60,24 +58,6 @@ class Tally:
         return cls(torch.zeros(len(tasks), 3, dtype=torch.float64), np.zeros(len(tasks), np.int64))
 
 
-def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
-    """Train runs one after the other on one worker of a Ray Train job, but for those that are complete.
-
-    Returns why it stopped before the end, which trying again would not change; an exception is tried again.
-    """
-    context = ray_train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    for config in settings["configs"]:
-        if complete_steps(config.run)[-1:] != [config.steps]:
-            try:
-                TrainWorker(config, rank, world, get_device(), preempted=preemption_announced).run()
-            except JobIncompleteError as error:
-                return str(error)
-        if dist.is_initialized():
-            dist.barrier()  # rank 0 has written what the next run starts from
-    return ""
-
-
 class TrainWorker:
     """One worker's model, optimizer and place in the run."""
 
@@ -88,17 +68,17 @@ class TrainWorker:
         world: int,
         device: torch.device,
         *,
-        parts: Parts | None = None,
+        resources: RunResources | None = None,
         preempted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Build the model and find the place to go on from.
 
-        `parts` are those of earlier runs of this process; `preempted` tells that machines are about to go. Raises as
-        `together`.
+        `resources` are what earlier runs of this process opened; `preempted` tells that machines are about to go.
+        Raises as `together`.
         """
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
-        self.parts = parts or Parts()
+        self.resources = resources or RunResources()
         self.preempted, self.was_preempted = preempted, False
         self.sharded = config.shard_llm and world > 1
         with together(config.run, device=device):
@@ -125,14 +105,14 @@ class TrainWorker:
         """Open the data, which must be what the run began with, and build the model."""
         config = self.config
         whole_shards = 2 * config.shard_window if config.order == "shards" else 0
-        self.cache = self.parts.open_cache(config.cache, config.read, whole_shards=whole_shards)
+        self.cache = self.resources.open_cache(config.cache, config.read, whole_shards=whole_shards)
         mix = load_mix(storage.join(config.run, MIX)) if config.mix else ()
-        self.examples = load_train_examples(config, self.cache, mix, self.parts)
+        self.examples = self.resources.load_train_examples(config, self.cache, mix)
         self.spec = RunSpec.read(config.run)
         if self.spec.examples_digest != self.examples.digest:
             raise UserError(f"began with other examples than {config.manifest} and {config.cache} hold now")
         built_on = "cpu" if self.sharded else str(self.device)
-        self.model = self.parts.build(self.spec, config.run, device=built_on, seed=config.seed)
+        self.model = self.resources.build(self.spec, config.run, device=built_on, seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
         self.reader = self._reader(self.examples, prompt_seed=config.seed)
@@ -151,7 +131,7 @@ class TrainWorker:
         )
 
     def _validation(self) -> Validation:
-        examples = load_valid_examples(self.config, self.cache, self.tasks, self.parts)
+        examples = self.resources.load_valid_examples(self.config, self.cache, self.tasks)
         config = self.config
         return Validation(
             self._reader(examples, prompt_seed=None),

@@ -13,8 +13,9 @@ from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.cache.encoder_recipe import recipe_of
-from pipelines.runs.checkpoint import Snapshot, load_run, save_checkpoint
+from pipelines.runs.checkpoint import Snapshot, load_run, model_card, save_checkpoint
 from pipelines.runs.folder import complete_steps
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
 from qformer.config import AlignerConfig
 
@@ -31,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     encoders = {"speech": "/models/whisper-large-v2", "audio": "/models/beats.pt"}
     aligner, lora = AlignerConfig(**SIZES), LoraSettings(rank=4)
     spec = RunSpec(recipe, encoders, "tiny", "float32", 250, "ab12", aligner, lora)
-    model = spec.build(str(run), device="cpu")
+    model = build_model(spec, str(run), device="cpu")
     for parameter in model.trainable_parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
     optimizer = torch.optim.AdamW(model.trainable_parameters().values())
@@ -97,7 +98,7 @@ def test_model_card_is_one_of_the_hub_and_tells_where_the_weights_belong(run):
 
 def test_model_card_links_an_llm_of_the_hub_but_no_folder(run):
     spec = RunSpec.read(str(run))
-    cards = [ModelCard(replace(spec, llm=llm).model_card(1)) for llm in ("lmsys/vicuna-13b-v1.1", "/models/vicuna")]
+    cards = [ModelCard(model_card(replace(spec, llm=llm), 1)) for llm in ("lmsys/vicuna-13b-v1.1", "/models/vicuna")]
     assert [card.data.base_model for card in cards] == ["lmsys/vicuna-13b-v1.1", None]
     assert all("/models" not in card.content for card in cards)
 

@@ -16,12 +16,13 @@ from pipelines.extraction.extract import ExtractReport
 from pipelines.interface.config import load_config
 from pipelines.interface.help import changed_keys
 from pipelines.manifest.tables import read_clips
-from pipelines.runs.metrics import read_metrics
+from pipelines.runs.metrics import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, read_metrics
 from pipelines.training.alarms import AlarmConfig
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.figures import draw_losses
-from pipelines.training.monitoring.report import Outcome, reported, write_train_report
-from pipelines.training.monitoring.step_timer import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, StepTimer
+from pipelines.training.monitoring.report import Outcome, write_train_report
+from pipelines.training.monitoring.step_timer import StepTimer
+from pipelines.training.monitoring.watch import reported
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
 from tests.pipelines.cache.test_reader import make_worker, prepare_tones

@@ -21,6 +21,7 @@ from pipelines.cache.reader import FeatureCache
 from pipelines.errors import JobIncompleteError
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.metrics import read_metrics
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
 from pipelines.training.config import OptimConfig, TrainConfig
 from pipelines.training.optim import learning_rate
@@ -107,7 +108,7 @@ def train_plainly(config: TrainConfig) -> dict[str, torch.Tensor]:
     cache = FeatureCache(config.cache)
     examples = load_examples(config.manifest, cache, splits=["train"], tasks=[], max_missing_fraction=0)
     spec = RunSpec.read(config.run)
-    model = spec.build(config.run, device="cpu", seed=config.seed).train()
+    model = build_model(spec, config.run, device="cpu", seed=config.seed).train()
     parameters, seen = model.trainable_parameters(), {}
     decaying, others = ([p for p in parameters.values() if (p.ndim > 1) is decays] for decays in (True, False))
     optimizer = torch.optim.AdamW([{"params": decaying, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}])

@@ -8,7 +8,7 @@ from llm.settings import LoraSettings
 from pipelines.runs.spec import RunSpec
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
-from pipelines.training.worker.resources import Parts
+from pipelines.training.worker.resources import RunResources
 from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
 from tests.pipelines.training.test_train import config_of, losses
 
@@ -23,15 +23,15 @@ def corpus(tmp_path_factory) -> tuple[str, str]:
     return manifest, str(folder / "c")
 
 
-def trained(config, parts: Parts | None) -> TrainWorker:
+def trained(config, resources: RunResources | None) -> TrainWorker:
     open_run(config, pending=[])
-    worker = TrainWorker(config, 0, 1, CPU, parts=parts)
+    worker = TrainWorker(config, 0, 1, CPU, resources=resources)
     worker.run()
     return worker
 
 
 def test_runs_that_share_cache_and_llm_are_those_that_have_their_own(corpus, tmp_path):
-    parts, workers = Parts(), []
+    resources, workers = RunResources(), []
     variants = [
         {"gradient_checkpointing": True},
         {"lora": LoraSettings(rank=4, target_modules=["q_proj", "k_proj", "o_proj"]), "seed": 1},
@@ -39,7 +39,7 @@ def test_runs_that_share_cache_and_llm_are_those_that_have_their_own(corpus, tmp
     ]
     for number, keys in enumerate(variants):
         config = config_of(corpus, tmp_path / f"shared-{number}", steps=3, **keys)
-        workers.append(trained(config, parts))
+        workers.append(trained(config, resources))
         ours = {name: tensor.clone() for name, tensor in workers[-1].model.state_dict().items()}
         alone = trained(replace(config, run=str(tmp_path / f"alone-{number}")), None)
         theirs = alone.model.state_dict()
@@ -52,17 +52,20 @@ def test_runs_that_share_cache_and_llm_are_those_that_have_their_own(corpus, tmp
 def test_another_llm_cache_or_selection_is_loaded(corpus, tmp_path):
     other = prepare_tones(tmp_path, num_clips=12), str(tmp_path / "c")
     fill(tmp_path / "c", other[0], make_worker(tmp_path / "c"))
-    parts, configs = Parts(), [config_of(data, tmp_path / f"run-{place}") for place, data in enumerate((corpus, other))]
+    resources, configs = (
+        RunResources(),
+        [config_of(data, tmp_path / f"run-{place}") for place, data in enumerate((corpus, other))],
+    )
     for config in configs:
         open_run(config, pending=[])
     llm = Path(configs[1].run) / "llm" / "generation_config.json"
     llm.write_text("{}")  # the tones' texts, and so the LLMs, are the same
-    models = [parts.build(RunSpec.read(config.run), config.run, device="cpu", seed=0) for config in configs]
+    models = [resources.build(RunSpec.read(config.run), config.run, device="cpu", seed=0) for config in configs]
     assert models[0].llm.get_base_model() is not models[1].llm.get_base_model()
-    caches = [parts.open_cache(config.cache, config.read) for config in configs]
+    caches = [resources.open_cache(config.cache, config.read) for config in configs]
     assert [cache.uri for cache in caches] == [corpus[1], other[1]]
     splits = [
-        parts.load_examples(other[0], caches[1], splits=[split], tasks=[], max_missing_fraction=0.0)
+        resources.load_train_examples(replace(configs[1], splits=[split]), caches[1], ())
         for split in ("train", "test", "train")
     ]
     assert splits[0] is splits[2] and [len(examples) for examples in splits] == [9, 3, 9]

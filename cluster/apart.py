@@ -8,15 +8,16 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 
-def call_apart(module: str, function: str, *, spared: str, **keys: Any) -> Any:
+def call_in_subprocess(module: str, function: str, *, heavy: str, **keys: Any) -> Any:
     """Return what a function gives, or raise what it raises; its module is imported in a process of its own.
 
-    A process that has imported `spared` already, the package for whose sake that is done, calls the function itself.
+    A process that has imported the `heavy` package already, which the caller wants to do without, calls the function
+    itself.
 
     Raises:
         ChildProcessError: If the process ended without an answer.
     """
-    if spared in sys.modules:
+    if heavy in sys.modules:
         return _call(module, function, keys)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
