@@ -140,7 +140,7 @@ def test_bytes_that_an_object_store_gives_besides_are_known_too(corpus, keys, mo
         fetch(self, near)
 
     monkeypatch.setattr(RangedFile, "_fetch", watch)
-    for module in ("storage.ranges", "cache.reader"):
+    for module in ("storage.ranges", "cache.clip_index"):
         monkeypatch.setattr(f"pipelines.{module}.GAP_BYTES", gap)
     with range_server(corpus[1].parents[1]) as server:
         for read in READS:
