@@ -1,86 +1,245 @@
-"""Who may import whom; read from the sources, so that nothing is imported to find out."""
+"""Who may import whom, read from the sources; what a verb loads before it works; what no file may call."""
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
 
-OURS = {"pipelines", "encoders", "qformer", "llm", "cluster"}
-MAY_IMPORT = {
+LEAVES = ("encoders", "qformer", "llm", "cluster")
+OURS = ("pipelines", *LEAVES)
+LIBRARIES = {
     "encoders": {"torch", "torchaudio", "transformers", "safetensors", "numpy", "soundfile"},
     "qformer": {"torch"},
     "llm": {"torch", "transformers", "peft", "safetensors", "numpy", "tokenizers"},
     "cluster": {"ray"},
-    "pipelines": OURS
-    | {"ray", "torch", "transformers", "webdataset", "pyarrow", "numpy", "safetensors", "omegaconf", "yaml", "rich"}
+    "pipelines": {"ray", "torch", "transformers", "pyarrow", "numpy", "safetensors", "omegaconf", "yaml", "rich"}
     | {"jinja2", "matplotlib", "jiwer", "soundfile", "espeakng_loader", "tensorboardX"},
 }
+"""What a package may import besides the standard library, itself and, in `pipelines`, the leaves."""
 ONLY_IN = {
-    "ray": {"pipelines", "cluster"},
-    "webdataset": {"pipelines/cache/shard.py"},
-    "peft": {"llm"},
-    "espeakng_loader": {"pipelines/demo/speech_synthesis.py"},
-    "tensorboardX": {"pipelines/training/monitoring/curves.py"},
+    "ray": ("pipelines", "cluster"),
+    "peft": ("llm",),
+    "espeakng_loader": ("pipelines/demo/speech_synthesis.py",),
+    "tensorboardX": ("pipelines/training/monitoring/curves.py",),
 }
-FORBIDDEN_CALLS = ("pickle.load", "torch.load(", "np.load(", "yaml.load(")
+ERRORS = {"errors"}
+GROUND = {"storage", "interface"} | ERRORS
+MAY_IMPORT = {
+    "errors": ({*()}, {"encoders.errors", "qformer.errors", "llm.errors", "cluster.errors"}),
+    "storage": (ERRORS, {"encoders.sound.recordings"}),
+    "interface": ({"storage"} | ERRORS, {*()}),
+    "manifest": (GROUND, {"encoders.audio", "encoders.sound", "llm.prompts", "llm.errors", "cluster"}),
+    "cache": (GROUND | {"manifest"}, {"encoders"}),
+    "extraction": (GROUND | {"manifest", "cache"}, {"encoders", "cluster"}),
+    "batches": (GROUND | {"manifest", "cache"}, {"llm", "qformer", "encoders.features"}),
+    "runs": (GROUND | {"cache"}, {"encoders.features", "llm", "qformer"}),
+    "training": (
+        GROUND | {"manifest", "cache", "batches", "runs"},
+        {"encoders.features", "llm", "qformer", "cluster"},
+    ),
+    "inference": (GROUND | {"cache", "batches", "runs"}, {"encoders", "llm", "cluster"}),
+    "demo": (GROUND | {"manifest", "cache", "extraction", "batches", "runs", "training", "inference"}, set(LEAVES)),
+    "cli": ({"interface"} | ERRORS, {"cluster.logs"}),
+    "__main__": ({"cli"}, {*()}),
+}
+"""Folder or module of `pipelines` -> what it may import there, and of the leaves (a package or some of its modules)."""
+HEAVY = {"torch", "torchaudio", "transformers", "peft", "ray", "bitsandbytes", "pandas", "matplotlib", "webdataset"}
+LIGHT_VERBS = (
+    *("runs list", "cache info", "cache ls", "cache verify", "cache prune", "recipe diff"),
+    *("manifest info", "manifest check", "manifest sample", "prepare table", "prepare librispeech"),
+)
+"""Verbs whose work is done without anything heavy too."""
+DRIVERS = {"extract": HEAVY - {"ray"}, "train": HEAVY - {"ray", "pandas"}}
+"""Drivers, and what they do without: Ray itself loads the rest."""
+
+
+@cache
+def sources() -> dict[str, Path]:
+    """Module -> file, of all packages."""
+    files = (path for package in OURS for path in sorted((ROOT / package).rglob("*.py")))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imported(path: Path, *, everywhere: bool = True) -> Iterator[str]:
+    """Yield what a file imports by full name; only what its import runs if not `everywhere`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in sources() else str(node.module)
 
 
 def imports_of(path: Path) -> set[str]:
     """Top-level packages a file imports anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            names.add(node.module or "")
-    return {name.partition(".")[0] for name in names}
+    return {name.partition(".")[0] for name in imported(path)}
 
 
-@pytest.mark.parametrize("package", sorted(OURS))
+def within(name: str, allowed: set[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in allowed)
+
+
+@pytest.mark.parametrize("package", OURS)
 def test_packages_import_only_what_the_table_allows(package):
+    allowed = LIBRARIES[package] | {package} | (set(LEAVES) if package == "pipelines" else set())
     for path in sorted((ROOT / package).rglob("*.py")):
-        foreign = imports_of(path) - set(sys.stdlib_module_names) - {package} - MAY_IMPORT[package]
+        foreign = imports_of(path) - set(sys.stdlib_module_names) - allowed
         assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_some_libraries_have_their_place(library):
-    for path in sorted(path for package in OURS for path in (ROOT / package).rglob("*.py")):
+    for path in sources().values():
         if library in imports_of(path):
             name = path.relative_to(ROOT).as_posix()
-            assert name in ONLY_IN[library] or name.partition("/")[0] in ONLY_IN[library], f"{name} imports {library}"
+            assert name.startswith(ONLY_IN[library]), f"{name} imports {library}"
+
+
+def test_folders_of_pipelines_import_only_what_the_table_allows():
+    for module, path in sources().items():
+        package, _, rest = module.partition(".")
+        if package != "pipelines" or not rest:
+            continue
+        own = rest.partition(".")[0]
+        assert own in MAY_IMPORT, f"{path}: the table of imports has no row for {own}"
+        folders, leaves = MAY_IMPORT[own]
+        for name in imported(path):
+            top, _, inner = name.partition(".")
+            if top == "pipelines" and inner:
+                assert inner.partition(".")[0] in folders | {own}, f"{module} imports {name}"
+            elif top in LEAVES:
+                assert within(name, leaves), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    links = {module: set(imported(path)) & sources().keys() for module, path in sources().items()}
+    above: list[str] = []
+    done: set[str] = set()
+
+    def visit(module: str) -> None:
+        assert module not in above, " → ".join([*above[above.index(module) :], module])
+        if module not in done:
+            above.append(module)
+            for link in sorted(links[module]):
+                visit(link)
+            above.pop()
+            done.add(module)
+
+    for module in links:
+        visit(module)
+
+
+def test_folders_have_no_more_modules_than_can_be_overlooked():
+    for folder in sorted({path.parent for path in sources().values()} - {ROOT / "pipelines/manifest/corpora"}):
+        modules = [path for path in folder.glob("*.py") if path.stem != "__init__"]
+        assert len(modules) <= 14, f"{folder}: {len(modules)} modules"
+
+
+def loaded_after(*statements: str) -> set[str]:
+    """Run statements in a process of its own and return the heavy packages that are loaded then."""
+    code = "; ".join(["import sys, json", *statements, f"print(json.dumps([*({HEAVY} & sys.modules.keys())]))"])
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return set(json.loads(process.stdout.splitlines()[-1]))
+
+
+def test_help_and_wrong_keys_of_all_verbs_load_nothing_heavy():
+    calls = ["from pipelines.cli import VERBS, main", "sys.stdout = sys.stderr"]
+    calls.append("assert all(main([*name.split(), '--help']) == 0 for name in VERBS)")
+    calls.append("assert all(main([*name.split(), 'wrong_key=1']) == 2 for name in VERBS)")
+    assert loaded_after(*calls, "sys.stdout = sys.__stdout__") == set()
+
+
+def test_verbs_that_list_and_check_load_nothing_heavy():
+    loads = [f"VERBS[{name!r}].load_function()" for name in LIGHT_VERBS]
+    assert loaded_after("from pipelines.cli import VERBS", *loads) == set()
+
+
+@pytest.mark.parametrize("verb", DRIVERS)
+def test_drivers_of_jobs_load_no_pytorch(verb):
+    found = loaded_after("from pipelines.cli import VERBS", f"VERBS[{verb!r}].load_function()")
+    assert not found & DRIVERS[verb]
+
+
+def test_controller_of_a_training_loads_no_pytorch():
+    assert loaded_after("import pipelines.training.worker.start") <= {"ray", "pandas"}
 
 
 def test_ray_is_not_loaded_by_the_model_packages():
-    modules = sorted(
-        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-        for package in ("encoders", "qformer", "llm")
-        for path in (ROOT / package).rglob("*.py")
-        if path.stem != "__init__"
-    )
-    code = f"import sys; [__import__(name) for name in {modules}]; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    modules = [module for module in sources() if module.startswith(("encoders", "qformer", "llm"))]
+    assert "ray" not in loaded_after(*(f"import {module}" for module in modules))
 
 
-def test_driver_of_an_extraction_loads_neither_pytorch_nor_what_draws():
-    heavy = {"torch", "torchaudio", "transformers", "peft", "webdataset", "matplotlib"}
-    code = f"import sys, pipelines.cli, pipelines.extraction.extract; sys.exit(str({heavy} & sys.modules.keys()))"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
-    assert found.stderr == "set()\n"
+UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def unsafe_calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and name of calls that unpickle, or may."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            if found := {str(name).partition(".")[0] for name in names} & UNPICKLERS:
+                yield node.lineno, f"import of {found.pop()}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if name == "torch.load" and keywords.get("weights_only") != "True":
+            yield node.lineno, "torch.load without weights_only=True"
+        if name in ("np.load", "numpy.load") or name.endswith("read_array"):
+            if keywords.get("allow_pickle") != "False":
+                yield node.lineno, f"{name} without allow_pickle=False"
+        if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"):
+            yield node.lineno, name
 
 
 def test_nothing_is_unpickled():
-    for path in sorted(path for package in OURS for path in (ROOT / package).rglob("*.py")):
-        for line in path.read_text().splitlines():
-            if any(call in line for call in FORBIDDEN_CALLS):
-                assert "weights_only=True" in line or "allow_pickle=False" in line, f"{path}: {line.strip()}"
+    for path in sources().values():
+        for line, call in unsafe_calls(ast.parse(path.read_text())):
+            pytest.fail(f"{path.relative_to(ROOT)}:{line}: {call}")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.load(\n    file,\n    map_location='cpu',\n    weights_only=False,\n)",
+        "torch.load(file)",
+        "np.load(\n    path,\n)",
+        "np.lib.format.read_array(file, allow_pickle=True)",
+        "from pickle import loads",
+        "import joblib.numpy_pickle",
+        "yaml.load(text, Loader=yaml.Loader)",
+    ],
+)
+def test_planted_unpickling_is_found(code):
+    assert len(list(unsafe_calls(ast.parse(code)))) == 1
 
 
 def test_top_level_holds_only_the_agreed_packages():
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages - {"tests", "benchmarks"} == OURS
+    assert packages - {"tests", "benchmarks"} == set(OURS)
+
+
+def test_tests_import_nothing_from_other_test_modules():
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        found = [name for name in imported(path) if name.startswith("tests.") and ".test_" in name]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}; what tests share is in builders.py"
+
+
+def test_a_job_is_shipped_with_every_file_of_the_packages():
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    excludes = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
+    assert len(excludes) == 2
+    files = [path for package in OURS for path in (ROOT / package).rglob("*") if path.is_file()]
+    left_out = [path for path in files if "__pycache__" not in path.parts and any(excluded(path) for excluded in excludes)]
+    assert files and not left_out
