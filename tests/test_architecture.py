@@ -5,15 +5,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from tests import ROOT
+from tests.sources import LEAVES, OURS, imported, imports_of, sources
 
-LEAVES = ("encoders", "qformer", "llm", "cluster")
-OURS = ("pipelines", *LEAVES)
 LIBRARIES = {
     "encoders": {"torch", "torchaudio", "transformers", "safetensors", "numpy", "soundfile"},
     "qformer": {"torch"},
@@ -58,31 +55,6 @@ LIGHT_VERBS = (
 """Verbs whose work is done without anything heavy too."""
 DRIVERS = {"extract": HEAVY - {"ray"}, "train": HEAVY - {"ray", "pandas"}}
 """Drivers, and what they do without: Ray itself loads the rest."""
-
-
-@cache
-def sources() -> dict[str, Path]:
-    """Module -> file, of all packages."""
-    files = (path for package in OURS for path in sorted((ROOT / package).rglob("*.py")))
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
-
-
-def imported(path: Path, *, everywhere: bool = True) -> Iterator[str]:
-    """Yield what a file imports by full name; only what its import runs if not `everywhere`."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                yield name if name in sources() else str(node.module)
-
-
-def imports_of(path: Path) -> set[str]:
-    """Top-level packages a file imports anywhere in it."""
-    return {name.partition(".")[0] for name in imported(path)}
 
 
 def within(name: str, allowed: set[str]) -> bool:
@@ -195,9 +167,9 @@ def unsafe_calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
         name, keywords = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
         if name == "torch.load" and keywords.get("weights_only") != "True":
             yield node.lineno, "torch.load without weights_only=True"
-        if name in ("np.load", "numpy.load") or name.endswith("read_array"):
-            if keywords.get("allow_pickle") != "False":
-                yield node.lineno, f"{name} without allow_pickle=False"
+        reads_npy = name in ("np.load", "numpy.load") or name.endswith("read_array")
+        if reads_npy and keywords.get("allow_pickle") != "False":
+            yield node.lineno, f"{name} without allow_pickle=False"
         if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"):
             yield node.lineno, name
 
@@ -241,5 +213,7 @@ def test_a_job_is_shipped_with_every_file_of_the_packages():
     excludes = get_excludes_from_ignore_files(ROOT, include_gitignore=True)
     assert len(excludes) == 2
     files = [path for package in OURS for path in (ROOT / package).rglob("*") if path.is_file()]
-    left_out = [path for path in files if "__pycache__" not in path.parts and any(excluded(path) for excluded in excludes)]
+    left_out = [
+        path for path in files if "__pycache__" not in path.parts and any(excluded(path) for excluded in excludes)
+    ]
     assert files and not left_out

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.gpu_train_step import main
 from tests import ROOT
-from tests.test_architecture import OURS, imports_of
+from tests.sources import OURS, imports_of
 
 
 def run(monkeypatch, *words):

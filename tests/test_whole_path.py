@@ -6,10 +6,9 @@ import shlex
 import pytest
 
 from pipelines.cli import VERBS, main
-from tests import ROOT
+from tests.pipelines.builders import README
 from tests.toy import write_tone_corpus
 
-README = (ROOT / "README.md").read_text()
 COMMANDS = [shlex.split(line) for line in re.findall(r"^salmonn [^…\n]*$", README, re.MULTILINE)]
 
 

@@ -28,7 +28,7 @@ from pipelines.cache.tools.verify import cache_verify
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests import ROOT
 from tests.chaos.machines import Machines
-from tests.pipelines.cache.test_reader import prepare_tones
+from tests.pipelines.builders import prepare_tones
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
 

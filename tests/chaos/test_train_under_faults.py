@@ -26,8 +26,7 @@ from pipelines.training.config import OptimConfig, TrainConfig
 from qformer.config import QFormerConfig
 from tests import ROOT
 from tests.chaos.machines import Machines
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
-from tests.pipelines.training.test_train import train_here
+from tests.pipelines.builders import fill, make_worker, prepare_tones, train_here
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 NUM_FAULTS = int(os.environ.get("CHAOS_TRAIN_FAULTS", "16"))

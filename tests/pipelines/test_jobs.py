@@ -7,7 +7,7 @@ import pytest
 from pipelines.cache.reader import FeatureCache
 from pipelines.runs.folder import complete_steps
 from tests import ROOT
-from tests.pipelines.cache.test_reader import prepare_tones
+from tests.pipelines.builders import prepare_tones
 from tests.ray_head import JobOutcome, RayHead
 
 pytestmark = pytest.mark.ray

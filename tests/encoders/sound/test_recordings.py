@@ -13,7 +13,7 @@ from encoders.sound import recordings
 from encoders.sound.clips import load_clip
 from encoders.sound.recordings import open_local, open_recording, split_member
 from encoders.sound.sound_file import probe_seconds
-from tests.encoders.sound.test_sound_file import KINDS, rejected, sweep, write
+from tests.encoders.sound.builders import KINDS, rejected, sweep, write
 
 
 def make_tar(path: Path, members: dict[str, bytes], tar_format: int = tarfile.DEFAULT_FORMAT) -> Path:

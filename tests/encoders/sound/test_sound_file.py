@@ -3,7 +3,6 @@ import io
 import json
 import pickle
 import random
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -25,47 +24,13 @@ from encoders.audio import (
 from encoders.sound.clips import load_clip
 from encoders.sound.sound_file import probe_seconds
 from tests import ROOT
+from tests.encoders.sound.builders import KINDS, encode, rejected, sweep, wav, write
 
 SHARED = ROOT / ".." / "shared"
-KINDS = {
-    "wav": ("WAV", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"),
-    "ogg": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
-    "mp3": ("MP3", None),
-}
-
-
-def sweep(seconds: float, rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    time = np.arange(round(seconds * rate_hz)) / rate_hz
-    noise = np.random.default_rng(0).standard_normal(len(time))
-    return 0.3 * np.sin(2 * np.pi * (200 + 40 * time) * time) + 0.02 * noise
-
-
-def encode(wave: np.ndarray, rate_hz: int, kind: str, **options: str) -> bytes:
-    container, subtype = KINDS[kind]
-    channels = 1 if wave.ndim == 1 else wave.shape[1]
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", rate_hz, channels, format=container, subtype=subtype, **options) as file:
-        for start in range(0, len(wave), rate_hz):  # libsndfile's Vorbis writer overflows its stack on large blocks
-            file.write(wave[start : start + rate_hz])
-    return buffer.getvalue()
-
-
-def write(path: Path, wave: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, kind: str | None = None) -> str:
-    path.write_bytes(encode(wave, rate_hz, kind or path.suffix[1:]))
-    return str(path)
 
 
 def decode(path: str) -> torch.Tensor:
     return torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0])
-
-
-def rejected(path: str, *, start: float = 0.0, seconds: float | None = None) -> AudioError:
-    with pytest.raises(AudioError) as caught:
-        load_clip([Segment(path, start, seconds)])
-    assert str(caught.value).startswith(f"{path}: {caught.value.stage}: ")
-    return caught.value
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,13 +169,6 @@ def test_no_flipped_bit_of_a_header_changes_what_is_heard(tmp_path: Path, kind: 
                 assert torch.equal(load_clip([Segment(str(path))]), clip), f"byte {place}, bit {bit}"
             except AudioError:
                 continue
-
-
-def wav(*, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1, data_bytes: int = 64_000, byte_rate: int = 0) -> bytes:
-    """Return a WAV of 64,000 bytes of sound whose header says what is asked."""
-    head = struct.pack("<HHIIHH", 1, channels, rate_hz, byte_rate or 2 * channels * rate_hz, 2 * channels, 16)
-    sound = (8_000 * np.sin(np.arange(32_000))).astype("<i2").tobytes()
-    return b"RIFF\x24\xfa\0\0WAVEfmt \x10\0\0\0" + head + b"data" + struct.pack("<I", data_bytes) + sound
 
 
 def recorded(kind: str, **options: str) -> bytes:

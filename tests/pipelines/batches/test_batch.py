@@ -9,7 +9,7 @@ from pipelines.batches.batch import make_batch, read_batch, read_texts
 from pipelines.batches.example_set import ExampleSet, load_examples
 from pipelines.batches.order import ShardOrder, epoch_order, global_batch, micro_batches
 from pipelines.cache.reader import FeatureCache
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
+from tests.pipelines.builders import fill, make_worker, prepare_tones
 
 
 @pytest.fixture(scope="module")

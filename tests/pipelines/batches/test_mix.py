@@ -9,8 +9,7 @@ from pipelines.batches.mix import MIX_DIR, MixRow, load_mix, make_mixture, save_
 from pipelines.batches.order import epoch_order, global_batch, micro_batches
 from pipelines.inference.scoring.tasks import TASKS
 from pipelines.training.preflight import open_run
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
-from tests.pipelines.training.test_train import config_of, losses, train_here
+from tests.pipelines.builders import config_of, fill, losses, make_worker, prepare_tones, train_here
 
 THERE = [("asr", "librispeech")] * 50 + [("asr", "gigaspeech")] * 30 + [("aqa", "wavcaps")] * 20 + [("sqa", "own")] * 4
 

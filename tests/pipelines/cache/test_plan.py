@@ -13,7 +13,7 @@ from pipelines.cli import main
 from pipelines.extraction.plan_extract import fit_cost
 from pipelines.manifest.tables import CLIP_SCHEMA, Clip, require_clips, row_from_clip
 from pipelines.storage.tables import RowTable
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
+from tests.pipelines.builders import fill, make_worker, prepare_tones
 
 RECIPE = Recipe(
     streams={"speech": StreamRecipe("0" * 64, 1280), "audio": StreamRecipe("1" * 64, 768)},

@@ -11,12 +11,10 @@ import torch
 import webdataset
 
 from cluster.unit_queue import FatalUnitError
-from encoders.clip_encoder import load_clip_encoder
 from encoders.codecs import measure_fidelity
 from encoders.features import audio_frames
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.cache.index import committed_shard, committed_units, read_rejects
 from pipelines.cache.plan import (
     count_planned_clips,
@@ -33,36 +31,8 @@ from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.cache.tools.info import cache_info
 from pipelines.extraction.messages import WorkerConfig
 from pipelines.extraction.worker import SAMPLED_CLIPS, ExtractWorker
-from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.manifest.tables import corpus_roots, read_clips
-from tests.toy import write_tone_corpus
-
-
-def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny") -> ExtractWorker:
-    encoder = load_clip_encoder(whisper=whisper, beats=beats)
-    recipe = recipe_of(encoder, codec=codec, precision="float32")
-    encoders = {"speech": whisper, "audio": beats}
-    write_recipe(str(cache), recipe, encoders=encoders, recorded={})
-    return ExtractWorker(WorkerConfig(str(cache), whisper, beats, recipe, "cpu", 1, 4))
-
-
-def prepare_tones(folder, **keys) -> str:
-    corpus = write_tone_corpus(folder, **keys)
-    table = str(corpus / "table.jsonl")
-    prepare_table(TableConfig(table=table, audio_root=str(corpus / "audio"), out=str(folder / "m")))
-    return str(folder / "m")
-
-
-def fill(cache, manifest, worker, *, shard_nbytes=1_500_000):
-    extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=shard_nbytes)
-    for unit in read_units(str(cache), skip=committed_units(str(cache))):
-        worker.run(unit, 1)
-
-
-def shard_digests(cache):
-    folders = ("shards", "index", "rejects")
-    files = [file for folder in folders for file in sorted(cache.glob(f"{folder}/[!.]*"))]
-    return {str(file.relative_to(cache)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+from tests.pipelines.builders import fill, make_worker, prepare_tones, shard_digests
 
 
 @pytest.mark.parametrize(("codec", "beats"), [("float16", "tiny"), ("int8", "tiny"), ("float16", "none")])

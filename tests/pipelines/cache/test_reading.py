@@ -25,8 +25,7 @@ from pipelines.storage.memory import BatchMemory
 from pipelines.storage.ranges import Extent, RangedFile
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
-from tests.pipelines.training.test_train import config_of
+from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones
 
 
 @pytest.fixture(scope="module", params=["float16", "int8"])

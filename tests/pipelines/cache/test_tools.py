@@ -17,7 +17,7 @@ from pipelines.cache.tools.show import channel_bands
 from pipelines.cli import main
 from pipelines.manifest.tables import read_clips, read_examples
 from pipelines.manifest.writer import ManifestWriter
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones, shard_digests
+from tests.pipelines.builders import fill, make_worker, prepare_tones, shard_digests
 
 SMALL = "shard_megabytes=1"  # two clips
 

@@ -25,7 +25,7 @@ from pipelines.extraction.messages import UnitStats
 from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from tests import ROOT
-from tests.pipelines.cache.test_reader import prepare_tones, shard_digests
+from tests.pipelines.builders import prepare_tones, shard_digests
 from tests.toy import write_tones
 
 pytestmark = pytest.mark.ray

@@ -11,7 +11,7 @@ from pipelines.cache.tools.verify import cache_verify
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
+from tests.pipelines.builders import fill, make_worker, prepare_tones
 from tests.s3_server import S3Server, s3_server
 
 

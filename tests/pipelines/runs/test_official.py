@@ -26,7 +26,7 @@ from qformer.aligner import Aligner
 from qformer.config import AlignerConfig, QFormerConfig
 from qformer.official import to_official
 from tests import ROOT
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
+from tests.pipelines.builders import fill, make_worker, prepare_tones
 
 GOLDEN = ROOT / ".." / "shared" / "golden"
 SIZES = {"hidden_width": 32, "num_heads": 2, "ffn_width": 64, "num_layers": 3, "num_queries": 2}

@@ -13,8 +13,7 @@ from pipelines.runs.config import RunsCompareConfig, RunsListConfig
 from pipelines.runs.metrics import read_metrics
 from pipelines.runs.summary import runs_list
 from pipelines.training.config import TrainConfig, with_full_paths
-from tests.pipelines.cache.test_reader import fill, make_worker
-from tests.pipelines.training.test_train import train_here
+from tests.pipelines.builders import fill, make_worker, train_here
 from tests.toy import write_tone_corpus
 
 SMALL = ["heard_seconds=2", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "optim.lr=3e-3"]

@@ -1,11 +1,9 @@
 """WavCaps, AudioCaps, Clotho and MusicCaps, each in its published layout."""
 
-import csv
 import json
 import shutil
 
 import pytest
-import soundfile
 
 from encoders.audio import Segment
 from pipelines.cli import main
@@ -14,31 +12,11 @@ from pipelines.manifest.corpora.clotho import ClothoConfig, prepare_clotho, read
 from pipelines.manifest.corpora.musiccaps import MusicCapsConfig, prepare_musiccaps, read_musiccaps
 from pipelines.manifest.corpora.wavcaps import SOURCES, WavCapsConfig, prepare_wavcaps, read_wavcaps
 from pipelines.manifest.corpus import Skipped
-from pipelines.manifest.tables import read_clips, read_examples
 from tests import ROOT
-from tests.toy import tone
+from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
 
 SHARED = ROOT / ".." / "shared" / "data"
 WAVEFORMS = "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveforms"
-
-
-def write_sound(path, seconds=1.0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, tone(seconds), 16_000)
-
-
-def write_csv(path, header, *rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def texts(manifest):
-    return [(e.split, e.task, e.answer) for e in read_examples(str(manifest))]
-
-
-def recordings(manifest):
-    return [clip.recordings[0] for clip in read_clips(str(manifest))]
 
 
 WAVCAPS = {

@@ -14,7 +14,8 @@ from pipelines.manifest.corpora.esc import EscConfig, prepare_esc, read_esc
 from pipelines.manifest.corpora.slurp import SlurpConfig, prepare_slurp, read_slurp
 from pipelines.manifest.corpora.table import TableConfig, prepare_table, read_table
 from pipelines.manifest.tables import read_clips, read_examples
-from tests.pipelines.manifest.corpora.test_captions import SHARED, recordings, texts, write_csv, write_sound
+from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
+from tests.pipelines.manifest.corpora.test_captions import SHARED
 from tests.toy import write_annotations
 
 ESC50 = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]

@@ -40,8 +40,7 @@ from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import Tally, TrainWorker
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
-from tests.pipelines.training.test_train import config_of, train_here
+from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones, train_here
 from tests.toy import write_tone_corpus
 
 TEXTS = ("low", "a high tone that fades", "low and then lower, as far as can be heard here", "high")

@@ -7,7 +7,7 @@ from pipelines import storage
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.curves import TensorBoardCurves, WandbCurves, scalars_of
 from pipelines.training.monitoring.metrics_log import MetricsLog
-from tests.pipelines.training.test_train import events
+from tests.pipelines.builders import events
 from tests.s3_server import s3_server
 
 

@@ -25,8 +25,7 @@ from pipelines.training.monitoring.step_timer import StepTimer
 from pipelines.training.monitoring.watch import reported
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
-from tests.pipelines.cache.test_reader import make_worker, prepare_tones
-from tests.pipelines.training.test_train import config_of, train_here
+from tests.pipelines.builders import config_of, make_worker, prepare_tones, train_here
 
 
 @pytest.fixture(scope="module")

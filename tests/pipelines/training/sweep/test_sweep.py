@@ -40,9 +40,7 @@ from pipelines.training.sweep.sweep import SPEEDS, metric_names, sweep
 from pipelines.training.sweep.trial import WORST, Goal
 from pipelines.training.sweep.tune import Watch
 from pipelines.training.worker.loop import TrainWorker
-from tests.pipelines.cache.test_reader import fill, make_worker
-from tests.pipelines.training.test_train import losses, train_here, valid_losses
-from tests.test_whole_path import README
+from tests.pipelines.builders import README, fill, losses, make_worker, train_here, valid_losses
 from tests.toy import write_tone_corpus
 
 SMALL = ["heard_seconds=2", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "threads=2"]

@@ -28,7 +28,7 @@ from pipelines.training.optim import learning_rate
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
 from qformer.config import QFormerConfig
-from tests.pipelines.cache.test_reader import fill, make_worker
+from tests.pipelines.builders import fill, make_worker
 from tests.toy import write_tone_corpus
 
 STEPS, GLOBAL_BATCH = 3, 8

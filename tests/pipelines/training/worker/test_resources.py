@@ -9,8 +9,7 @@ from pipelines.runs.spec import RunSpec
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
 from pipelines.training.worker.resources import RunResources
-from tests.pipelines.cache.test_reader import fill, make_worker, prepare_tones
-from tests.pipelines.training.test_train import config_of, losses
+from tests.pipelines.builders import config_of, fill, losses, make_worker, prepare_tones
 
 CPU = torch.device("cpu")
 
