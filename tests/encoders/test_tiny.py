@@ -5,9 +5,9 @@ from encoders.audio import Segment
 from encoders.clip_encoder import ClipEncoder
 from encoders.sound.clips import load_clip
 from encoders.tiny import tiny_beats, tiny_whisper
-from tests import ROOT
+from tests import SHARED
 
-DIGITS = ROOT / ".." / "shared" / "data" / "fsdd" / "recordings"
+DIGITS = SHARED / "data" / "fsdd" / "recordings"
 
 
 def test_weights_are_the_same_bits_on_every_machine() -> None:
@@ -28,7 +28,6 @@ def test_different_sounds_give_different_frames() -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not DIGITS.is_dir(), reason="../shared/data is absent")
 def test_spoken_digits_are_linearly_separable() -> None:
     paths = sorted(DIGITS.glob("?_[gj]*_[0-2].wav"))
     digits = torch.tensor([int(path.stem[0]) for path in paths])

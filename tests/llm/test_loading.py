@@ -9,9 +9,7 @@ from transformers import PreTrainedModel
 
 from llm.loading import llm_width, load_llm
 from llm.settings import Precision, is_hub_name
-from tests import ROOT
-
-SHARED = ROOT / ".." / "shared"
+from tests import SHARED
 
 
 def test_the_model_is_frozen_and_in_evaluation_mode(tiny_llm: PreTrainedModel) -> None:
@@ -112,7 +110,6 @@ def _disconnect(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is absent")
 def test_a_pretrained_story_teller_loads_and_tells() -> None:
     model, tokenizer = load_llm(SHARED / "data" / "weights" / "tinystories-260k-llama")
     ids = tokenizer("Once upon a time", return_tensors="pt").input_ids
@@ -121,7 +118,6 @@ def test_a_pretrained_story_teller_loads_and_tells() -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED} is absent")
 def test_a_sentencepiece_tokenizer_gives_the_official_ids() -> None:
     folder = SHARED / "golden" / "llama_small"
     _, tokenizer = load_llm(folder)

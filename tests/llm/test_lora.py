@@ -22,9 +22,9 @@ from llm.lora import (
     settings_from_official,
 )
 from llm.settings import LoraSettings, Precision
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden" / "salmonn_small"
+GOLDEN = SHARED / "golden" / "salmonn_small"
 IDS = torch.arange(3, 23).unsqueeze(0)
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 
@@ -170,7 +170,6 @@ def test_tensors_become_the_weights_themselves_where_they_are_assigned(tiny_llm_
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
 @pytest.mark.parametrize("name", ["salmonn_small.pth", "salmonn_small_trainer.pth"])
 def test_official_checkpoints_adapter_round_trip(name: str) -> None:
     model = torch.load(GOLDEN / name, weights_only=True)["model"]

@@ -22,10 +22,10 @@ from llm.settings import LoraSettings, Precision
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
 from qformer.official import official_name
-from tests import ROOT
+from tests import SHARED
 from tests.llm.conftest import WORDS
 
-GOLDEN = ROOT / ".." / "shared" / "golden"
+GOLDEN = SHARED / "golden"
 SPEECH_WIDTH, AUDIO_WIDTH = 12, 8
 
 
@@ -326,8 +326,6 @@ class Official:
 
 @pytest.fixture(scope="module")
 def official() -> Official:
-    if not GOLDEN.exists():
-        pytest.skip(f"{GOLDEN} is absent")
     folder = GOLDEN / "salmonn_small"
     llm, tokenizer = load_llm(GOLDEN / "llama_small")
     llm = add_lora(llm, LoraSettings())

@@ -9,22 +9,20 @@ from pipelines.inference.ask import ask
 from pipelines.inference.config import AskConfig
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.checkpoint import load_run
-from tests import ROOT
+from tests import SHARED
 from tests.pipelines.builders import config_of, fill, losses, make_worker, train_here
 
-SHARED = ROOT / ".." / "shared" / "data"
+DATA = SHARED / "data"
 
 
 @pytest.mark.weights
 def test_real_whisper_and_real_llama_go_the_same_way(tmp_path):
-    weights = SHARED / "weights"
-    if not weights.exists():
-        pytest.skip("the real recordings and weights of ../shared/data are not here")
+    weights = DATA / "weights"
     whisper, llm = str(weights / "whisper-tiny.en-encoder"), str(weights / "tinystories-260k-llama")
     recordings = [f"{digit}_george_{take}.wav" for digit in (0, 1) for take in (0, 1)]
     rows = [{"path": name, "text": "zero" if name[0] == "0" else "one", "split": "train"} for name in recordings]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    root = SHARED / "fsdd" / "recordings"
+    root = DATA / "fsdd" / "recordings"
     prepare_table(TableConfig(table=str(tmp_path / "t.jsonl"), audio_root=str(root), out=str(tmp_path / "m")))
     fill(tmp_path / "c", str(tmp_path / "m"), make_worker(tmp_path / "c", whisper=whisper, beats="none"))
     config = config_of(

@@ -9,14 +9,13 @@ from torch import Tensor
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
 from qformer.official import load_official
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden" / "qformer_small"
+GOLDEN = SHARED / "golden" / "qformer_small"
 SMALL = AlignerConfig(speech_width=12, audio_width=8, llm_width=10, hidden_width=24, num_heads=4, ffn_width=32)
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
 @pytest.mark.parametrize("case", ["ta1496", "ta350", "ta1500", "ta1510", "ta1520", "overlap", "q4"])
 def test_equals_the_official_model(case: str) -> None:
     options = next(c for c in json.loads((GOLDEN / "config.json").read_text())["cases"] if c["name"] == case)

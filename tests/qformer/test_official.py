@@ -8,14 +8,13 @@ from safetensors.torch import load_file
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
 from qformer.official import config_from_official, load_official, to_official
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden" / "salmonn_small"
+GOLDEN = SHARED / "golden" / "salmonn_small"
 CONFIG = AlignerConfig(speech_width=64, audio_width=96, llm_width=64, hidden_width=96, num_heads=4, ffn_width=384)
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN} is absent")
 @pytest.mark.parametrize("name", ["salmonn_small.pth", "salmonn_small_trainer.pth"])
 def test_official_checkpoints_load_and_are_written_back_exactly(name: str) -> None:
     model = torch.load(GOLDEN / name, weights_only=True)["model"]

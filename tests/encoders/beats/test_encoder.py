@@ -13,11 +13,10 @@ from torch.nn import functional
 from encoders.beats.encoder import BeatsEncoder
 from encoders.beats.network import SWITCHES, BeatsConfig, PositionConv, relative_bucket, relative_position_bias
 from encoders.tiny import tiny_beats
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden"
+GOLDEN = SHARED / "golden"
 TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent")
 
 TINY = BeatsConfig(
     embed_dim=64,
@@ -184,7 +183,6 @@ def test_clip_shorter_than_a_patch_is_refused() -> None:
 
 
 @pytest.mark.weights
-@needs_golden
 def test_official_features_alone_and_in_batches() -> None:
     outputs = load_file(GOLDEN / "beats_small" / "outputs.safetensors")
     int16_waves = load_file(GOLDEN / "waves.safetensors")
@@ -198,7 +196,6 @@ def test_official_features_alone_and_in_batches() -> None:
 
 
 @pytest.mark.weights
-@needs_golden
 def test_official_bucket_table() -> None:
     expected = load_file(GOLDEN / "beats_small" / "outputs.safetensors")["rel_bucket.minus1600_to_1600"]
     assert torch.equal(relative_bucket(torch.arange(-1600, 1601), 320, 800), expected)

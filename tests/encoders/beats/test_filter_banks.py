@@ -6,9 +6,9 @@ from safetensors.torch import load_file
 from torchaudio.compliance.kaldi import fbank, get_mel_banks
 
 from encoders.beats.filter_banks import FilterBanks, mel_table, povey_window
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden"
+GOLDEN = SHARED / "golden"
 
 MEL_TABLE_SHA256 = "0e5162fa7db30f8cdfd750638c74f5c6569825133c420065c45b7d1a13f8a2ba"
 
@@ -53,7 +53,6 @@ def test_clip_shorter_than_a_frame_is_refused() -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent")
 def test_official_filter_banks() -> None:
     outputs = load_file(GOLDEN / "beats_small" / "outputs.safetensors")
     waves = load_file(GOLDEN / "waves.safetensors")

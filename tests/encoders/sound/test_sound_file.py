@@ -23,10 +23,8 @@ from encoders.audio import (
 )
 from encoders.sound.clips import load_clip
 from encoders.sound.sound_file import probe_seconds
-from tests import ROOT
+from tests import SHARED
 from tests.encoders.sound.builders import KINDS, encode, rejected, sweep, wav, write
-
-SHARED = ROOT / ".." / "shared"
 
 
 def decode(path: str) -> torch.Tensor:
@@ -361,7 +359,6 @@ def test_a_clip_takes_few_reads_of_storage(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="../shared/golden is absent")
 def test_clips_are_those_of_the_official_dataset(tmp_path: Path) -> None:
     folder = SHARED / "golden" / "dataset"
     expected = json.loads((folder / "expected.json").read_text())["cases"]
@@ -382,7 +379,6 @@ def test_clips_are_those_of_the_official_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="../shared/data is absent")
 def test_real_recordings_of_all_formats_load() -> None:
     for line in (SHARED / "data" / "labels.jsonl").read_text().splitlines()[::5]:
         label = json.loads(line)

@@ -11,13 +11,10 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from encoders.audio import CLIP_SAMPLES, Segment
 from encoders.sound.clips import load_clip
 from encoders.whisper.encoder import WhisperEncoder
-from tests import ROOT
+from tests import SHARED
 
-SHARED = ROOT / ".." / "shared"
 GOLDEN = SHARED / "golden"
 TINY_EN = SHARED / "data" / "weights" / "whisper-tiny.en-encoder"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/golden is absent")
-needs_data = pytest.mark.skipif(not TINY_EN.is_dir(), reason="../shared/data is absent")
 
 
 def waves(*seconds: float) -> list[torch.Tensor]:
@@ -123,7 +120,6 @@ def test_clip_over_thirty_seconds_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.weights
-@needs_golden
 def test_official_log_mel_and_hidden_states() -> None:
     outputs = load_file(GOLDEN / "whisper_small" / "outputs.safetensors")
     int16_waves = load_file(GOLDEN / "waves.safetensors")
@@ -142,7 +138,6 @@ def test_official_log_mel_and_hidden_states() -> None:
 
 
 @pytest.mark.weights
-@needs_data
 @torch.inference_mode()
 def test_real_weights_on_real_recordings_equal_transformers() -> None:
     encoder = WhisperEncoder.from_pretrained(TINY_EN)

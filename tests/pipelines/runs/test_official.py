@@ -25,10 +25,10 @@ from pipelines.training.worker.loop import TrainWorker
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig, QFormerConfig
 from qformer.official import to_official
-from tests import ROOT
+from tests import SHARED
 from tests.pipelines.builders import fill, make_worker, prepare_tones
 
-GOLDEN = ROOT / ".." / "shared" / "golden"
+GOLDEN = SHARED / "golden"
 SIZES = {"hidden_width": 32, "num_heads": 2, "ffn_width": 64, "num_layers": 3, "num_queries": 2}
 LORA = "llama_model.base_model.model.model.layers.0.self_attn.{}.weight"
 EXTRAS = {
@@ -275,8 +275,6 @@ def test_import_and_export_go_through_uris(tmp_path, tensors, llm):
 @pytest.fixture(scope="module", params=["salmonn_small.pth", "salmonn_small_trainer.pth"])
 def golden(request, tmp_path_factory) -> tuple:
     """The reference's small model as a run, and its clips as frames of the run's own encoders."""
-    if not GOLDEN.exists():
-        pytest.skip("the reference numbers of ../shared/golden are not here")
     folder = tmp_path_factory.mktemp("golden")
     ckpt = GOLDEN / "salmonn_small" / request.param
     config = ImportConfig(

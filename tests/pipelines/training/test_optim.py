@@ -14,9 +14,9 @@ from pipelines.training.optim import learning_rate, make_optimizer
 from qformer.aligner import Aligner
 from qformer.config import AlignerConfig
 from qformer.official import official_name
-from tests import ROOT
+from tests import SHARED
 
-GOLDEN = ROOT / ".." / "shared" / "golden" / "optim"
+GOLDEN = SHARED / "golden" / "optim"
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_the_floor():
@@ -83,8 +83,6 @@ def test_steps_are_those_of_the_published_formula_at_the_schedules_rates():
 
 
 def golden() -> dict:
-    if not GOLDEN.exists():
-        pytest.skip("the reference numbers of ../shared/golden are not here")
     return json.loads((GOLDEN / "expected.json").read_text())
 
 

@@ -12,10 +12,10 @@ from pipelines.manifest.corpora.clotho import ClothoConfig, prepare_clotho, read
 from pipelines.manifest.corpora.musiccaps import MusicCapsConfig, prepare_musiccaps, read_musiccaps
 from pipelines.manifest.corpora.wavcaps import SOURCES, WavCapsConfig, prepare_wavcaps, read_wavcaps
 from pipelines.manifest.corpus import Skipped
-from tests import ROOT
+from tests import SHARED
 from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
 
-SHARED = ROOT / ".." / "shared" / "data"
+DATA = SHARED / "data"
 WAVEFORMS = "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveforms"
 
 
@@ -191,11 +191,9 @@ def test_clotho_at_a_wrong_root_says_what_is_missing(tmp_path):
 
 @pytest.mark.weights
 def test_real_clotho_recordings_become_a_manifest(tmp_path):
-    if not (SHARED / "clotho").exists():
-        pytest.skip("the real recordings of ../shared/data are not here")
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "evaluation").symlink_to(SHARED / "clotho" / "evaluation")
-    shutil.copy(SHARED / "clotho" / "clotho_captions.csv", tmp_path / "c" / "clotho_captions_evaluation.csv")
+    (tmp_path / "c" / "evaluation").symlink_to(DATA / "clotho" / "evaluation")
+    shutil.copy(DATA / "clotho" / "clotho_captions.csv", tmp_path / "c" / "clotho_captions_evaluation.csv")
     config = ClothoConfig(root=str(tmp_path / "c"), out=str(tmp_path / "m"), splits=["evaluation"])
     report = prepare_clotho(config)
     assert (report.clips, report.examples, report.unreadable) == (4, 20, 0)
@@ -205,9 +203,7 @@ def test_real_clotho_recordings_become_a_manifest(tmp_path):
 
 @pytest.mark.weights
 def test_real_caption_files_are_read_whole(tmp_path):
-    captions = SHARED / "captions"
-    if not captions.exists():
-        pytest.skip("the real captions of ../shared/data are not here")
+    captions = DATA / "captions"
     shutil.copy(captions / "audiocaps_train.csv", tmp_path / "train.csv")
     shutil.copy(captions / "musiccaps_train.csv", tmp_path / "musiccaps-public.csv")
     (tmp_path / "train").mkdir()

@@ -5,10 +5,10 @@ from pipelines.cli import main
 from pipelines.manifest.corpora.librispeech import LibriSpeechConfig, prepare_librispeech, read_librispeech
 from pipelines.manifest.corpus import Skipped
 from pipelines.manifest.tables import read_clips, read_examples
-from tests import ROOT
+from tests import SHARED
 from tests.toy import tone
 
-REAL = ROOT / ".." / "shared/data/librispeech/LibriSpeech"
+REAL = SHARED / "data/librispeech/LibriSpeech"
 
 SPEAKERS = """\
 ; Some pipe(|) separated metadata about all LibriVox readers
@@ -120,7 +120,6 @@ def test_what_is_wrong_is_named(tmp_path, capsys, file, content, keys, message):
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not here")
 def test_real_recordings_become_a_manifest(tmp_path):
     config = LibriSpeechConfig(root=str(REAL), out=str(tmp_path), tasks=["asr", "gender_recognition"])
     report = prepare_librispeech(config)

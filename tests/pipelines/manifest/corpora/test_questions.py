@@ -14,9 +14,11 @@ from pipelines.manifest.corpora.esc import EscConfig, prepare_esc, read_esc
 from pipelines.manifest.corpora.slurp import SlurpConfig, prepare_slurp, read_slurp
 from pipelines.manifest.corpora.table import TableConfig, prepare_table, read_table
 from pipelines.manifest.tables import read_clips, read_examples
+from tests import SHARED
 from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
-from tests.pipelines.manifest.corpora.test_captions import SHARED
 from tests.toy import write_annotations
+
+DATA = SHARED / "data"
 
 ESC50 = ["filename", "fold", "target", "category", "esc10", "src_file", "take"]
 
@@ -70,12 +72,10 @@ def test_esc50_at_a_wrong_root_says_what_is_missing(tmp_path, capsys):
 @pytest.mark.weights
 @pytest.mark.parametrize(("name", "clips", "minutes"), [("esc10", 80, 6.7), ("esc50", 5, 0.4)])
 def test_real_esc_recordings_become_a_manifest(tmp_path, name, clips, minutes):
-    if not (SHARED / name).exists():
-        pytest.skip("the real recordings of ../shared/data are not here")
-    report = prepare_esc(EscConfig(root=str(SHARED / name), out=str(tmp_path / "m"), test_fold=2))
+    report = prepare_esc(EscConfig(root=str(DATA / name), out=str(tmp_path / "m"), test_fold=2))
     assert (report.clips, report.examples, report.unreadable) == (clips, clips, 0)
     assert report.hours * 60 == pytest.approx(minutes, abs=0.05)
-    labels = [json.loads(line) for line in (SHARED / "labels.jsonl").read_text().splitlines()]
+    labels = [json.loads(line) for line in (DATA / "labels.jsonl").read_text().splitlines()]
     expected = {entry["path"]: entry for entry in labels if entry["path"].startswith(f"{name}/")}
     for recording, (split, _, answer) in zip(recordings(tmp_path / "m"), texts(tmp_path / "m"), strict=True):
         entry = expected[f"{name}/{recording}"]
@@ -183,15 +183,13 @@ def test_table_keys_that_do_not_fit_are_named(tmp_path, keys, message, capsys):
 
 @pytest.mark.weights
 def test_real_ljspeech_recordings_become_a_manifest(tmp_path):
-    root = SHARED / "ljspeech" / "LJSpeech-1.1"
-    if not root.exists():
-        pytest.skip("the real recordings of ../shared/data are not here")
+    root = DATA / "ljspeech" / "LJSpeech-1.1"
     keys = {"columns": ["id", "text", "normalised"], "text_column": "normalised", "recording": "wavs/{id}.wav"}
     config = TableConfig(table=str(root / "metadata.csv"), out=str(tmp_path), delimiter="|", quotes=False, **keys)
     report = prepare_table(config)
     assert (report.clips, report.examples, report.unreadable) == (17, 17, 0)
     assert report.hours * 60 == pytest.approx(1.9, abs=0.05)
-    labels = [json.loads(line) for line in (SHARED / "labels.jsonl").read_text().splitlines()]
+    labels = [json.loads(line) for line in (DATA / "labels.jsonl").read_text().splitlines()]
     expected = {Path(entry["path"]).name: entry["text"] for entry in labels if "ljspeech" in entry["path"]}
     answers = [example.answer for example in read_examples(str(tmp_path))]
     names = [Path(clip.recordings[0]).name for clip in read_clips(str(tmp_path))]
