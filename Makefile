@@ -15,7 +15,7 @@ setup: $(READY)  ## Create .venv with what a user needs (the other targets do it
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9 hatchling==1.31.0 editables==0.5
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -52,8 +52,8 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock'
 
 lock: $(READY)  ## Pin pyproject.toml's requirements again
-	$(LOCK) --extra demo --extra dev --extra quantised -o requirements-dev.lock
-	$(LOCK) --extra demo --constraint requirements-dev.lock -o requirements.lock
+	$(LOCK) --extra build --extra demo --extra dev --extra quantised -o requirements-dev.lock
+	$(LOCK) --extra build --extra demo --constraint requirements-dev.lock -o requirements.lock
 
 chaos: $(DEV_READY)  ## Extraction and training while machines, jobs, disks and stores fail (some forty minutes)
 	$(BIN)/pytest -n0 -s -m chaos tests/chaos
