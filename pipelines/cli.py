@@ -12,13 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from rich.table import Table
 
 from cluster.logs import set_up_logging
 from pipelines.errors import USER_ERRORS, JobIncompleteError, UserError
+from pipelines.interface.completion import SCRIPT, candidates
 from pipelines.interface.config import load_config
 from pipelines.interface.help import describe_keys
 from pipelines.interface.terminal import print_table
@@ -33,6 +33,10 @@ WRONG_PATHS = (
 )
 """Answers of a filesystem or a network to a path or an address that the user gave; they end as `USER_ERRORS` do."""
 EX_SOFTWARE = 70
+EXIT_CODES = (
+    "0 all done; 1 incomplete, with what is missing; 2 something to correct, in one line; 70 a bug, with what to send; "
+    "130 interrupted; 141 nobody reads the output"
+)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,12 @@ def _run(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         _print_verbs()
         return
+    if words == ["--version"]:
+        print(f"salmonn {_version()}")
+        return
+    if words[0] in ("completion", "complete"):
+        _complete(words)
+        return
     name, arguments = _split_verb(words)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import of kernels that it could fetch
     verb = VERBS[name]
@@ -234,10 +244,28 @@ def _fail(error: BaseException, debug: bool, *, code: int) -> int:
 def _report_bug(words: Sequence[str]) -> None:
     traceback.print_exc()
     print(
-        f"salmonn: this is a bug in salmonn {version('salmonn-pipeline')}, not in your input; please report it with "
+        f"salmonn: this is a bug in salmonn {_version()}, not in your input; please report it with "
         f"the traceback above and this command: salmonn {shlex.join(words)}",
         file=sys.stderr,
     )
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and rarely asked for
+
+    try:
+        return version("salmonn-pipeline")
+    except PackageNotFoundError:  # a job's shipped copy
+        return "(not installed)"
+
+
+def _complete(words: Sequence[str]) -> None:
+    """Print the script that a shell evaluates, or what the words after `complete` may become."""
+    if words[0] == "completion":
+        print(SCRIPT, end="")
+        return
+    for candidate in candidates(words[1:], VERBS, lambda verb: VERBS[verb].load_config_type()):
+        print(candidate)
 
 
 def _one_line(error: BaseException) -> str:
@@ -248,9 +276,10 @@ def _one_line(error: BaseException) -> str:
 
 def _print_verbs() -> None:
     print("usage: salmonn VERB [CONFIG.yaml] [key=value …]      salmonn VERB --help lists the verb's keys")
-    print("       --debug shows where an error comes from\n")
+    print("       --debug shows where an error comes from; salmonn --version; salmonn completion is for your shell\n")
     for name, verb in VERBS.items():
         print(f"  {name:<20} {verb.help}")
+    print(f"\nexit codes: {EXIT_CODES}")
 
 
 def _print_keys(name: str, config_type: type) -> None:

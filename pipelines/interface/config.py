@@ -17,12 +17,13 @@ from pipelines import storage
 from pipelines.errors import MissingError, UserError
 from pipelines.interface.help import describe_keys, type_of_key
 
-CONFIG_DIR = Path(__file__).parents[1] / "training" / "configs"
 ConfigT = TypeVar("ConfigT")
 
 
 def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[str, Any]]) -> ConfigT:
-    """Build a config from command-line arguments: YAML files (URIs or names in `pipelines/configs/`) and `key=value`.
+    """Build a config from command-line arguments: YAML files and `key=value`.
+
+    A YAML file is given by its URI, or by its name where `config_type.SHIPPED` has files by their names.
 
     An argument may also be a mapping from keys, `outer.inner` for a nested one, to their values.
 
@@ -59,7 +60,11 @@ def _keys_of(config_type: type, argument: str | Mapping[str, Any]) -> Any:
         raise UserError(f"{argument}: keys are written without dashes, key=value")
     key, equals, value = argument.partition("=")
     is_key = type_of_key(config_type, key.partition(".")[0]) is not None
-    return _override(config_type, key, value) if equals and (is_key or not is_yaml(argument)) else _read_yaml(argument)
+    return (
+        _override(config_type, key, value)
+        if equals and (is_key or not is_yaml(argument))
+        else _read_yaml(config_type, argument)
+    )
 
 
 def is_yaml(uri: str) -> bool:
@@ -83,13 +88,12 @@ def _override(config_type: type, key: str, value: str) -> Any:
     return OmegaConf.from_dotlist([f"{key}={value}"])
 
 
-def _read_yaml(argument: str) -> DictConfig:
-    uri = argument if is_yaml(argument) else str(CONFIG_DIR / f"{argument}.yaml")
-    if not storage.file_exists(uri):
-        known = ", ".join(sorted(file.stem for file in CONFIG_DIR.glob("*.yaml")))
-        raise MissingError(
-            f"{argument}: neither key=value of a known key, nor a YAML file, nor a shipped config ({known})"
-        )
+def _read_yaml(config_type: type, argument: str) -> DictConfig:
+    shipped: Mapping[str, Path] = getattr(config_type, "SHIPPED", {})
+    uri = argument if is_yaml(argument) else str(shipped.get(argument, argument))
+    if not is_yaml(uri) or not storage.file_exists(uri):
+        known = f", nor a shipped config ({', '.join(shipped)})" if shipped else ""
+        raise MissingError(f"{argument}: neither key=value of a known key, nor a YAML file{known}")
     loaded = OmegaConf.create(storage.read_bytes(uri).decode())
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{uri}: holds no keys")

@@ -1,8 +1,10 @@
 """What a training run is told: data, model, steps, machines."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
 
 from omegaconf import MISSING
 
@@ -43,8 +45,14 @@ class OptimConfig:
             raise UserError(f"optim: warmup_lr and min_lr must lie between 0 and lr={self.lr}")
 
 
+CONFIG_DIR = Path(__file__).parent / "configs"
+
+
 @dataclass(frozen=True)
 class TrainConfig:
+    SHIPPED: ClassVar[Mapping[str, Path]] = {path.stem: path for path in sorted(CONFIG_DIR.glob("*.yaml"))}
+    """YAML files that are given by their names."""
+
     manifest: str = MISSING
     """[URI] Folder of the manifest whose examples are learnt."""
     cache: str = MISSING

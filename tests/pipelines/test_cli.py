@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import pytest
+
+from cluster.errors import UnreachableError
+from encoders.audio import AudioError
+from llm.errors import LLMError
+from pipelines.cli import VERBS, main
+from pipelines.errors import ExistsError, JobIncompleteError, MissingError, UserError
+from qformer.errors import AlignerError
+from tests import ROOT
+
+
+def raise_from_a_verb(monkeypatch, error: BaseException) -> None:
+    """Make `salmonn manifest info` raise an error where it works."""
+
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr("pipelines.manifest.tools.info.manifest_info", fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("rank=0: must be 1 or more"),
+        MissingError("m: no manifest there"),
+        ExistsError("out: is there already"),
+        UnreachableError("1.2.3.4:5: does not answer"),
+        LLMError("no tokenizer here"),
+        AlignerError("dropout 2"),
+        AudioError("a.wav", "decode", "ends too early"),
+        PermissionError(13, "Permission denied", "/nobody/s"),
+    ],
+)
+def test_what_a_user_can_correct_is_one_line_and_exit_code_2(error, monkeypatch, capsys):
+    raise_from_a_verb(monkeypatch, error)
+    assert main(["manifest", "info", "manifest=m"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("salmonn: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [JobIncompleteError("2 shards are missing"), OSError(28, "No space left on device")])
+def test_unfinished_work_is_one_line_and_exit_code_1(error, monkeypatch, capsys):
+    raise_from_a_verb(monkeypatch, error)
+    assert main(["manifest", "info", "manifest=m"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("math domain error"), TypeError("None"), KeyError("x"), AssertionError()])
+def test_a_bug_shows_its_traceback_says_what_to_send_and_ends_with_70(error, monkeypatch, capsys):
+    raise_from_a_verb(monkeypatch, error)
+    assert main(["manifest", "info", "manifest=my data"]) == 70
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback") and type(error).__name__ in told
+    assert "a bug in salmonn 0.1.0" in told and told.rstrip().endswith("salmonn manifest info 'manifest=my data'")
+
+
+def test_debug_shows_where_a_users_error_comes_from(monkeypatch):
+    raise_from_a_verb(monkeypatch, UserError("x"))
+    with pytest.raises(UserError, match="x"):
+        main(["manifest", "info", "manifest=m", "--debug"])
+
+
+def test_version_is_that_of_the_project(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "salmonn 0.1.0\n"
+    assert 'version = "0.1.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ma"], ["manifest"]),
+        (["cache", "e"], ["export"]),
+        (["cache", "export", "cl"], ["clips="]),
+        (["train", "tiny", "optim.warmup_"], ["optim.warmup_lr=", "optim.warmup_steps="]),
+        (["nothing", ""], []),
+    ],
+)
+def test_completion_offers_verbs_then_keys(typed, offered, capsys):
+    assert main(["complete", *typed]) == 0
+    assert capsys.readouterr().out.split() == offered
+
+
+def test_completion_offers_every_verb(capsys):
+    assert main(["complete", ""]) == 0
+    assert set(capsys.readouterr().out.split()) == {name.split()[0] for name in VERBS}
+
+
+def test_bash_takes_the_completion():
+    script = subprocess.run(
+        [sys.executable, "-m", "pipelines", "completion"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    done = subprocess.run(["bash", "-c", f"{script}\ncomplete -p salmonn"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "complete -o default -F _salmonn salmonn")
