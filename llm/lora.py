@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llm.errors import LLMError
+from llm.peft_parts import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from llm.settings import LoraSettings
 
 WEIGHTS_NAME = "adapter_model.safetensors"

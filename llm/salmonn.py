@@ -9,13 +9,13 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm.errors import LLMError
 from llm.packing import attend_by_example, packed_logits
+from llm.peft_parts import PeftModel
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 
 _AUDIO = -1  # in a row of token ids: here goes one audio token

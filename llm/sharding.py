@@ -8,12 +8,12 @@ LLM that is not spread, bit for bit.
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from llm.errors import LLMError
+from llm.peft_parts import PeftModel
 
 
 def layers_of(llm: PeftModel) -> list[nn.Module]:

@@ -22,7 +22,7 @@ LIBRARIES = {
 """What a package may import besides the standard library, itself and, in `pipelines`, the leaves."""
 ONLY_IN = {
     "ray": ("pipelines", "cluster"),
-    "peft": ("llm",),
+    "peft": ("llm/peft_parts.py",),
     "espeakng_loader": ("pipelines/demo/speech_synthesis.py",),
     "tensorboardX": ("pipelines/training/monitoring/curves.py",),
 }
@@ -147,9 +147,9 @@ def test_controller_of_a_training_loads_no_pytorch():
     assert loaded_after("import pipelines.training.worker.start") <= {"ray", "pandas"}
 
 
-def test_ray_is_not_loaded_by_the_model_packages():
+def test_model_packages_load_neither_ray_nor_what_only_8_and_4_bits_need():
     modules = [module for module in sources() if module.startswith(("encoders", "qformer", "llm"))]
-    assert "ray" not in loaded_after(*(f"import {module}" for module in modules))
+    assert not {"ray", "bitsandbytes"} & loaded_after(*(f"import {module}" for module in modules))
 
 
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
