@@ -1,11 +1,9 @@
 """Joining a Ray cluster, or starting a small one of this process's own."""
 
-import importlib.util
 import logging
 import os
 import secrets
 import socket
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +15,6 @@ from cluster.errors import ClusterError, UnreachableError
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("pipelines", "encoders", "qformer", "llm", "cluster")
 MIB = 1024 * 1024
 PROBE_SECONDS = 5.0
 
@@ -31,12 +28,10 @@ def connect(config: RayConfig | None = None) -> bool:
     made for it can talk to it (Ray's servers listen on every interface), unless RAY_AUTH_MODE says `disabled`.
 
     Raises:
-        ClusterError: If our packages come from two places, the address is malformed, or the cluster's token is missing
-            or wrong.
+        ClusterError: If the address is malformed, or the cluster's token is missing or wrong.
         UnreachableError: If nothing answers at the address, or a local cluster does not start.
     """
     config = config or RayConfig()
-    check_packages()
     if ray.is_initialized():
         return False
     address = config.address or os.environ.get("RAY_ADDRESS", "")
@@ -52,28 +47,6 @@ def pick_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-
-
-def check_packages() -> None:
-    """Check that all our packages come from one folder, as others of the same names can be installed.
-
-    Raises:
-        ClusterError: If two of them come from different places, or one is missing.
-    """
-    folders = {name: _folder_of(name) for name in PACKAGES}
-    ours = folders["cluster"]
-    for name, folder in folders.items():
-        if folder != ours:
-            raise ClusterError(
-                f"package {name!r} comes from {folder or 'nowhere'} but 'cluster' from {ours}; "
-                "use a fresh environment with this project only"
-            )
-
-
-def _folder_of(package: str) -> Path | None:
-    spec = importlib.util.find_spec(package)
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    return Path(places[0]).resolve().parent if places else None
 
 
 def _start_local(config: RayConfig) -> None:

@@ -6,9 +6,11 @@ import shlex
 import pytest
 
 from pipelines.cli import VERBS, main
+from tests import ROOT
 from tests.pipelines.builders import README
 from tests.toy import write_tone_corpus
 
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 COMMANDS = [shlex.split(line) for line in re.findall(r"^salmonn [^…\n]*$", README, re.MULTILINE)]
 
 
@@ -16,8 +18,19 @@ def test_readme_shows_the_whole_path():
     assert [words[1] for words in COMMANDS] == ["prepare", "extract", "train", "evaluate", "ask"]
 
 
-def test_readme_and_the_command_line_name_the_same_verbs():
-    assert re.findall(r"^\| `([a-z -]+)` \|", README, re.MULTILINE) == list(VERBS)
+def test_docs_and_the_command_line_name_the_same_verbs():
+    verbs = (ROOT / "docs" / "verbs.md").read_text()
+    assert re.findall(r"^\| `([a-z -]+)` \|", verbs, re.MULTILINE) == list(VERBS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in DOCS)])
+def test_pages_name_only_what_is_there(page):
+    text = (ROOT / page).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    files = re.findall(r"`((?:pipelines|encoders|qformer|llm|cluster|tests|benchmarks)/[\w/.]*)`", text)
+    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    missing += [file for file in files if not (ROOT / file).exists()]
+    assert not missing
 
 
 @pytest.mark.ray

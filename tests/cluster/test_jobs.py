@@ -64,7 +64,7 @@ class TestWithoutTheToken:
     def test_connecting_says_what_to_set(self, job_head: RayHead, tmp_path: Path, settings: dict[str, str]) -> None:
         done = connect_to(job_head.address, ray_environment({**settings, "HOME": str(tmp_path)}))
         last = done.stderr.splitlines()[-1]
-        assert last.startswith(f"ValueError: Ray cluster {job_head.address}: ")
+        assert last.startswith(f"cluster.errors.ClusterError: Ray cluster {job_head.address}: ")
         assert last.endswith("set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token")
 
 

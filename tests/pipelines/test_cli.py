@@ -95,3 +95,12 @@ def test_bash_takes_the_completion():
     ).stdout
     done = subprocess.run(["bash", "-c", f"{script}\ncomplete -p salmonn"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "complete -o default -F _salmonn salmonn")
+
+
+def test_a_package_of_the_same_name_from_elsewhere_is_refused(tmp_path):
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "__init__.py").touch()
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import pipelines.cli"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: package 'llm' comes from {tmp_path.resolve()} but 'pipelines' from {ROOT}")

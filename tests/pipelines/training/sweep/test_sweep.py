@@ -40,7 +40,8 @@ from pipelines.training.sweep.sweep import SPEEDS, metric_names, sweep
 from pipelines.training.sweep.trial import WORST, Goal
 from pipelines.training.sweep.tune import Watch
 from pipelines.training.worker.loop import TrainWorker
-from tests.pipelines.builders import README, fill, losses, make_worker, train_here, valid_losses
+from tests import ROOT
+from tests.pipelines.builders import fill, losses, make_worker, train_here, valid_losses
 from tests.toy import write_tone_corpus
 
 SMALL = ["heard_seconds=2", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "threads=2"]
@@ -186,7 +187,7 @@ def open_only(words, monkeypatch) -> int:
 
 
 def test_the_readmes_sweep_starts_from_a_run(data, tmp_path, monkeypatch, capsys):
-    (command,) = re.findall(r"^\$ salmonn sweep (?:.*\\\n)*.*", README, re.MULTILINE)
+    (command,) = re.findall(r"^\$ salmonn sweep (?:.*\\\n)*.*", (ROOT / "docs/training.md").read_text(), re.MULTILINE)
     train_here(load_config(TrainConfig, [*data, *SMALL, *SHORT, *OPTIM, f"run={tmp_path / 'before'}"]))
     here = ["mix=", "valid_splits=[test]", f"init_from={tmp_path / 'before'}", f"sweep={tmp_path / 'sweep'}"]
     words = shlex.split(command.replace("\\\n", ""))[3:]
