@@ -13,14 +13,25 @@ from tests.ray_head import RayHead, ray_head
 from tests.s3_server import CREDENTIALS
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name, and would read them before
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share a cluster in one process, and skip those whose reference numbers are not here."""
     absent = pytest.mark.skip(reason=f"needs reference numbers or real recordings in {SHARED}, which is not there")
     for item in items:
         if item.get_closest_marker("weights") and not SHARED.is_dir():
             item.add_marker(absent)
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if group := _cluster_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _cluster_of(item: pytest.Item) -> str | None:
+    """Return the name of the cluster that a test shares with others: as many as keep two processes equally busy."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "job_head" in fixtures:
+        return "jobs"
+    if "ray_session" in fixtures:
+        return "training" if "training" in item.path.parts else "ray"
+    return None
 
 
 @pytest.fixture(autouse=True, scope="session")
