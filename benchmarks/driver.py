@@ -43,7 +43,11 @@ class NoOpWorker:
 
     def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
         (self.index / f"{unit_name(unit.unit)}.parquet").write_bytes(self.data)
-        return UnitStats(ShardInfo(unit.unit, len(unit.clips), 0, 30.0 * len(unit.clips), 0), 0.0, "none")
+        return UnitStats(
+            ShardInfo(unit=unit.unit, clips=len(unit.clips), rejects=0, seconds=30.0 * len(unit.clips), nbytes=0),
+            0.0,
+            "none",
+        )
 
 
 def write_manifest(folder: str, num_clips: int) -> None:
@@ -52,7 +56,14 @@ def write_manifest(folder: str, num_clips: int) -> None:
         for number in range(num_clips):
             recording, place = divmod(number, CLIPS_PER_RECORDING)
             segment = Segment(f"train/{recording // 100:06d}/{recording:09d}.flac", 30.0 * place, 30.0)
-            clip = Clip(clip_id("made-up", [segment]), "made-up", "train", "/corpora/made-up", (segment,), 30.0)
+            clip = Clip(
+                clip_id=clip_id("made-up", [segment]),
+                corpus="made-up",
+                split="train",
+                root="/corpora/made-up",
+                segments=(segment,),
+                seconds=30.0,
+            )
             table.add(row_from_clip(clip))
     storage.write_table(storage.join(folder, EXAMPLES), EXAMPLE_SCHEMA.empty_table())
 

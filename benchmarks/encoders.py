@@ -190,7 +190,9 @@ def show_shares(whisper: str, beats: str, recordings: Sequence[str], work: Path)
     write_recipe(cache, recipe, encoders={"speech": whisper, "audio": beats}, recorded={})
     extend_plan(cache, read_clips(str(work / "manifest")), recipe=recipe, shard_nbytes=10**10)
     (unit,) = read_units(cache)
-    stats = ExtractWorker(WorkerConfig(cache, whisper, beats, recipe, "cpu", 1, 8)).run(unit, 1)
+    stats = ExtractWorker(
+        WorkerConfig(cache=cache, whisper=whisper, beats=beats, recipe=recipe, device="cpu", threads=1, batch_clips=8)
+    ).run(unit, 1)
     decode = timed(lambda: [load_clip(clip.located()) for clip in unit.clips])
     rows = {"decode (in threads, beside the rest)": decode, **stats.parts}
     print(f"| part of a unit ({stats.seconds:.2f} s) | s | share |\n|---|---|---|")

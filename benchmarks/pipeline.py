@@ -61,7 +61,11 @@ def main(rounds: int) -> None:
         recipe = recipe_of(encoder, codec="float16", precision="float32")
         write_recipe(cache, recipe, encoders={"speech": "tiny", "audio": "tiny"}, recorded={})
         extend_plan(cache, read_clips(manifest), recipe=recipe, shard_nbytes=10**9)
-        worker = ExtractWorker(WorkerConfig(cache, "tiny", "tiny", recipe, "cpu", 1, 8))
+        worker = ExtractWorker(
+            WorkerConfig(
+                cache=cache, whisper="tiny", beats="tiny", recipe=recipe, device="cpu", threads=1, batch_clips=8
+            )
+        )
         (unit,) = read_units(cache)
         waves = [load_clip(clip.located()) for clip in unit.clips]
         times: dict[str, list[float]] = {}

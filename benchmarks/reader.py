@@ -67,7 +67,14 @@ def write_features(folder: Path, clips: int) -> list[dict[str, Tensor]]:
             streams = {name: torch.randn(shape).half() for name, shape in SHAPES.items()}
             for name, frames in streams.items():
                 np.save(folder / "npy" / f"{number:06d}.{name}.npy", frames.numpy())
-            clip = Clip(f"clip{number:06d}", "noise", "train", "", (Segment("none"),), 30.0)
+            clip = Clip(
+                clip_id=f"clip{number:06d}",
+                corpus="noise",
+                split="train",
+                root="",
+                segments=(Segment("none"),),
+                seconds=30.0,
+            )
             encoded.append(EncodedClip(clip, {name: {"": frames} for name, frames in streams.items()}, 30.0, ""))
             ram.append(streams)
         write_shard(str(folder / "b" / "cache"), unit, recipe, encoded)

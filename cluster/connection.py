@@ -42,7 +42,7 @@ def connect(config: RayConfig | None = None) -> bool:
     return False
 
 
-def pick_device(device: str) -> str:
+def cluster_device(device: str) -> str:
     """Return cuda or cpu for `auto`, by whether the connected cluster has GPUs now; others as they are."""
     if device != "auto":
         return device

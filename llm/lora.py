@@ -15,6 +15,8 @@ from llm.settings import LoraSettings
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
+MOST_NAMED = 5
+"""Tensors that an error names; a checkpoint of another model would fill pages."""
 _ADAPTER = "default"
 _OFFICIAL_PREFIX = "llama_model."
 _OFFICIAL_BUFFER = ".rotary_emb.inv_freq"  # in checkpoints of the official trainer; the frozen LLM has its own
@@ -83,7 +85,8 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign:
         if state[name].shape != own[name].shape
     ]
     if wrong:
-        raise LLMError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong))}")
+        more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+        raise LLMError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong)[:MOST_NAMED])}{more}")
     weights = {_parameter_name(name): tensor for name, tensor in state.items()}
     unexpected = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
     assert not unexpected, unexpected

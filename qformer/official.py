@@ -29,6 +29,8 @@ _RENAMES = (
 _LAYER = re.compile(r"speech_Qformer\.bert\.encoder\.layer\.(\d+)\.")
 # What a checkpoint holds besides: the adapter, the copies of frozen BEATs' shared position table that its trainer does
 # not recognise as frozen, and a buffer of BERT that is never read.
+MOST_NAMED = 5
+"""Tensors that an error names; a checkpoint of another model would fill pages."""
 _NOT_OF_THE_ALIGNER = re.compile(
     r"llama_model\."
     r"|beats\.encoder\.layers\.\d+\.self_attn\.relative_attention_bias\.weight$"
@@ -86,7 +88,7 @@ def load_official(aligner: Aligner, model: Mapping[str, Tensor], *, assign: bool
     With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
 
     Raises:
-        AlignerError: If a tensor is missing, left over or of another shape; the message names them all.
+        AlignerError: If a tensor is missing, left over or of another shape; the message names the first few.
     """
     own = {official_name(name): (name, tensor) for name, tensor in aligner.state_dict().items()}
     given = {name: tensor for name, tensor in model.items() if not _NOT_OF_THE_ALIGNER.match(name)}
@@ -98,5 +100,8 @@ def load_official(aligner: Aligner, model: Mapping[str, Tensor], *, assign: bool
         if given[name].shape != own[name][1].shape
     ]
     if wrong:
-        raise AlignerError(f"official checkpoint does not fit the aligner: {'; '.join(sorted(wrong))}")
+        more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+        raise AlignerError(
+            f"official checkpoint does not fit the aligner: {'; '.join(sorted(wrong)[:MOST_NAMED])}{more}"
+        )
     aligner.load_state_dict({own[name][0]: tensor for name, tensor in given.items()}, assign=assign)

@@ -35,12 +35,12 @@ class MicroBatch:
     """[N] Index of each target token's task."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerBatch:
     """A worker's micro-batches of a batch, and what the whole batch holds."""
 
     mine: list[MicroBatch]
-    company: MicroBatch | None
+    filler: MicroBatch | None
     """One more, computed without effect where all workers have to compute the same number of times."""
     examples_by_task: np.ndarray[tuple[int], np.dtype[np.int64]]
     heard_seconds: float
@@ -75,23 +75,23 @@ class MicroBatchReader:
     def read(self, picked: Sequence[Place], *, size: int, rank: int, world: int, in_step: bool = False) -> WorkerBatch:
         """Read one worker's micro-batches of at most `size` of these (epoch, example index).
 
-        With `in_step` a worker that has one less than others gets company.
+        With `in_step` a worker that has one less than others gets filler.
         """
         texts = dict(zip(picked, read_texts(self.examples, picked, prompt_seed=self._prompt_seed), strict=True))
         num_tokens = [self._count_tokens(*texts[place]) for place in picked]
         parts = list(enumerate(micro_batches(picked, num_tokens, size=size)))
         mine = [self._read(number, part, texts) for number, part in parts[rank::world]]
-        company = None
+        filler = None
         if in_step and 0 < len(parts) % world <= rank:
-            company = mine[-1] if mine else self._read(*parts[0], texts)
+            filler = mine[-1] if mine else self._read(*parts[0], texts)
         indices = [index for _, index in picked]
         return WorkerBatch(
-            mine,
-            company,
-            np.bincount(self._task_of[indices], minlength=len(self.tasks)),
-            float(self._seconds[indices].sum()),
-            self.examples.table["example_id"].take(pa.array(indices, pa.int64())).to_pylist(),
-            int(self._cache.read_nbytes(self.examples.positions[indices], frames=self._frames).sum()),
+            mine=mine,
+            filler=filler,
+            examples_by_task=np.bincount(self._task_of[indices], minlength=len(self.tasks)),
+            heard_seconds=float(self._seconds[indices].sum()),
+            example_ids=self.examples.table["example_id"].take(pa.array(indices, pa.int64())).to_pylist(),
+            nbytes=int(self._cache.read_nbytes(self.examples.positions[indices], frames=self._frames).sum()),
         )
 
     def _read(self, number: int, part: Sequence[Place], texts: Mapping[Place, tuple[str, str]]) -> MicroBatch:

@@ -7,7 +7,7 @@ from pipelines import storage
 
 ENCODERS = ("mel", "whisper", "fbank", "beats")
 """Parts of an extraction that each step would repeat."""
-ALL_PARTS = ("wait for decode", "wait for encode", "write")
+DECODE_WAIT, ENCODE_WAIT, WRITE = ALL_PARTS = ("wait for decode", "wait for encode", "write")
 """Parts of an extraction that add up to its workers' time."""
 
 

@@ -1,5 +1,7 @@
 """Encoders and the recipe of what they write."""
 
+from dataclasses import replace
+
 import torch
 
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
@@ -21,6 +23,25 @@ def load_encoder_and_recipe(
         whisper=whisper, beats=beats, device=device, dtype=DTYPES[precision], attention=attention
     )
     return encoder, recipe_of(encoder, codec=codec, precision=precision)
+
+
+def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, here: str, there: str) -> ClipEncoder:
+    """Load the encoders that a recipe names, to compute as it says.
+
+    Raises:
+        UserError: If an encoder cannot be loaded, or its weights are not those of the recipe; `here` says whose recipe
+            it is, `there` whose weights.
+    """
+    encoder, found = load_encoder_and_recipe(
+        whisper=whisper,
+        beats=beats,
+        codec=recipe.codec,
+        precision=recipe.precision,
+        attention=recipe.attention,
+        device=device,
+    )
+    recipe.require_same(replace(recipe, streams=found.streams), here=here, there=there)
+    return encoder
 
 
 def load_recipe(*, whisper: str, beats: str, codec: Codec, precision: str, attention: Kernel) -> Recipe:

@@ -51,7 +51,7 @@ def index_schema(recipe: Recipe) -> pa.Schema:
     return pa.schema(columns)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardInfo:
     """What one committed shard holds; all that travels back to the driver."""
 
@@ -107,7 +107,14 @@ def committed_shard(cache: str, unit: int) -> ShardInfo | None:
 def shard_info(unit: int, index: pa.Table, rejects: int, nbytes: int) -> ShardInfo:
     snrs = [pc.min(index[name]).as_py() for name in index.column_names if name.endswith("_snr_db")]
     lowest = min((snr for snr in snrs if snr is not None), default=None)
-    return ShardInfo(unit, index.num_rows, rejects, float(pc.sum(index["seconds"]).as_py() or 0), nbytes, lowest)
+    return ShardInfo(
+        unit=unit,
+        clips=index.num_rows,
+        rejects=rejects,
+        seconds=float(pc.sum(index["seconds"]).as_py() or 0),
+        nbytes=nbytes,
+        lowest_snr_db=lowest,
+    )
 
 
 def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:

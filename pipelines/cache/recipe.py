@@ -43,7 +43,15 @@ class Recipe:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Recipe":
-        """Build a recipe from its JSON fields."""
+        """Build a recipe from its JSON fields.
+
+        Raises:
+            UserError: If they are of a schema that this version does not know.
+        """
+        if (schema := fields["schema_version"]) != SCHEMA_VERSION:
+            raise UserError(
+                f"recipe of schema {schema}; this version reads {SCHEMA_VERSION}: use the version that wrote it"
+            )
         streams = {name: StreamRecipe(**stream) for name, stream in fields["streams"].items()}
         return cls(**{**fields, "streams": streams})
 
@@ -107,7 +115,7 @@ def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
         recipe = Recipe.from_fields(content["recipe"])
         encoders = dict(content["encoders"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{uri}: not a recipe of schema {SCHEMA_VERSION} ({error})") from None
+        raise UserError(f"{uri}: not a recipe ({error})") from None
     if recipe.digest != content.get("digest"):
         raise UserError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
     return recipe, encoders

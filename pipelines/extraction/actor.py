@@ -1,5 +1,8 @@
 """An actor of an extraction as the driver sees it: what goes in and comes out; PyTorch is loaded in the actor alone."""
 
+import os
+
+from cluster.logs import set_up_logging
 from pipelines.cache.plan import ExtractUnit
 from pipelines.extraction.messages import UnitStats, WorkerConfig
 
@@ -10,6 +13,7 @@ class ExtractActor:
     def __init__(self, config: WorkerConfig) -> None:
         from pipelines.extraction.worker import ExtractWorker
 
+        set_up_logging(f"encoder {os.getpid()}")  # into the process's file in Ray's session folder
         self._worker = ExtractWorker(config)
 
     def ready(self) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import ray
 
 from cluster.apart import call_in_subprocess
-from cluster.connection import connect, pick_device
+from cluster.connection import cluster_device, connect
 from cluster.room import pool_size
 from cluster.unit_queue import ActorStartError, FatalUnitError, QueueProgress, QueueReport, UnitResult, run_units
 from pipelines import storage
@@ -150,17 +150,17 @@ def _run(
     progress: Progress,
 ) -> None:
     own_cluster = connect(config.ray)
-    device = pick_device(config.device)
+    device = cluster_device(config.device)
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
-        config.cache,
-        config.whisper,
-        config.beats,
-        recipe,
-        device,
-        config.threads,
-        config.batch_clips,
-        config.min_fidelity_db,
+        cache=config.cache,
+        whisper=config.whisper,
+        beats=config.beats,
+        recipe=recipe,
+        device=device,
+        threads=config.threads,
+        batch_clips=config.batch_clips,
+        min_fidelity_db=config.min_fidelity_db,
     )
     actor_type = ray.remote(ExtractActor).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0

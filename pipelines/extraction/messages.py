@@ -8,7 +8,7 @@ from pipelines.cache.recipe import Recipe
 MIN_FIDELITY_DB = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     """What an actor needs: where the encoders lie, how they run, where shards go."""
 

@@ -1,55 +1,38 @@
 """The work of an extraction: holds the encoders and turns one unit of clips into one shard."""
 
 import hashlib
+import logging
 import platform
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cluster.unit_queue import FatalUnitError
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
-from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.errors import EncoderError
 from encoders.features import Fidelity
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache.encoder_recipe import load_encoder_and_recipe
+from pipelines.cache.cost import DECODE_WAIT, ENCODE_WAIT, WRITE
+from pipelines.cache.encoder_recipe import load_encoder_of
 from pipelines.cache.index import committed_shard
 from pipelines.cache.plan import ExtractUnit
 from pipelines.cache.shard import AlreadyCommittedError, EncodedClip, RejectedClip, write_shard
 from pipelines.extraction.messages import UnitStats, WorkerConfig
 from pipelines.manifest.tables import Clip
 
+logger = logging.getLogger(__name__)
+
 CHUNK_CLIPS = 32
 """Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""
 DECODE_THREADS = 2
 SAMPLED_CLIPS = 4
 """Clips of a unit whose fidelity is measured: those with the smallest ids, which are digests."""
-
-
-def load_encoder(config: WorkerConfig) -> ClipEncoder:
-    """Load both encoders as the recipe says.
-
-    Raises:
-        UserError: If their weights are not those of the recipe.
-    """
-    recipe = config.recipe
-    encoder, found = load_encoder_and_recipe(
-        whisper=config.whisper,
-        beats=config.beats,
-        codec=recipe.codec,
-        precision=recipe.precision,
-        attention=recipe.attention,
-        device=config.device,
-    )
-    recipe.require_same(replace(recipe, streams=found.streams), here="the job", there="the encoder on this machine")
-    return encoder
 
 
 class ExtractWorker:
@@ -59,9 +42,17 @@ class ExtractWorker:
     """
 
     def __init__(self, config: WorkerConfig) -> None:
+        """Load the encoders; raises as `load_encoder_of`."""
         torch.set_num_threads(config.threads)
         self.config = config
-        self.encoder = load_encoder(config)
+        self.encoder = load_encoder_of(
+            config.recipe,
+            whisper=config.whisper,
+            beats=config.beats,
+            device=config.device,
+            here="the job",
+            there="the encoder on this machine",
+        )
         on_gpu = config.device == "cuda"
         self._device = torch.cuda.get_device_name() if on_gpu else platform.machine()
         self._decoders = ThreadPoolExecutor(DECODE_THREADS)
@@ -90,7 +81,11 @@ class ExtractWorker:
                 info = committed_shard(cache, unit.unit)
                 assert info is not None, "an index that was there has gone"
         seconds = time.perf_counter() - start
-        parts["write"] = seconds - parts["wait for decode"] - parts["wait for encode"]
+        parts[WRITE] = seconds - parts[DECODE_WAIT] - parts[ENCODE_WAIT]
+        logger.info(
+            "unit %s, attempt %d: %d clips, %d rejected, %.1f MB, %.1f s",
+            *(unit.unit_id, attempt, info.clips, info.rejects, info.nbytes / 1e6, seconds),
+        )
         return UnitStats(info, seconds, self._device, dict(parts))
 
     def _encoded(self, clips: tuple[Clip, ...], parts: defaultdict[str, float]) -> Iterator[EncodedClip | RejectedClip]:
@@ -102,13 +97,13 @@ class ExtractWorker:
         for following in (*chunks[1:], ()):
             start = time.perf_counter()
             decoded = [future.result() for future in decoding]
-            parts["wait for decode"] += time.perf_counter() - start
+            parts[DECODE_WAIT] += time.perf_counter() - start
             decoding = [self._decoders.submit(self._decode, clip) for clip in following]
             encoding.append(self._encoders.submit(self._encode, decoded, sampled))
             while encoding and (len(encoding) > 1 or not following):
                 start = time.perf_counter()
                 encoded, seconds = encoding.popleft().result()
-                parts["wait for encode"] += time.perf_counter() - start
+                parts[ENCODE_WAIT] += time.perf_counter() - start
                 for part, value in seconds.items():
                     parts[part] += value
                 yield from encoded
@@ -128,12 +123,12 @@ class ExtractWorker:
         features = iter(self.encoder.encode(waves, batch_size=self.config.batch_clips, seconds=seconds))
         start, seconds["fidelity"] = time.perf_counter(), 0.0
         encoded = [
-            item if isinstance(item, RejectedClip) else self._stored(*item, next(features), sampled, seconds)
+            item if isinstance(item, RejectedClip) else self._quantised(*item, next(features), sampled, seconds)
             for item in decoded
         ]
         return encoded, {**seconds, "quantise": time.perf_counter() - start - seconds["fidelity"]}
 
-    def _stored(
+    def _quantised(
         self, clip: Clip, wave: Tensor, frames: dict[str, Tensor], sampled: Collection[str], seconds: dict[str, float]
     ) -> EncodedClip | RejectedClip:
         codec = self.config.recipe.codec

@@ -1,7 +1,5 @@
 """`salmonn ask`: one recording from disk, through encoders, aligner and LLM, to an answer."""
 
-from dataclasses import replace
-
 import torch
 
 from encoders.audio import Segment
@@ -10,9 +8,9 @@ from encoders.sound.clips import load_clip
 from llm.lora import set_lora_scaling
 from pipelines import storage
 from pipelines.batches.batch import make_batch
-from pipelines.cache.encoder_recipe import load_encoder_and_recipe
+from pipelines.cache.encoder_recipe import load_encoder_of
 from pipelines.inference.config import AskConfig
-from pipelines.interface.devices import choose_device
+from pipelines.interface.devices import local_device
 from pipelines.runs.checkpoint import load_run
 
 
@@ -26,19 +24,19 @@ def ask(config: AskConfig) -> str:
     """
     torch.set_num_threads(config.threads)
     storage.open_file(config.audio).close()  # before the models are loaded
-    device = choose_device(config.device)
+    device = local_device(config.device)
     run = load_run(config.run, checkpoint=config.checkpoint, device=device)
     wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)
     set_lora_scaling(run.model.llm, config.lora_scaling)
     recipe = run.spec.recipe
-    encoder, found = load_encoder_and_recipe(
+    encoder = load_encoder_of(
+        recipe,
         whisper=config.whisper or run.spec.encoders["speech"],
         beats=config.beats or run.spec.encoders["audio"],
-        codec=recipe.codec,
-        precision=recipe.precision,
         device=device,
+        here=config.run,
+        there="these encoders' output",
     )
-    recipe.require_same(replace(recipe, streams=found.streams), here=config.run, there="these encoders' output")
     # Through the codec and back: the model hears what it was trained on.
     streams = {
         name: dequantise(quantise(frames, recipe.codec), recipe.codec)

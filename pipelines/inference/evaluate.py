@@ -17,7 +17,7 @@ from pipelines.cache.reader import FeatureCache
 from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.scoring.tasks import score
 from pipelines.interface.config import save_config
-from pipelines.interface.devices import choose_device
+from pipelines.interface.devices import local_device
 from pipelines.interface.progress import Progress
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.spec import RunSpec
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
         UserError: If nothing is selected, or the cache has another recipe than the run learnt from.
     """
     torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
+    device = local_device(config.device)
     cache = FeatureCache(config.cache)
     RunSpec.read(config.run).recipe.require_same(cache.recipe, here=config.run, there=config.cache)
     examples = load_examples(

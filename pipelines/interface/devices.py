@@ -5,7 +5,7 @@ import torch
 from pipelines.errors import UserError
 
 
-def choose_device(device: str) -> str:
+def local_device(device: str) -> str:
     """Return the device to use, the one that `auto` stands for on this machine.
 
     Raises:

@@ -132,12 +132,20 @@ def _read_batch(entries: Sequence[CorpusExample | Skipped], corpus: str, root: s
     told = [entry for entry in entries if isinstance(entry, CorpusExample)]
     clip_ids = [clip_id(corpus, entry.segments) for entry in told]
     clips = [
-        Clip(identity, corpus, entry.split, root, entry.segments, None)
+        Clip(clip_id=identity, corpus=corpus, split=entry.split, root=root, segments=entry.segments, seconds=None)
         for identity, entry, is_new in zip(clip_ids, told, writer.note_clips(clip_ids), strict=True)
         if is_new
     ]
     examples = [
-        Example(example_id(clip, e.task, e.question, e.answer), clip, corpus, e.split, e.task, e.question, e.answer)
+        Example(
+            example_id=example_id(clip, e.task, e.question, e.answer),
+            clip_id=clip,
+            corpus=corpus,
+            split=e.split,
+            task=e.task,
+            question=e.question,
+            answer=e.answer,
+        )
         for clip, e in zip(clip_ids, told, strict=True)
     ]
     are_new = writer.note_examples([example.example_id for example in examples])

@@ -45,7 +45,7 @@ EXAMPLE_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Clip:
     """What the encoders hear: segments of recordings below `root`, `seconds` long (None: header unreadable)."""
 
@@ -69,7 +69,7 @@ class Clip:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """A question about a clip and its answer; without a question the task's prompts serve."""
 

@@ -147,7 +147,16 @@ def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, r
     _require_width(f"whisper={config.whisper}", aligner.speech_width, widths["speech"])
     _require_width(f"beats={config.beats}", aligner.audio_width, widths.get("audio"))
     encoders = {"speech": config.whisper, "audio": config.beats}
-    return RunSpec(recipe, encoders, config.llm, config.precision, CLIP_FRAMES, "", aligner, lora)
+    return RunSpec(
+        recipe=recipe,
+        encoders=encoders,
+        llm=config.llm,
+        dtype=config.precision,
+        frames=CLIP_FRAMES,
+        examples_digest="",
+        aligner=aligner,
+        lora=lora,
+    )
 
 
 def _require_width(given: str, expected: int | None, found: int | None) -> None:

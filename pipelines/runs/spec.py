@@ -16,7 +16,7 @@ from pipelines.errors import MissingError, UserError
 from qformer.config import AlignerConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """What is needed to build a run's model and to hear with it: run.json.
 
@@ -50,14 +50,14 @@ class RunSpec:
         try:
             content = json.loads(storage.read_bytes(uri))
             return cls(
-                Recipe.from_fields(content["recipe"]),
-                content["encoders"],
-                content["llm"],
-                content["dtype"],
-                content["frames"],
-                content["examples_digest"],
-                AlignerConfig(**content["aligner"]),
-                LoraSettings(**content["lora"]),
+                recipe=Recipe.from_fields(content["recipe"]),
+                encoders=content["encoders"],
+                llm=content["llm"],
+                dtype=content["dtype"],
+                frames=content["frames"],
+                examples_digest=content["examples_digest"],
+                aligner=AlignerConfig(**content["aligner"]),
+                lora=LoraSettings(**content["lora"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{uri}: not a run's description ({error})") from None

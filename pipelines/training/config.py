@@ -1,7 +1,7 @@
 """What a training run is told: data, model, steps, machines."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -46,6 +46,9 @@ class OptimConfig:
 
 
 CONFIG_DIR = Path(__file__).parent / "configs"
+FREE = {"free": True}
+"""Marks a key that may change when a run continues: it does not change what is computed. (Recipe, examples and mix are
+compared by what they hold.)"""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,17 @@ class TrainConfig:
     SHIPPED: ClassVar[Mapping[str, Path]] = {path.stem: path for path in sorted(CONFIG_DIR.glob("*.yaml"))}
     """YAML files that are given by their names."""
 
-    manifest: str = MISSING
+    manifest: str = field(default=MISSING, metadata=FREE)
     """[URI] Folder of the manifest whose examples are learnt."""
-    cache: str = MISSING
+    cache: str = field(default=MISSING, metadata=FREE)
     """[URI] Folder of the feature cache that holds their clips."""
-    run: str = ""
+    run: str = field(default="", metadata=FREE)
     """[URI] Folder of this run; a run that was stopped continues from its newest checkpoint. Empty: `runs`/`name`."""
-    runs: str = ""
+    runs: str = field(default="", metadata=FREE)
     """[URI] Folder of several stages' runs, each in a folder of its name."""
-    name: str = ""
+    name: str = field(default="", metadata=FREE)
     """[name] This stage's, in `runs`."""
-    after: str = ""
+    after: str = field(default="", metadata=FREE)
     """[name] Stage in `runs` that this one starts from, where `init_from` is empty."""
     llm: str = MISSING
     """[path|name|tiny] Hugging Face folder of a causal language model or its name on the hub, organisation/model; tiny:
@@ -74,7 +77,7 @@ class TrainConfig:
     """[names] Splits of the manifest to learn from; empty: all."""
     tasks: list[str] = field(default_factory=list)
     """[names] Tasks to learn; empty: all, or those of the mix."""
-    mix: str = ""
+    mix: str = field(default="", metadata=FREE)
     """[name|URI] How much of which corpus and task an epoch holds: stage1, stage2, stage3, or a YAML file that lists
     rows of task, corpus, examples and weight; empty: every example once."""
     order: Literal["shuffled", "shards"] = "shuffled"
@@ -101,48 +104,48 @@ class TrainConfig:
     """[fraction] Share of the examples whose clips the cache may lack (they were rejected, say)."""
     precision: Precision = "float32"
     """[dtype] The frozen LLM's weights, int8 and int4 through bitsandbytes; aligner and LoRA train in float32."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=FREE)
     """[switch] Keep only what enters each of the LLM's layers and compute the rest again: less memory, more time."""
-    shard_llm: bool = False
+    shard_llm: bool = field(default=False, metadata=FREE)
     """[switch] Spread the frozen LLM's layers over the workers (FSDP2) instead of a copy on each: less memory, more
     traffic between them, the same losses."""
-    workers: int = 1
+    workers: int = field(default=1, metadata=FREE)
     """[count] Training processes, a GPU each on cuda."""
-    min_workers: int = 0
+    min_workers: int = field(default=0, metadata=FREE)
     """[count] Go on with as few when machines are lost, and with more, up to `workers`, when they come back; every
     change continues from the newest checkpoint. 0: always `workers`."""
-    no_workers_seconds: float = 3600.0
+    no_workers_seconds: float = field(default=3600.0, metadata=FREE)
     """[seconds] Longest time, all waits together, that a run waits for machines with room for its workers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata=FREE)
     """[name] What each worker trains on; auto: cuda if the cluster has GPUs now, which one that grows may not."""
-    threads: int = 1
+    threads: int = field(default=1, metadata=FREE)
     """[count] CPU threads (and Ray CPUs) of each worker."""
-    checkpoint_every: int = 1_000
+    checkpoint_every: int = field(default=1_000, metadata=FREE)
     """[steps] Between checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = field(default=2, metadata=FREE)
     """[count] Newest checkpoints to keep."""
-    log_every: int = 10
+    log_every: int = field(default=10, metadata=FREE)
     """[steps] Between lines of metrics.jsonl."""
-    valid_splits: list[str] = field(default_factory=list)
+    valid_splits: list[str] = field(default_factory=list, metadata=FREE)
     """[names] Held-out splits to validate on."""
-    valid_every: int = 0
+    valid_every: int = field(default=0, metadata=FREE)
     """[steps] Between validations; one that finds the lowest loss yet makes a checkpoint, which is kept. 0: never."""
-    max_skipped_steps: int = 20
+    max_skipped_steps: int = field(default=20, metadata=FREE)
     """[steps] A step whose loss or gradient is not finite changes no weight; as many in a row end the run."""
-    wandb: str = ""
+    wandb: str = field(default="", metadata=FREE)
     """[name] Project on Weights & Biases to send the metrics to as well; empty: none."""
-    alarms: AlarmConfig = field(default_factory=AlarmConfig)
-    max_failures: int = 3
+    alarms: AlarmConfig = field(default_factory=AlarmConfig, metadata=FREE)
+    max_failures: int = field(default=3, metadata=FREE)
     """[count] Restarts after lost workers or nodes before the job gives up; announced losses are not counted."""
-    collective_timeout_seconds: float = 1800.0
+    collective_timeout_seconds: float = field(default=1800.0, metadata=FREE)
     """[seconds] Longest that a worker waits for the others before it fails."""
-    read: ReadConfig = field(default_factory=ReadConfig)
+    read: ReadConfig = field(default_factory=ReadConfig, metadata=FREE)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    forecast_step_seconds: float = 0.0
+    forecast_step_seconds: float = field(default=0.0, metadata=FREE)
     """[seconds] A step's time as `salmonn plan train` forecasts it; the closing report compares. 0: unknown."""
-    ray: RayConfig = field(default_factory=RayConfig)
+    ray: RayConfig = field(default_factory=RayConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
         """Check ranges and what is installed."""
@@ -168,6 +171,7 @@ class TrainConfig:
             raise UserError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
 
 
+FREE_KEYS = frozenset(key.name for key in fields(TrainConfig) if key.metadata.get("free"))
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 

@@ -20,40 +20,9 @@ from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.runs.folder import MIX, complete_steps, is_described
 from pipelines.runs.spec import RunSpec, copy_llm, fetched
-from pipelines.training.config import TrainConfig
+from pipelines.training.config import FREE_KEYS, TrainConfig
 from pipelines.training.data import RunData
 from qformer.config import AlignerConfig
-
-FREE_KEYS = {
-    "manifest",
-    "cache",
-    "mix",
-    "run",
-    "runs",
-    "name",
-    "after",
-    "workers",
-    "min_workers",
-    "no_workers_seconds",
-    "device",
-    "shard_llm",
-    "collective_timeout_seconds",
-    "threads",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "gradient_checkpointing",
-    "log_every",
-    "max_failures",
-    "forecast_step_seconds",
-    "valid_splits",
-    "valid_every",
-    "max_skipped_steps",
-    "wandb",
-    "alarms",
-    "read",
-    "ray",
-}
-"""Keys that may change when a run continues: none changes what is computed (recipe, examples and mix are compared)."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +123,16 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
     lora, dtype = config.lora, config.precision
     digest = inputs.examples.digest
-    spec = RunSpec(index.recipe, index.encoders, config.llm, dtype, frames, digest, aligner, lora)
+    spec = RunSpec(
+        recipe=index.recipe,
+        encoders=index.encoders,
+        llm=config.llm,
+        dtype=dtype,
+        frames=frames,
+        examples_digest=digest,
+        aligner=aligner,
+        lora=lora,
+    )
     if before:
         _check_sizes(config, spec, before)
     save_config(config, storage.join(config.run, "config.yaml"))

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from cluster.connection import connect, pick_device
+from cluster.connection import cluster_device, connect
 from cluster.failures import describe_error
 from cluster.room import actors_that_fit
 from pipelines import storage
@@ -92,7 +92,7 @@ def _report(config: TrainConfig, num_examples: int) -> TrainReport:
 
 def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
     first = configs[0]
-    device = pick_device(first.device)
+    device = cluster_device(first.device)
     use_gpu = device == "cuda"
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = actors_that_fit(nodes, {"CPU": first.threads, "GPU": int(use_gpu)})

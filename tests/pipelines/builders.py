@@ -34,7 +34,11 @@ def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny") -> Extr
     recipe = recipe_of(encoder, codec=codec, precision="float32")
     encoders = {"speech": whisper, "audio": beats}
     write_recipe(str(cache), recipe, encoders=encoders, recorded={})
-    return ExtractWorker(WorkerConfig(str(cache), whisper, beats, recipe, "cpu", 1, 4))
+    return ExtractWorker(
+        WorkerConfig(
+            cache=str(cache), whisper=whisper, beats=beats, recipe=recipe, device="cpu", threads=1, batch_clips=4
+        )
+    )
 
 
 def prepare_tones(folder, **keys) -> str:

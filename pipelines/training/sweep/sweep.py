@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from rich.table import Table
 
-from cluster.connection import connect, pick_device
+from cluster.connection import cluster_device, connect
 from cluster.room import pool_size
 from pipelines import storage
 from pipelines.batches.example_set import ExampleSet, tasks_of
@@ -148,7 +148,7 @@ def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str
 
 def _resources(config: SweepConfig, *, own_cluster: bool) -> dict[str, float]:
     """Return what Ray sets aside for a trial; another cluster may grow, this machine must have room for one."""
-    on_gpu = pick_device(config.device) == "cuda"
+    on_gpu = cluster_device(config.device) == "cuda"
     resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_trial} if on_gpu else {})
     if own_cluster:
         pool_size(0, num_cpus_per_actor=config.threads, num_gpus_per_actor=resources.get("GPU", 0))

@@ -7,6 +7,7 @@ terms leaves nothing behind once the result is float32: who computes what change
 """
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -35,10 +36,13 @@ from pipelines.storage.ahead import ReadAhead
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.metrics_log import MetricsLog
 from pipelines.training.monitoring.step_timer import StepTimer
+from pipelines.training.monitoring.watch import describe_line
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.worker.agreement import together
 from pipelines.training.worker.resources import RunResources
 from pipelines.training.worker.validation import Validation, means
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -166,8 +170,8 @@ class TrainWorker:
         Raises:
             JobIncompleteError: On all workers alike, where trying again would change nothing.
         """
-        for _ in self.lines():
-            pass
+        for line in self.lines():
+            logger.info("step %d: %s", line["step"], describe_line(line))
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Train as `run` does, yielding rank 0's lines of metrics, each once it is saved.
@@ -231,8 +235,8 @@ class TrainWorker:
                 loss.backward()
                 sums += part_sums
                 self._add_gradients(gradient_sums)
-            if batch.company:
-                loss, _ = loss_by_task(self.model, batch.company, len(self.tasks), self.device)
+            if batch.filler:
+                loss, _ = loss_by_task(self.model, batch.filler, len(self.tasks), self.device)
                 (0.0 * loss).backward()
         with self.timer.part(SUM):
             if self.world > 1:

@@ -11,6 +11,7 @@ import ray
 from ray import train as ray_train
 from ray.train.backend import Backend, BackendConfig
 
+from cluster.logs import set_up_logging
 from pipelines.errors import JobIncompleteError
 from pipelines.runs.folder import complete_steps
 from pipelines.training.config import TrainConfig
@@ -31,6 +32,7 @@ def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
 
     context = ray_train.get_context()
     rank, world, device = context.get_world_rank(), context.get_world_size(), _own_device()
+    set_up_logging(f"rank {rank}")  # into the process's file in Ray's session folder
     for config in settings["configs"]:
         if complete_steps(config.run)[-1:] != [config.steps]:
             try:

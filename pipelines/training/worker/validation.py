@@ -59,8 +59,8 @@ class Validation:
                     read = ahead.take()
                 for part in read.mine:
                     parts[batch, part.number] = loss_by_task(model, part, len(tasks), device)[1]
-                if read.company:
-                    loss_by_task(model, read.company, len(tasks), device)
+                if read.filler:
+                    loss_by_task(model, read.filler, len(tasks), device)
         finally:
             model.train(was_training)
         return parts

@@ -24,7 +24,14 @@ RECIPE = Recipe(
 
 
 def segment_of(recording: str, start: float, *, number: int, seconds: float | None = 10.0) -> Clip:
-    return Clip(f"{number:032x}", "corpus", "train", "/r", (Segment(recording, start, seconds),), seconds)
+    return Clip(
+        clip_id=f"{number:032x}",
+        corpus="corpus",
+        split="train",
+        root="/r",
+        segments=(Segment(recording, start, seconds),),
+        seconds=seconds,
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -324,7 +324,17 @@ def test_worker_refuses_encoders_of_another_recipe(tmp_path):
     streams["speech"] = streams["speech"].__class__("0" * 64, 128)
     recipe = Recipe(streams, "float16", "float32", "sdpa")
     with pytest.raises(ValueError, match=r"streams\.speech\.digest"):
-        ExtractWorker(WorkerConfig(str(tmp_path / "c"), "tiny", "tiny", recipe, "cpu", 1, 4))
+        ExtractWorker(
+            WorkerConfig(
+                cache=str(tmp_path / "c"),
+                whisper="tiny",
+                beats="tiny",
+                recipe=recipe,
+                device="cpu",
+                threads=1,
+                batch_clips=4,
+            )
+        )
 
 
 def test_unit_that_another_job_commits_meanwhile_stays_as_it_is(tmp_path, monkeypatch):

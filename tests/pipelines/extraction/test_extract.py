@@ -240,7 +240,9 @@ def test_records_of_units_are_written_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.extraction.unit_log.UNITS_PER_FILE", 4)
     log = UnitLog(str(tmp_path))
     for unit in range(10):
-        stats = UnitStats(ShardInfo(unit, 2, 0, 20.0, 1_000), 1.5, "cpu", {"write": 0.5})
+        stats = UnitStats(
+            ShardInfo(unit=unit, clips=2, rejects=0, seconds=20.0, nbytes=1_000), 1.5, "cpu", {"write": 0.5}
+        )
         log.add(UnitResult(unit=None, value=stats, attempt=1, seconds=1.6))
         assert len(log._rows) < 4
     assert len(storage.list_names(str(tmp_path))) == 2

@@ -18,12 +18,22 @@ from tests.toy import write_tone_corpus, write_tones
 
 def clip_of(recording, *, corpus="c", split="train", root="/r", seconds=2.0):
     segments = (Segment(recording),)
-    return Clip(clip_id(corpus, segments), corpus, split, root, segments, seconds)
+    return Clip(
+        clip_id=clip_id(corpus, segments), corpus=corpus, split=split, root=root, segments=segments, seconds=seconds
+    )
 
 
 def example_of(clip, *, task="asr", question=None, answer="yes", split=None):
     identity = example_id(clip.clip_id, task, question, answer)
-    return Example(identity, clip.clip_id, clip.corpus, split or clip.split, task, question, answer)
+    return Example(
+        example_id=identity,
+        clip_id=clip.clip_id,
+        corpus=clip.corpus,
+        split=split or clip.split,
+        task=task,
+        question=question,
+        answer=answer,
+    )
 
 
 def write(folder, clips, examples):
@@ -145,7 +155,7 @@ def test_archives_are_looked_for_and_recordings_once(tmp_path, capsys):
     root = str(tmp_path / "audio")
     there = clip_of("a.tar!x.wav", root=root)
     parts = (Segment(name, 0.0, 0.5), Segment(name, 0.5), Segment("b.tar!x.wav"))
-    joined = Clip(clip_id("c", parts), "c", "train", root, parts, 1.1)
+    joined = Clip(clip_id=clip_id("c", parts), corpus="c", split="train", root=root, segments=parts, seconds=1.1)
     manifest = write(tmp_path / "m", [there, joined], [example_of(there), example_of(joined)])
     code, out, error = check(manifest, capsys)
     assert code == 1 and "3 recordings looked for" in out and f"  {root}/b.tar!x.wav" in out
@@ -185,7 +195,11 @@ def test_recordings_of_training_and_test_are_leaks(tmp_path, capsys):
     for recording, start, corpus, split in cuts:
         segments = (Segment("other.wav" if start else "x.wav", start, 1.0), Segment(recording, start, 2.0))
         segments = segments[1:] if recording != "talk.wav" else segments
-        clips.append(Clip(clip_id(corpus, segments), corpus, split, "/r", segments, 2.0))
+        clips.append(
+            Clip(
+                clip_id=clip_id(corpus, segments), corpus=corpus, split=split, root="/r", segments=segments, seconds=2.0
+            )
+        )
     clips.append(clip_of("one.wav"))
     examples = [*map(example_of, clips), example_of(clips[-1], split="test", task="aqa", question="What?")]
     code, out, _ = check(write(tmp_path / "m", clips, examples), capsys, "fraction=0")
@@ -252,7 +266,7 @@ def test_samples_are_readable_and_the_same_for_a_seed(tones, capsys):
 
 def test_sample_shows_times_and_own_questions(tmp_path, capsys):
     segments = (Segment("a.wav", 3.0, 1.5), Segment("b.wav", 2.0))
-    clip = Clip(clip_id("c", segments), "c", "test", "/r", segments, None)
+    clip = Clip(clip_id=clip_id("c", segments), corpus="c", split="test", root="/r", segments=segments, seconds=None)
     manifest = write(
         tmp_path / "m", [clip], [example_of(clip, task="sqa", question="Who?"), example_of(clip, task="sqa")]
     )

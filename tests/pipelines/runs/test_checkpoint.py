@@ -31,7 +31,16 @@ def run(tmp_path_factory) -> Path:
     recipe = recipe_of(load_clip_encoder(whisper="tiny", beats="tiny"), codec="int8", precision="float32")
     encoders = {"speech": "/models/whisper-large-v2", "audio": "/models/beats.pt"}
     aligner, lora = AlignerConfig(**SIZES), LoraSettings(rank=4)
-    spec = RunSpec(recipe, encoders, "tiny", "float32", 250, "ab12", aligner, lora)
+    spec = RunSpec(
+        recipe=recipe,
+        encoders=encoders,
+        llm="tiny",
+        dtype="float32",
+        frames=250,
+        examples_digest="ab12",
+        aligner=aligner,
+        lora=lora,
+    )
     model = build_model(spec, str(run), device="cpu")
     for parameter in model.trainable_parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
