@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -217,3 +218,9 @@ def test_a_job_is_shipped_with_every_file_of_the_packages():
         path for path in files if "__pycache__" not in path.parts and any(excluded(path) for excluded in excludes)
     ]
     assert files and not left_out
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+@pytest.mark.xdist_group("one")
+def test_groups_of_tests_reach_pytests_processes(request):
+    assert request.node.nodeid.endswith("@one"), "pytest-xdist's groups are lost: each process starts a Ray of its own"
