@@ -29,6 +29,7 @@ from pipelines.cache.recipe import Recipe, read_recipe, write_recipe
 from pipelines.cache.shard import write_shard
 from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.cache.tools.info import cache_info
+from pipelines.errors import UserError
 from pipelines.extraction.messages import WorkerConfig
 from pipelines.extraction.worker import SAMPLED_CLIPS, ExtractWorker
 from pipelines.manifest.tables import corpus_roots, read_clips
@@ -356,3 +357,13 @@ def test_unit_that_another_job_commits_meanwhile_stays_as_it_is(tmp_path, monkey
     monkeypatch.setattr(theirs, "encoder", None)
     assert theirs.run(unit, 1).shard == commits[0]
     assert shard_digests(tmp_path / "c") == before and len(before) == 3
+
+
+def test_recipe_of_a_newer_schema_is_named_as_such(tmp_path):
+    prepare = make_worker(tmp_path / "c").config.recipe
+    write_recipe(str(tmp_path / "c"), prepare, encoders={}, recorded={})
+    content = json.loads((tmp_path / "c" / "recipe.json").read_text())
+    content["recipe"]["schema_version"] = 2
+    (tmp_path / "c" / "recipe.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"recipe\.json: .*of schema 2, and this version reads 1"):
+        read_recipe(str(tmp_path / "c"))
