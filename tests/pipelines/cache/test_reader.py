@@ -360,8 +360,7 @@ def test_unit_that_another_job_commits_meanwhile_stays_as_it_is(tmp_path, monkey
 
 
 def test_recipe_of_a_newer_schema_is_named_as_such(tmp_path):
-    prepare = make_worker(tmp_path / "c").config.recipe
-    write_recipe(str(tmp_path / "c"), prepare, encoders={}, recorded={})
+    make_worker(tmp_path / "c")
     content = json.loads((tmp_path / "c" / "recipe.json").read_text())
     content["recipe"]["schema_version"] = 2
     (tmp_path / "c" / "recipe.json").write_text(json.dumps(content))
