@@ -50,7 +50,7 @@ class Recipe:
         """
         if (schema := fields["schema_version"]) != SCHEMA_VERSION:
             raise UserError(
-                f"recipe of schema {schema}; this version reads {SCHEMA_VERSION}: use the version that wrote it"
+                f"schema {schema}, of which this version knows only {SCHEMA_VERSION}; use the version that wrote it"
             )
         streams = {name: StreamRecipe(**stream) for name, stream in fields["streams"].items()}
         return cls(**{**fields, "streams": streams})
@@ -114,6 +114,8 @@ def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
         content = json.loads(storage.read_bytes(uri))
         recipe = Recipe.from_fields(content["recipe"])
         encoders = dict(content["encoders"])
+    except UserError as error:
+        raise UserError(f"{uri}: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri}: not a recipe ({error})") from None
     if recipe.digest != content.get("digest"):
