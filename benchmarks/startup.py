@@ -77,9 +77,9 @@ def watched_memory(process: subprocess.Popen[bytes]) -> Iterator[list[float]]:
 
     def look() -> None:
         while not ended.wait(LOOK_SECONDS / 5):
-            with suppress(OSError, AttributeError):
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                peaks.append(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e3)  # type: ignore[index]  # suppressed
+            with suppress(OSError):
+                found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                peaks.append(int(found[1]) / 1e3 if found else 0.0)  # a process that has ended has no memory
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
