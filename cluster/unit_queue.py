@@ -143,7 +143,7 @@ class _Task:
 
 
 class _Backlog:
-    """Units still to run: all fresh ones, one read ahead, before those that are tried again."""
+    """Units still to run: all fresh ones, one read ahead, before the ones that are tried again."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._units = iter(units)

@@ -17,7 +17,7 @@ from encoders.tiny import tiny_beats, tiny_whisper
 from encoders.whisper.encoder import WhisperEncoder
 
 MOST_FRAMES_ON_CPU = 512
-"""In a batch, padding counted: more only make what lies between two layers outgrow the processor's cache."""
+"""In a batch, padding counted: with more, the values between two layers outgrow the processor's cache."""
 MOST_PADDING = 0.125
 """Of a clip in a batch, in parts of the longest one."""
 

@@ -55,7 +55,7 @@ def dequantise(arrays: Mapping[str, Tensor], codec: Codec) -> Tensor:
 
 
 def measure_fidelity(computed_TC: Tensor, stored_TC: Tensor) -> Fidelity:
-    """Compare the frames that come back, float32 [T, C], with those that an encoder computed.
+    """Compare the frames that come back, float32 [T, C], with the frames that an encoder computed.
 
     The ratio is 10 log10(sum x^2 / sum (x - y)^2) over all values, in float64. T is at least 1.
     """

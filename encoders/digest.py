@@ -1,4 +1,4 @@
-"""The identity of an encoder: what its weights and sizes are, wherever they lie."""
+"""The identity of an encoder: what its weights and sizes are, in whatever file."""
 
 import hashlib
 import json

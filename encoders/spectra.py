@@ -9,7 +9,7 @@ from torch import Tensor
 def rows_by_chunks(function: Callable[[Tensor], Tensor], frames: Sequence[Tensor]) -> Tensor:
     """Return function(rows of all frames), [sum of F, M], of every clip's [F, samples].
 
-    A processor takes a few at a time, so that what lies between the steps stays in its cache: four times as fast as a
+    A processor takes a few at a time, so that the values between the steps stay in its cache: four times as fast as a
     whole clip of 30 s. A GPU takes them all at once.
     """
     parts = [torch.cat(list(frames))] if frames[0].is_cuda else frames

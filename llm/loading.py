@@ -111,7 +111,7 @@ def _quantisation(precision: Precision) -> BitsAndBytesConfig | None:
 def _keep_differentiable(model: PreTrainedModel) -> None:
     """Forbid the layout that bitsandbytes chooses on CPUs with AVX512-BF16 at the first product without gradients.
 
-    No gradient passes it, without an error: what lies below would not learn.
+    No gradient passes it, and no error says so: the layers below would not learn.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

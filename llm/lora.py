@@ -100,7 +100,7 @@ def _parameter_name(name: str) -> str:
 def save_adapter(model: PeftModel, adapter_dir: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well.
 
-    The weights are those of `state`, an `adapter_state_dict` taken earlier, or as they are now.
+    It writes the weights of `state`, an `adapter_state_dict` taken earlier, or the ones of now.
     """
     adapter_dir = Path(adapter_dir)
     adapter_dir.mkdir(parents=True, exist_ok=True)

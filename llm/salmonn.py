@@ -55,7 +55,7 @@ class TokenLoss:
     total: Tensor
     """[nats] Scalar sum over the target tokens."""
     num_targets: int
-    """[count] Target tokens: those of the answers and of their end."""
+    """[count] Target tokens: the answers' and their ends'."""
     num_correct: Tensor
     """[count] Scalar: targets that were the most likely token. On the loss's device, which need not be waited for."""
 

@@ -1,7 +1,7 @@
 """The frozen layers of an LLM spread over several workers (FSDP2), so that each holds a part of every layer.
 
 A layer's weights are gathered when it computes, forward and backward, and let go afterwards. What trains, the
-embeddings, the last norm and the output matrix stay whole on every worker: gradients and checkpoints are those of an
+embeddings, the last norm and the output matrix stay whole on every worker: gradients and checkpoints are the ones of an
 LLM that is not spread, bit for bit.
 """
 

@@ -212,7 +212,7 @@ def _run(words: list[str]) -> None:
         _complete(words)
         return
     name, arguments = _split_verb(words)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import of kernels that it could fetch
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at import it reports kernels that it could fetch
     verb = VERBS[name]
     config_type = verb.load_config_type()
     if "--help" in arguments or "-h" in arguments:

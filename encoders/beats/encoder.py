@@ -18,7 +18,7 @@ _TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 
 class BeatsEncoder:
-    """Waves to frames: filter banks, then BEATs. A clip's frames are those of the clip alone, whatever its batch."""
+    """Waves to frames: filter banks, then BEATs. A clip gives the same frames alone and in any batch."""
 
     def __init__(
         self,

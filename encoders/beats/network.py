@@ -20,7 +20,7 @@ from encoders.features import PATCH_FRAMES, PATCHES_PER_STEP, Kernel
 
 @dataclass(frozen=True)
 class BeatsConfig:
-    """The sizes of a released checkpoint's `cfg`; its switches must be those of `SWITCHES`."""
+    """The sizes of a released checkpoint's `cfg`; its switches must equal `SWITCHES`."""
 
     embed_dim: int = 512
     encoder_layers: int = 12

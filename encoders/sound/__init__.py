@@ -1,1 +1,1 @@
-"""Recordings: where one lies, how it is opened and checked, and the clip that is made of it."""
+"""Recordings: where one is, how it is opened and checked, and the clip that is made of it."""

@@ -30,7 +30,7 @@ def load_clip(
     """Return what the encoders hear of `segments`: float32 [samples] at 16 kHz, 1 to 30 s.
 
     Segments are joined with 0.1 s of silence, padded with zeros to 1 s and cut at 30 s; nothing after that is decoded.
-    A segment's samples are those of the fully decoded recording (MP3: to 1e-7; Opus: nearly always, after a
+    A segment has the samples of the fully decoded recording (MP3: to 1e-7; Opus: nearly always, after a
     pre-roll), resampled after the cut with torchaudio's windowed sinc. No damage passes in what is decoded of FLAC,
     Vorbis and Opus, which have checksums. In WAV and MP3 it may change samples; that it shortens a clip is noticed
     where a header states the length, but for MP3's own padding, at most 0.3 s.

@@ -1,4 +1,4 @@
-"""Recordings where they lie: a file, or a member of a tar archive read in place, `tars/a.tar!folder/name.flac`.
+"""Recordings in place: a file, or a member of a tar archive read in place, `tars/a.tar!folder/name.flac`.
 
 In a URI the member comes before the query: `s3://bucket/a.tar!x.flac?region=…`. What stands before the first `.tar!` is
 the archive. Nothing is ever unpacked, so members' names, hostile ones too, are only looked up.
@@ -132,7 +132,7 @@ class _Member(io.RawIOBase):
 
 
 class _TarIndex:
-    """Where an archive's members lie, found when the first is asked for, by one thread while others wait."""
+    """Where an archive's members are, found when the first is asked for, by one thread while others wait."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -142,7 +142,7 @@ class _TarIndex:
     def find(self, member: str, file: BinaryIO) -> _Place:
         with self._lock:
             if self._places is None:
-                # Unbuffered files are those of object stores, where each small read is a request.
+                # Unbuffered files are in object stores, where each small read is a request.
                 is_buffered = isinstance(file, io.BufferedIOBase)
                 reader = file if is_buffered else io.BufferedReader(cast(io.RawIOBase, file), SCAN_BUFFER_BYTES)
                 self._places, self._missing = _scan(reader)
@@ -166,7 +166,7 @@ def _version(archive: str, file: BinaryIO) -> Hashable:
 
 
 def _scan(file: BinaryIO) -> tuple[dict[str, _Place], str]:
-    """Return the members of a tar (of two with one name the last) and what to say of those that are not in it."""
+    """Return the members of a tar (of two with one name the last) and what to say of names that are not in it."""
     nbytes = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(6).startswith(_COMPRESSED):

@@ -1,4 +1,4 @@
-"""Sound files opened for reading; those that would give wrong samples without a word are refused."""
+"""Sound files opened for reading; files that would give wrong samples in silence are refused."""
 
 import errno
 import io

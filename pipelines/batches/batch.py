@@ -40,7 +40,7 @@ def read_batch(
 
     Args:
         examples: Where the indices point to.
-        cache: Where the features lie.
+        cache: Where the features are.
         picked: What to read.
         frames: How many frames of each stream are heard, from the clip's start.
         prompt_seed: Chooses among a task's prompts per example and epoch; None takes the first, as in evaluation.

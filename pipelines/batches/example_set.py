@@ -26,7 +26,7 @@ COLUMNS = ["example_id", "clip_id", "task", "question", "answer"]
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Examples whose clips lie in a cache; `positions` are their rows in its index. About 300 bytes per example.
+    """Examples whose clips a cache holds; `positions` are their rows in its index. About 300 bytes per example.
 
     An epoch of them is what `mixture` draws, without one every example once, in the order of `shards` if there is one.
     """
@@ -34,7 +34,7 @@ class ExampleSet:
     table: pa.Table
     positions: Indices
     missing: pa.Table
-    """example_id and clip_id of those that the cache lacks, which are left out."""
+    """example_id and clip_id of the examples that are left out because the cache lacks their clips."""
     mixture: Mixture | None = None
     shards: ShardOrder | None = None
 

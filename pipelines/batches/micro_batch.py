@@ -22,12 +22,12 @@ from qformer.aligner import Aligner
 Place = tuple[int, int]
 """(epoch, example index)"""
 LOSS, TARGETS, CORRECT = range(3)
-"""Columns of a task's sums: nats, target tokens, those of them that were the most likely token."""
+"""Columns of a task's sums: nats, target tokens, and target tokens that were the most likely ones."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a worker computes at a time; `number` is its place among those of the whole batch."""
+    """What a worker computes at a time; `number` is its place in the whole batch."""
 
     number: int
     batch: Batch

@@ -33,7 +33,7 @@ class MixRow:
     corpus: str = ""
     """[name] Corpus of the row's examples; empty: every corpus that no other row names for the task."""
     splits: list[str] = field(default_factory=list)
-    """[names] Splits of the row's examples, where the corpus calls its own otherwise; empty: those of the run."""
+    """[names] Splits of the row's examples, where the corpus names them otherwise; empty: the run's."""
     examples: int = 0
     """[examples] Most that one epoch takes before weighting; 0: all there are."""
     weight: float = 1.0
@@ -112,7 +112,7 @@ def load_mix(mix: str) -> tuple[MixRow, ...]:
     """Read a mix: a name in `pipelines/mixes/`, or the URI of a YAML file that lists rows.
 
     Raises:
-        MissingError: If there is no such mix, naming those that are shipped.
+        MissingError: If there is no such mix, naming the shipped ones.
         UserError: Naming the file and the row that cannot be one, or that repeats another's task and corpus.
     """
     uri = mix if is_yaml(mix) else str(MIX_DIR / f"{mix}.yaml")

@@ -15,13 +15,13 @@ class ShardOrder:
     """Brings the examples of neighbouring shards together, for storage that is best read from end to end."""
 
     numbers: Indices
-    """[N] The shard that each example's clip lies in, counted among those that hold any."""
+    """[N] The shard that holds each example's clip, counted among the shards that hold any."""
     window: int
     """[shards] Examples are shuffled among so many shards."""
 
     @classmethod
     def of(cls, numbers: Indices, window: int) -> "ShardOrder":
-        """Count the shards anew, so that those that hold none of the examples do not matter."""
+        """Count the shards anew, so that shards that hold none of the examples do not matter."""
         return cls(np.unique(numbers, return_inverse=True)[1].astype(np.int64), window)
 
     def group(self, order_E: Indices, *, seed: int, epoch: int) -> Indices:

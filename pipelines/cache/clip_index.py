@@ -79,7 +79,7 @@ class ClipIndex:
         whole_N = np.array([self.is_verified(clip) for clip in self.index["clip_id"].take(positions).to_pylist()])
         ranges = [_ranges(self.places(member, positions, frames), whole_N) for member in member_names(self.recipe)]
         nbytes_N = sum((end_N - start_N for start_N, end_N in ranges), np.zeros(len(positions), np.int64))
-        if not storage.is_local(self.uri):  # what lies between near ones comes along
+        if not storage.is_local(self.uri):  # the bytes between near members come along
             for (_, end_N), (start_N, _) in itertools.pairwise(ranges):
                 nbytes_N += np.where(start_N - end_N <= GAP_BYTES, start_N - end_N, 0)
         return nbytes_N

@@ -29,7 +29,7 @@ def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, he
     """Load the encoders that a recipe names, to compute as it says.
 
     Raises:
-        UserError: If an encoder cannot be loaded, or its weights are not those of the recipe; `here` says whose recipe
+        UserError: If an encoder cannot be loaded, or its weights are not the recipe's; `here` says whose recipe
             it is, `there` whose weights.
     """
     encoder, found = load_encoder_and_recipe(

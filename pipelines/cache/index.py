@@ -1,4 +1,4 @@
-"""A shard's index: where each clip's arrays lie in the tar; a shard exists once its index does."""
+"""A shard's index: where each clip's arrays are in the tar; a shard exists once its index does."""
 
 import zlib
 from collections.abc import Collection, Mapping
@@ -33,7 +33,7 @@ def member_name(stream: str, part: str) -> str:
 
 
 def index_schema(recipe: Recipe) -> pa.Schema:
-    """Return the index's columns: offset and nbytes are those of the member's .npy file inside the tar.
+    """Return the index's columns: offset and nbytes are of the member's .npy file inside the tar.
 
     Those of a stream's fidelity are null where the clip was not among its shard's sampled ones.
     """
@@ -82,7 +82,7 @@ def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
 
 
 def read_index(cache: str, unit: int) -> pa.Table:
-    """Return a committed unit's index: its clips in the order in which they lie in the tar.
+    """Return a committed unit's index: its clips in the tar's order.
 
     Raises:
         UserError: If it is not Parquet.
@@ -121,7 +121,7 @@ def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
     """Compare the bytes of an array's .npy file with its row of the index.
 
     Raises:
-        UserError: If they are not those that were written.
+        UserError: If they are not the bytes that were written.
     """
     if len(data) != row[f"{member}_nbytes"] or zlib.crc32(data) != row[f"{member}_crc32"]:
         raise UserError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")

@@ -3,7 +3,7 @@
 <cache>/recipe.json            what determines the features' bytes
         units/000000.parquet   the plan: which clip goes into which shard
         shards/000042.tar      per clip: speech.npy, audio.npy, json (and their scales for int8)
-        index/000042.parquet   one row per clip: where its members lie in the tar; a shard exists once this file does
+        index/000042.parquet   one row per clip: where its members are in the tar; a shard exists once this file does
         rejects/000042.parquet the clips that could not be decoded, with the reason
         jobs/<time>.json       what ran
 """

@@ -2,7 +2,7 @@
 
 The plan is kept so that a run after a kill meets the same units, and a manifest that has grown leaves them as they are:
 its new clips get new units, numbered onward. Clips of one recording follow each other by time, so that a long file is
-opened for one unit or two, and units are of near-equal bytes. Rows lie in unit order, so reading the plan streams;
+opened for one unit or two, and units are of near-equal bytes. Rows are in unit order, so reading the plan streams;
 making it holds some numbers per clip, and gathers the clips themselves in parts. Letters: N clips.
 """
 
@@ -228,7 +228,7 @@ def read_units(
 ) -> Iterator[ExtractUnit]:
     """Yield the planned units in order but for those to skip, one in memory at a time.
 
-    `roots` says where a corpus lies today, if its recordings have moved since the plan was made.
+    `roots` says where a corpus is today, if its recordings have moved since the plan was made.
     """
     roots = roots or {}
     batches = _plan_batches(cache, PLAN_SCHEMA.names, ROWS_PER_READ)

@@ -73,7 +73,7 @@ class FeatureCache(ClipIndex):
         while the CPU goes on.
 
         Raises:
-            UserError: If the bytes are not those that were written, naming shard and clip.
+            UserError: If the bytes are not the written ones, naming shard and clip.
             MissingError: If a shard is gone.
             OSError: If storage fails.
             TimeoutError: If it gives nothing in time.
@@ -106,7 +106,7 @@ class FeatureCache(ClipIndex):
         return StoredFrames(values, scale, lengths)
 
     def _targets(self, streams: Mapping[str, StoredFrames], row: int) -> dict[str, memoryview]:
-        """Return the memory into which a clip's members are read, and zero what lies after its end."""
+        """Return the memory into which a clip's members are read, and zero the rest after its end."""
         targets = {}
         for stream, stored in streams.items():
             length = int(stored.lengths[row])

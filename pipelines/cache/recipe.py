@@ -86,7 +86,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
-    """Write recipe.json: the fields, their digest, and beside them where the encoders lay and what ran."""
+    """Write recipe.json: the fields, their digest, and beside them where the encoders were and what ran."""
     content = {
         "recipe": asdict(recipe),
         "digest": recipe.digest,
@@ -101,7 +101,7 @@ def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], rec
 
 
 def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
-    """Return a cache's recipe and where its encoders lay.
+    """Return a cache's recipe and where its encoders were.
 
     Raises:
         MissingError: If the folder holds no cache.

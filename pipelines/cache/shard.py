@@ -48,7 +48,7 @@ class EncodedClip:
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip's features as they lie in a shard: member -> .npy file; `row` of the index, shard and offsets set anew."""
+    """A clip's features as a shard stores them: member -> .npy file; `row` of the index, shard and offsets set anew."""
 
     clip: Clip
     members: Mapping[str, bytes]
@@ -77,7 +77,7 @@ def write_shard(
 ) -> ShardInfo:
     """Write one unit: tar to a temporary name, then shard, rejects and, last, the index that makes it exist.
 
-    Members lie in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
+    Members are in the order of `clips`; times and owners are fixed, so the same features give the same bytes. An
     exception on the way publishes nothing that is ever read. To `replace` a shard its index is taken away first.
 
     Raises:
@@ -138,7 +138,7 @@ def _stored(encoded: EncodedClip) -> StoredClip:
 
 
 def _write_clip(tar: tarfile.TarFile, stored: StoredClip) -> dict[str, int]:
-    """Append a clip's members to the tar and return the columns of the index that say where they lie."""
+    """Append a clip's members to the tar and return the columns of the index that say where they are."""
     clip = stored.clip
     about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": stored.row["seconds"]}
     segments = [vars(segment) for segment in clip.segments]
@@ -164,7 +164,7 @@ def _npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
 
 
 def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Recipe) -> StoredClip:
-    """Return a clip as it lies in an open shard, by its row of the index; raises as `check_member`."""
+    """Return a clip as an open shard stores it, by its row of the index; raises as `check_member`."""
     members = {}
     for member in member_names(recipe):
         file.seek(row[f"{member}_offset"])

@@ -78,7 +78,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoFolders:
-    """Where the demo's parts lie below `out`."""
+    """Where the demo's parts are below `out`."""
 
     out: str
 

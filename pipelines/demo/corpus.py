@@ -24,14 +24,14 @@ TRAIN_SUBSET, TEST_SUBSET = "train-demo", "test-demo"
 
 @dataclass(frozen=True)
 class DemoCorpus:
-    """What lies where, and the closed vocabularies that say what chance would score."""
+    """Where the parts are, and the closed vocabularies that say what chance would score."""
 
     sizes: DemoSizes
     librispeech_dir: Path
     damaged_recording: Path
     """The training utterance that cannot be decoded to its end."""
     events_dir: Path
-    """Folder below which the paths in all three annotation files lie."""
+    """Folder that the paths in all three annotation files start from."""
     train_questions_path: Path
     """Questions about the words of the training phrases; paths are relative to LibriSpeech's folder."""
     test_questions_path: Path

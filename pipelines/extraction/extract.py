@@ -119,7 +119,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
 
 
 def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
-    """Take back the units that hold rejected clips, by their index; return those that stay."""
+    """Take back the units that hold rejected clips, by their index; return the units that stay."""
     names = storage.list_names(storage.join(cache, "rejects"), ".parquet")
     again = units & {int(name.removesuffix(".parquet")) for name in names}
     for unit in again:

@@ -10,7 +10,7 @@ MIN_FIDELITY_DB = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """What an actor needs: where the encoders lie, how they run, where shards go."""
+    """What an actor needs: where the encoders are, how they run, where shards go."""
 
     cache: str
     whisper: str

@@ -20,7 +20,7 @@ def ask(config: AskConfig) -> str:
     Raises:
         FileNotFoundError: If there is no such recording or run.
         AudioError: If the recording cannot be decoded.
-        UserError: If the encoders are not those that the run learnt with.
+        UserError: If the run learnt with other encoders.
     """
     torch.set_num_threads(config.threads)
     storage.open_file(config.audio).close()  # before the models are loaded

@@ -111,7 +111,7 @@ def save_config(config: Any, uri: str) -> None:
 
 
 def require_range(config: Any, keys: Sequence[str], *, low: float, high: float = float("inf")) -> None:
-    """Check that numbers of a config lie between `low` and `high`, both included.
+    """Check that numbers of a config are between `low` and `high`, both included.
 
     Raises:
         UserError: Naming the first key that does not.

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 INK, ACCENT, SOFT, ALARM = "#1d2733", "#0f766e", "#94a3b8", "#b45309"
 SERIES = (ACCENT, ALARM, "#6d28d9", "#be123c", "#0369a1", "#4d7c0f")
-"""Colours of lines that are told apart; those after them are `SOFT`."""
+"""Colours of lines to tell apart; further lines are `SOFT`."""
 LOG_SCORES, MARKED_SCORES = 4.0, 1000.0
 """Ratios of highest to lowest score from which on the axis is logarithmic, and up to which 2 and 5 are marked on it."""
 STYLE: dict[Any, Any] = {

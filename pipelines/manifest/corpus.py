@@ -17,7 +17,7 @@ class PrepareConfig:
     out: str = MISSING
     """[URI] Folder of the manifest to write."""
     append: bool = False
-    """[true/false] Add to the manifest that lies there; clips and examples it holds already are not written twice."""
+    """[true/false] Add to the manifest that is there; what it holds already is not written twice."""
     ray: RayConfig = field(default_factory=RayConfig)
 
 

@@ -179,7 +179,7 @@ def count_clips(uri: str) -> int:
 
 
 def corpus_roots(uri: str) -> dict[str, str]:
-    """Return corpus -> root for the corpora that lie in one place."""
+    """Return corpus -> root for the corpora that are in one place."""
     roots: dict[str, set[str]] = {}
     for batch in read_batches(uri, CLIPS, ["corpus", "root"]):
         for pair in pa.Table.from_batches([batch]).group_by(["corpus", "root"]).aggregate([]).to_pylist():

@@ -55,7 +55,7 @@ def start_step(run: str, init_from: str) -> int:
 def best_checkpoint(run: str, held_out: str | None = None) -> tuple[int, float] | None:
     """Return step and validation loss of the complete checkpoint with the lowest one; None if none was validated.
 
-    Losses on other held-out examples than those of the digest `held_out`, or than the newest's, do not count.
+    Only losses on the held-out examples of the digest `held_out`, or else of the newest checkpoint, count.
     """
     steps = complete_steps(run)
     states = [json.loads(storage.read_bytes(storage.join(checkpoint_uri(run, step), STATE))) for step in steps]

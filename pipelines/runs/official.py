@@ -134,7 +134,7 @@ def _recipe(config: ImportConfig) -> Recipe:
 
 
 def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, recipe: Recipe) -> RunSpec:
-    """Return the description of the run to make; sizes come from the tensors and must be those of the models given."""
+    """Return the description of the run to make; sizes come from the tensors and must fit the models given."""
     aligner = config_from_official(
         tensors,
         num_heads=config.num_heads,

@@ -87,7 +87,7 @@ def copy_llm(folder: Path, run: str) -> None:
 
 @contextmanager
 def local_llm(run: str, llm: str) -> Iterator[str]:
-    """Yield a local path of the LLM; the tiny one lies in the run and is fetched for the while if that is remote."""
+    """Yield a local path of the LLM; the tiny one is in the run, and is fetched for the block if that is remote."""
     if llm != "tiny":
         yield llm
         return

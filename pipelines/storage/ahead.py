@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class DaemonPool:
-    """Threads like those of `concurrent.futures`, but for that a process ends without waiting for them."""
+    """Threads like the ones of `concurrent.futures`, but a process ends without waiting for them."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads

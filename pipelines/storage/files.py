@@ -105,7 +105,7 @@ def staged_file(uri: str, *, exclusive: bool = False) -> Iterator[Path]:
     """Yield a local path to write; on success the finished file appears at `uri` whole, on an exception nothing does.
 
     With `exclusive` a file that is there already, or that another writer is about to put there, is a FileExistsError.
-    Locally the temporary file lies beside its target and is fsynced and renamed. On an object store the finished bytes
+    Locally the temporary file is beside its target and is fsynced and renamed. On an object store the finished bytes
     are uploaded in one go: a client that is writing publishes a truncated object when an exception passes through it.
     """
     filesystem, path = resolve(uri)

@@ -63,7 +63,7 @@ def join(uri: str, *names: str) -> str:
 
 
 def parent(uri: str) -> str:
-    """Return the URI of the folder that a file lies in."""
+    """Return the URI of a file's folder."""
     base, mark, query = _split_query(uri)
     folder, slash, _ = base.rpartition("/")
     return (folder or slash or ".") + mark + query
@@ -74,5 +74,5 @@ def _split_query(uri: str) -> tuple[str, str, str]:
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a URI lies on a filesystem of this machine."""
+    """Tell whether a URI is on a filesystem of this machine."""
     return isinstance(resolve(uri)[0], fs.LocalFileSystem)

@@ -1,4 +1,4 @@
-"""What a training run is told: data, model, steps, machines."""
+"""The keys of a training run: data, model, steps, machines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -76,7 +76,7 @@ class TrainConfig:
     splits: list[str] = field(default_factory=lambda: ["train"])
     """[names] Splits of the manifest to learn from; empty: all."""
     tasks: list[str] = field(default_factory=list)
-    """[names] Tasks to learn; empty: all, or those of the mix."""
+    """[names] Tasks to learn; empty: all, or the mix's."""
     mix: str = field(default="", metadata=FREE)
     """[name|URI] How much of which corpus and task an epoch holds: stage1, stage2, stage3, or a YAML file that lists
     rows of task, corpus, examples and weight; empty: every example once."""
@@ -176,7 +176,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
 def with_full_paths(config: TrainConfig) -> TrainConfig:
-    """Return the config with folders that mean the same everywhere, those of stages found by their names."""
+    """Return the config with folders that mean the same everywhere, stages' folders found by their names."""
     if config.runs:
         before = storage.join(config.runs, config.after) if config.after else ""
         run = config.run or storage.join(config.runs, config.name)

@@ -160,7 +160,7 @@ def _check_start(config: TrainConfig, before: RunSpec, index: ClipIndex, pending
 
 
 def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:
-    """Refuse another aligner or LoRA than those of the run to start from; dropout may differ."""
+    """Refuse an aligner or LoRA of other sizes than the run's to start from; dropout may differ."""
     sizes = [
         {"qformer": {**asdict(run.aligner), "dropout": 0}, "lora": {**asdict(run.lora), "dropout": 0}}
         for run in (spec, before)

@@ -51,7 +51,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
 def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = None) -> list[TrainReport]:
     """Train several runs one after the other in the same workers, whose start costs as much as a short run.
 
-    A run may start from one before it. Workers, threads and Ray are those of the first. Raises as `train`.
+    A run may start from one before it. Workers, threads and Ray are the first run's. Raises as `train`.
     """
     start = time.monotonic()
     configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
@@ -101,13 +101,13 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         if own_cluster:
             raise UserError(f"{short}: this machine has room for {room}")
         print(f"{short}: the cluster has room for {room} now; waiting for it to grow", file=sys.stderr)
-    storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; those that count are the run's
+    storage_path = storage.join(first.run, "ray")  # Ray's own records of a launch; only the run's count
     trainer = DataParallelTrainer(
         train_loop,
         train_loop_config={"configs": list(configs)},
         backend_config=ProcessGroup(first.collective_timeout_seconds),
         scaling_config=ScalingConfig(
-            num_workers=(first.min_workers, first.workers) if first.min_workers else first.workers,  # type: ignore[arg-type]  # those of the version before
+            num_workers=(first.min_workers, first.workers) if first.min_workers else first.workers,  # type: ignore[arg-type]  # the types are the earlier version's
             use_gpu=use_gpu,
             resources_per_worker={"CPU": first.threads},
         ),
@@ -121,7 +121,7 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         ),
     )
     try:
-        reason = trainer.fit().return_value  # type: ignore[attr-defined]  # those of the version before
+        reason = trainer.fit().return_value  # type: ignore[attr-defined]  # the types are the earlier version's
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", None)
         lacking = f"its workers did not start (no_workers_seconds={first.no_workers_seconds:g}): {error}"

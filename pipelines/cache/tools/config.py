@@ -62,7 +62,7 @@ class CacheShowConfig:
     out: str = MISSING
     """[URI] The picture: .png or .svg."""
     manifest: str = ""
-    """[URI] Folder of a manifest that says where the recordings lie today; empty: where they lay when planned."""
+    """[URI] Folder of a manifest that says where the recordings are today; empty: where they were when planned."""
 
     def __post_init__(self) -> None:
         """Check the picture's ending."""

@@ -1,4 +1,4 @@
-"""`salmonn cache export` and `merge`: clips from caches into another, as they lie in their shards.
+"""`salmonn cache export` and `merge`: clips from caches into another, as their shards store them.
 
 The target is planned as an extraction would plan it, and each unit is then read from the sources instead of encoded. So
 the target is a cache like any other: the same selection gives the same bytes, a second run continues where the first
@@ -32,7 +32,7 @@ MEGABYTE = 1_000_000
 
 
 def cache_export(config: CacheExportConfig) -> None:
-    """Copy a selection of clips to another cache; those of them that were rejected stay so there.
+    """Copy a selection of clips to another cache; rejected clips stay rejected there.
 
     Raises:
         FileNotFoundError: If there is no cache or manifest.
@@ -134,7 +134,7 @@ def _decided_clips(cache: str, wanted: Collection[bytes] | None) -> Iterator[Cli
 def _complete_units(
     sources: Sequence[_Source], units: Iterable[ExtractUnit], positions_SN: np.ndarray[Any, np.dtype[np.int64]]
 ) -> Iterator[tuple[ExtractUnit, np.ndarray[Any, np.dtype[np.int64]]]]:
-    """Yield the units of which every clip lies in a source or was rejected there, with their clips' positions."""
+    """Yield the units whose every clip is in a source or was rejected there, with their clips' positions."""
     first = 0
     for unit in units:
         positions_SK = positions_SN[:, first : first + len(unit.clips)]
@@ -147,7 +147,7 @@ def _complete_units(
 def _stored_clips(
     sources: Sequence[_Source], clips: Sequence[Clip], positions_SK: np.ndarray[Any, np.dtype[np.int64]]
 ) -> Iterator[StoredClip | RejectedClip]:
-    """Yield a unit's clips in order; each shard they lie in is opened once in a row."""
+    """Yield a unit's clips in order; each shard is opened once in a row."""
     places: list[tuple[Clip, int, Any]] = []
     for clip, positions in zip(clips, positions_SK.T, strict=True):
         number = int(np.argmax(positions >= 0))

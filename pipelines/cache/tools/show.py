@@ -109,7 +109,7 @@ def _envelope(wave: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def channel_bands(frames_TC: Tensor) -> Tensor:
-    """Return frames as a picture, [T, at most BANDS]: channels standardised, those that vary alike side by side.
+    """Return frames as a picture, [T, at most BANDS]: channels standardised, side by side where they vary alike.
 
     The order is the angle of a channel in the plane of the clip's first two principal components; neighbours are
     averaged, and each band is standardised again.

@@ -75,7 +75,7 @@ def cache_verify(config: CacheVerifyConfig) -> None:
 
 
 def _all_units(cache: str, committed: Collection[int]) -> Iterator[ExtractUnit]:
-    """Yield the planned units, then, without clips, those that are committed but not planned."""
+    """Yield the planned units, then, without clips, the committed ones that are not planned."""
     unplanned = set(committed)
     for unit in read_units(cache):
         unplanned.discard(unit.unit)

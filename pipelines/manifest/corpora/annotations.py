@@ -37,7 +37,7 @@ class AnnotationsConfig(PrepareConfig):
     annotation: str = MISSING
     """[URI] The JSON file."""
     audio_root: str = MISSING
-    """[URI] Folder below which its paths lie."""
+    """[URI] Folder that its paths start from."""
     corpus: str = "annotations"
     """[name] Corpus name in the manifest; part of every clip's identity."""
     split: str = "train"

@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "val": "dev", "test": "test"}
 @dataclass(frozen=True)
 class AudioCapsConfig(PrepareConfig):
     root: str = MISSING
-    """[URI] Folder below which the recordings lie."""
+    """[URI] Folder that the recordings' paths start from."""
     captions: str = ""
     """[URI] Folder of train.csv, val.csv and test.csv; empty: the root."""
     recording: str = "{split}/{youtube_id}.wav"

@@ -41,7 +41,7 @@ class EscConfig(PrepareConfig):
 
 
 def prepare_esc(config: EscConfig, progress: Progress | None = None) -> PrepareReport:
-    """Write the manifest of whichever of the two lies at `root`."""
+    """Write the manifest of whichever of the two is at `root`."""
     root = require_folder(config.root, "root")
     return write_manifest(read_esc(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
@@ -50,7 +50,7 @@ def read_esc(config: EscConfig) -> Iterator[CorpusExample]:
     """Yield the sounds in the metadata's order, or category by category.
 
     Raises:
-        MissingError: If neither layout lies at the root.
+        MissingError: If neither layout is at the root.
         UserError: Naming the line that is malformed, or the column that is missing.
     """
     categories = [name for name in storage.list_folders(config.root) if re.fullmatch(r"\d{3} - .+", name)]

@@ -87,7 +87,7 @@ def read_librimix(config: LibriMixConfig) -> Iterator[CorpusExample]:
                 if utterance not in transcripts:
                     split = LIBRISPEECH_SPLITS[subset]
                     raise UserError(f"{place}: no transcript of {utterance!r} below {librispeech}/{split}")
-            # The paths are those of the machine that made the mixtures.
+            # The paths are of the machine that made the mixtures.
             name = PurePosixPath(row["mixture_path"]).name
             recording = f"{config.folder}/{subset}/{config.mixture}/{name}"
             segment = Segment(recording, 0.0, _samples(row["length"], place) / rate_hz)

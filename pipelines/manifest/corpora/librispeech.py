@@ -50,7 +50,7 @@ class LibriSpeechConfig(PrepareConfig):
 
 
 def prepare_librispeech(config: LibriSpeechConfig, progress: Progress | None = None) -> PrepareReport:
-    """Write the manifest of the splits that lie below `root`."""
+    """Write the manifest of the splits below `root`."""
     root = require_layout(config.root, ["SPEAKERS.TXT"], expected="the folder LibriSpeech, which holds the splits")
     return write_manifest(read_librispeech(config), corpus=config.corpus, root=root, config=config, progress=progress)
 

@@ -28,7 +28,7 @@ class TableConfig(PrepareConfig):
     table: str = MISSING
     """[URI] The file: .csv, .jsonl or .parquet."""
     audio_root: str = ""
-    """[URI] Folder below which the paths lie; empty: the table's own folder."""
+    """[URI] Folder that the paths start from; empty: the table's folder."""
     corpus: str = "table"
     """[name] Corpus name in the manifest; part of every clip's identity."""
     columns: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ _BETWEEN_ITEMS = re.compile(r"[\s,]*")
 
 
 def require_layout(root: str, entries: Sequence[str], *, expected: str) -> str:
-    """Return the full URI of a corpus's root, in which every file or folder of `entries` lies.
+    """Return the full URI of a corpus's root, which has every file or folder of `entries`.
 
     Raises:
         MissingError: Naming the first that is missing, and what was `expected` at `root`.

@@ -27,7 +27,7 @@ from pipelines.manifest.prepare import PrepareReport, write_manifest
 
 HALF_SECONDS = (CLIP_SAMPLES - JOIN_SILENCE_SAMPLES) / 2 / SAMPLE_RATE_HZ
 WAV_DIRS = ("wav", "dev/wav", "test/wav")
-"""Where speakers' folders lie: both archives unpacked into one place, or each into its own."""
+"""Where speakers' folders are: both archives unpacked into one place, or each into its own."""
 THREADS = 16
 BATCH_PAIRS = 1_024
 

@@ -32,7 +32,7 @@ class WavCapsConfig(PrepareConfig):
     root: str = MISSING
     """[URI] The folder that holds json_files/ and the recordings."""
     audio: str = ""
-    """[path] Folder below the root in which FreeSound_flac/ and its like lie; empty: the root itself."""
+    """[path] Folder below the root that has FreeSound_flac/ and its like; empty: the root itself."""
     sources: list[str] = field(default_factory=lambda: list(SOURCES))
     """[names] Sources to read: FreeSound, BBC_Sound_Effects, SoundBible, AudioSet_SL."""
     max_seconds: float = 180.0

@@ -38,7 +38,7 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class ManifestSummary:
-    """A manifest in numbers; hours are those of the clips whose length is known."""
+    """A manifest in numbers; hours count the clips whose length is known."""
 
     clips: int
     examples: int

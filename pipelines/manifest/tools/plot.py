@@ -51,7 +51,7 @@ def manifest_plot(config: ManifestPlotConfig) -> None:
 
 
 def _lengths(manifest: str) -> dict[str, Integers]:
-    """Return corpus -> number of clips between each two of `EDGES`; those of unknown length are left out."""
+    """Return corpus -> number of clips between each two of `EDGES`; clips of unknown length are left out."""
     counts: dict[str, Integers] = defaultdict(lambda: np.zeros(len(EDGES) - 1, np.int64))
     for batch in read_batches(manifest, CLIPS, ["corpus", "seconds"]):
         for corpus in pc.unique(batch["corpus"]).to_pylist():

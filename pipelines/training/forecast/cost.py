@@ -1,6 +1,6 @@
 """What training a model takes, from its shapes alone: bytes of memory and arithmetic of a step.
 
-The model may lie on the device `meta`. Letters: S examples. In formulas: T positions of the LLM in a micro-batch, H its
+The model may be on the device `meta`. Letters: S examples. In formulas: T positions of the LLM in a micro-batch, H its
 width, F its inner width, V its vocabulary, N target tokens, b bytes per value.
 """
 

@@ -47,7 +47,7 @@ def count_epoch(examples: ExampleSet, cache: ClipIndex, *, heard_seconds: float)
 
 
 def count_clips(examples: ExampleSet, *, places: int, seed: int) -> int:
-    """Return how many different clips lie at the first places of a run's order."""
+    """Return how many different clips are at the first places of a run's order."""
     drawn = np.concatenate([share.indices for share in examples.mixture.shares]) if examples.mixture else None
     reachable = len(np.unique(examples.positions if drawn is None else examples.positions[drawn]))
     epoch_examples = examples.mixture.epoch_examples if examples.mixture else len(examples)
@@ -79,7 +79,7 @@ class Sample:
 def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: TrainConfig, *, frames: int) -> Sample:
     """Draw the batches that training would begin with, `SAMPLED_EXAMPLES` or all that the run has; reads no features.
 
-    The model's weights are not needed: it may lie on the device `meta`.
+    The model's weights are not needed: it may be on the device `meta`.
     """
     assert isinstance(model.aligner, Aligner)
     audio_tokens, size = model.aligner.num_tokens(frames), config.batch_examples

@@ -35,7 +35,7 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Positions of the LLM that an example takes, in a sample; those of prompt and answer are means."""
+    """Positions of the LLM that an example takes, in a sample; prompt's and answer's are means."""
 
     sampled: int
     audio: int
@@ -59,7 +59,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Reading:
-    """What storage must give; rates are those that keep workers computing all the time."""
+    """What storage must give; the rates keep workers computing all the time."""
 
     nbytes_per_example: float
     worker_megabytes_per_second: float

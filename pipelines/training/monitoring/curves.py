@@ -23,7 +23,7 @@ class Curves(Protocol):
 
 
 def scalars_of(line: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a line of metrics, those of tasks as `loss_by_task/asr`."""
+    """Return the numbers of a line of metrics; a task's are named `loss_by_task/asr`."""
     found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, dict):

@@ -26,7 +26,7 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
 
     Args:
         lines: Those that hold the numbers, one at least.
-        prefix: Of the numbers' names: `valid_` for those of held-out examples; without one alarms are marked as well.
+        prefix: Of the numbers' names: `valid_` for held-out examples; without one alarms are marked as well.
         caption: The line below the picture.
     """
     steps = np.array([line["step"] for line in lines], np.float64)

@@ -25,7 +25,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the lines of a run add up to; times are those of its first worker."""
+    """What the lines of a run add up to; times are its first worker's."""
 
     steps: int
     examples: int

@@ -19,13 +19,13 @@ NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray")
 
 @dataclass(frozen=True)
 class StopEarlyConfig:
-    """Tune's ASHA: trials are compared with those that came as far before them."""
+    """Tune's ASHA: trials are compared with trials that came as far before them."""
 
     grace_steps: int = 0
     """[steps] Where trials are compared first, then at each `reduction` times as many; 0: none is stopped early."""
     reduction: float = 4.0
-    """[factor] A trial goes on if it is among the best 1/reduction of those that came so far before it, itself among
-    them."""
+    """[factor] A trial goes on if it is among the best 1/reduction of the trials that came so far before it,
+    itself among them."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -62,7 +62,7 @@ def draw_scores_by_key(
 
 
 def _place_values(axis: Axes, values: Sequence[float | str], *, log: bool) -> list[float]:
-    """Return where values lie on a horizontal axis, and mark it with them if there is room."""
+    """Return where values are on a horizontal axis, and mark it with them if there is room."""
     axis.margins(x=0.12)
     numbers = [value for value in values if not isinstance(value, str)]
     if len(numbers) < len(values):

@@ -19,7 +19,7 @@ Ending = Literal["complete", "stopped early", "failed", "unfinished"]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How far a trial is and how good; `score` and `best_step` are those of its best line of metrics."""
+    """How far a trial is and how good; `score` and `best_step` are its best line's."""
 
     number: int
     run: str

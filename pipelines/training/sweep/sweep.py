@@ -102,7 +102,7 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, data: RunData) ->
         UserError: If the run cannot be opened or its lines of metrics will not have the score.
     """
     try:
-        with redirect_stdout(io.StringIO()):  # what it tells of the data would be told by every trial
+        with redirect_stdout(io.StringIO()):  # or every trial would print the same about the data
             examples = open_run(config, pending=[], data=data)
         tasks, held_out = tasks_of(examples), None
         if config.valid_every:

@@ -146,10 +146,10 @@ def run_trials(
         stop_early: When to stop which.
         resources: CPU and GPU of a trial.
         max_failures: Times that trials whose process or machine was lost are taken up again, after all others.
-        phase: Counts steps; those that a trial is spared count as done.
+        phase: Counts steps; steps that a trial is spared count as done.
     """
     os.environ.update(QUIET)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it tells of failures, which are told in the end
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints failures, which the sweep prints at its end
     failures: dict[int, str] = {}
     lost: dict[int, str] = {}
     for _ in range(1 + max_failures):

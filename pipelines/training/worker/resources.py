@@ -40,7 +40,7 @@ class RunResources(RunData):
 
 
 def _identity(spec: RunSpec, run: str) -> str:
-    """Return the LLM's path or name; of the tiny one, which lies in each run, what its files hold."""
+    """Return the LLM's path or name; of the tiny one, which each run has, what its files hold."""
     if spec.llm != "tiny":
         return spec.llm
     with fetched(run, "llm") as folder:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
-    """Train runs one after the other on one worker of a Ray Train job, but for those that are complete.
+    """Train runs one after the other on one worker of a Ray Train job, but for complete ones.
 
     Returns why it stopped before the end, which trying again would not change; an exception is tried again.
     """
