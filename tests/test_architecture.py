@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,3 +225,19 @@ def test_a_job_is_shipped_with_every_file_of_the_packages():
 @pytest.mark.xdist_group("one")
 def test_groups_of_tests_reach_pytests_processes(request):
     assert request.node.nodeid.endswith("@one"), "pytest-xdist's groups are lost: each process starts a Ray of its own"
+
+
+def test_the_tests_of_every_module_are_found():
+    """By its name in the same folder of the tests, or by the docstring that says `Covers …`."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    covered = {
+        name
+        for path in tests
+        for text in re.findall(r"Covers ([\w., \n]+)\.\n?", ast.get_docstring(ast.parse(path.read_text())) or "")
+        for name in re.split(r",\s+", text)
+    }
+    assert not covered - sources().keys(), "a docstring names what is not there"
+    for module, path in sources().items():
+        folder = ROOT / "tests" / path.relative_to(ROOT).parent
+        named = folder / f"test_{path.stem}.py"
+        assert path.stem.startswith("__") or named in tests or module in covered, f"{module} has no tests"

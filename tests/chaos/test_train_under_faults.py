@@ -2,6 +2,8 @@
 
 Kept out of the quick tests: `make chaos` (some twenty minutes). CHAOS_TRAIN_FAULTS and CHAOS_SEED change how many and
 which.
+
+Covers cluster.preemption.
 """
 
 import contextlib

@@ -1,3 +1,5 @@
+"""Covers cluster.config, cluster.logs."""
+
 import io
 import logging
 import os

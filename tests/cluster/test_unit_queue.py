@@ -1,3 +1,5 @@
+"""Covers cluster.limits, cluster.room."""
+
 import os
 import signal
 import threading

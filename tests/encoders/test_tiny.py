@@ -1,3 +1,5 @@
+"""Covers encoders.audio."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Covers llm.settings."""
+
 import json
 import shutil
 import sys

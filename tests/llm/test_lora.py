@@ -1,3 +1,5 @@
+"""Covers llm.peft_parts."""
+
 import dataclasses
 import json
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""Exit codes, version, completion, and who is refused at the door.
+
+Covers cluster.errors, encoders.errors, llm.errors, pipelines.errors, pipelines.interface.completion, qformer.errors.
+"""
+
 import subprocess
 import sys
 

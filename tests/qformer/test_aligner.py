@@ -1,3 +1,5 @@
+"""Covers qformer.config."""
+
 import dataclasses
 import json
 

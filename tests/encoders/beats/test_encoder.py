@@ -1,3 +1,5 @@
+"""Covers encoders.beats.network."""
+
 import math
 from dataclasses import asdict
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Covers encoders.spectra."""
+
 import hashlib
 
 import pytest

@@ -1,3 +1,5 @@
+"""Covers encoders.features."""
+
 import pytest
 import torch
 

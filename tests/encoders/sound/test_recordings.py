@@ -1,3 +1,5 @@
+"""Covers encoders.sound.clips."""
+
 import io
 import os
 import tarfile

@@ -1,3 +1,5 @@
+"""Covers encoders.sound.containers."""
+
 import hashlib
 import io
 import json

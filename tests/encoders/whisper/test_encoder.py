@@ -1,3 +1,5 @@
+"""Covers encoders.digest, encoders.whisper.network."""
+
 import json
 import shutil
 from pathlib import Path

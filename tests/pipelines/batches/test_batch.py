@@ -1,3 +1,5 @@
+"""Covers pipelines.batches.example_set, pipelines.batches.micro_batch, pipelines.batches.order."""
+
 from itertools import chain
 
 import numpy as np

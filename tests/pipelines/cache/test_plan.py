@@ -1,3 +1,7 @@
+"""Covers pipelines.cache.cost, pipelines.cache.layout, pipelines.cache.recipe, pipelines.extraction.plan_extract,
+pipelines.storage.tables.
+"""
+
 import json
 
 import numpy as np

@@ -1,3 +1,7 @@
+"""Covers pipelines.cache.index, pipelines.cache.shard, pipelines.cache.tools.config, pipelines.cache.tools.info,
+pipelines.extraction.worker, pipelines.runs.recipe_diff.
+"""
+
 import hashlib
 import json
 import tarfile

@@ -1,3 +1,7 @@
+"""Covers pipelines.cache.clip_index, pipelines.cache.read_config, pipelines.storage.ahead, pipelines.storage.memory,
+pipelines.storage.ranges, pipelines.storage.threads.
+"""
+
 import os
 import shutil
 import signal

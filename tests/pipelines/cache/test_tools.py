@@ -1,3 +1,7 @@
+"""Covers pipelines.cache.tools.copy, pipelines.cache.tools.info, pipelines.cache.tools.ls, pipelines.cache.tools.prune,
+pipelines.cache.tools.show, pipelines.cache.tools.verify.
+"""
+
 import json
 import os
 import shutil

@@ -1,3 +1,7 @@
+"""Covers pipelines.demo.config, pipelines.demo.demo, pipelines.demo.events, pipelines.demo.figures,
+pipelines.demo.phrases, pipelines.demo.report, pipelines.demo.sound_events, pipelines.demo.speech_synthesis.
+"""
+
 import hashlib
 import json
 import sys

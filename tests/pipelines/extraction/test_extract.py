@@ -1,3 +1,8 @@
+"""Covers cluster.actor_state, pipelines.extraction.actor, pipelines.extraction.closing_report,
+pipelines.extraction.config, pipelines.extraction.messages, pipelines.extraction.rejects,
+pipelines.extraction.unit_log.
+"""
+
 import json
 import os
 import re

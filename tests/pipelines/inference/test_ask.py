@@ -1,3 +1,5 @@
+"""Covers pipelines.inference.config."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Covers pipelines.interface.devices."""
+
 import json
 
 from pipelines.inference.config import EvaluateConfig

@@ -1,3 +1,5 @@
+"""Covers pipelines.interface.differences, pipelines.interface.help, pipelines.interface.terminal."""
+
 import re
 import subprocess
 import sys

@@ -1,3 +1,7 @@
+"""Covers pipelines.manifest.corpus, pipelines.manifest.lengths, pipelines.manifest.lengths_on_ray,
+pipelines.manifest.writer.
+"""
+
 import os
 import signal
 from pathlib import Path

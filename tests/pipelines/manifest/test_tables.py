@@ -1,3 +1,5 @@
+"""Covers pipelines.manifest.ids."""
+
 import csv
 import json
 import re

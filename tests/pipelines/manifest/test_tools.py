@@ -1,3 +1,7 @@
+"""Covers pipelines.manifest.tools.check, pipelines.manifest.tools.config, pipelines.manifest.tools.info,
+pipelines.manifest.tools.plot, pipelines.manifest.tools.sample, pipelines.storage.arrays.
+"""
+
 import json
 import random
 import re

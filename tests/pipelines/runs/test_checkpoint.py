@@ -1,3 +1,5 @@
+"""Covers pipelines.cache.encoder_recipe, pipelines.runs.folder, pipelines.runs.model, pipelines.runs.spec."""
+
 import tempfile
 from dataclasses import replace
 from pathlib import Path

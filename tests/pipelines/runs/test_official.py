@@ -1,3 +1,5 @@
+"""Covers pipelines.runs.config."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Covers pipelines.runs.compare, pipelines.runs.metrics."""
+
 import json
 import re
 import shutil

@@ -1,3 +1,5 @@
+"""Covers pipelines.storage.uris."""
+
 import os
 import tarfile
 import time

@@ -1,4 +1,7 @@
-"""Covers preflight and config: what is refused before a cluster is asked for."""
+"""What is refused before a cluster is asked for.
+
+Covers pipelines.training.base_llm, pipelines.training.config.
+"""
 
 import shutil
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Covers cluster.failures, pipelines.training.worker.start."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,8 @@
-"""WavCaps, AudioCaps, Clotho and MusicCaps, each in its published layout."""
+"""WavCaps, AudioCaps, Clotho and MusicCaps, each in its published layout.
+
+Covers pipelines.manifest.corpora.audiocaps, pipelines.manifest.corpora.clotho, pipelines.manifest.corpora.musiccaps,
+pipelines.manifest.corpora.recordings, pipelines.manifest.corpora.wavcaps.
+"""
 
 import json
 import shutil

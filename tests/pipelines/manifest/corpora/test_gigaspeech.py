@@ -1,3 +1,5 @@
+"""Covers pipelines.manifest.corpora.text_files."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""Covers pipelines.manifest.corpora.phones."""
+
 import pytest
 import soundfile
 

@@ -1,4 +1,8 @@
-"""ESC-50, SLURP, annotation files and tables: corpora of questions and labels."""
+"""ESC-50, SLURP, annotation files and tables: corpora of questions and labels.
+
+Covers pipelines.manifest.corpora.annotations, pipelines.manifest.corpora.esc, pipelines.manifest.corpora.slurp,
+pipelines.manifest.corpora.table.
+"""
 
 import json
 from collections import Counter

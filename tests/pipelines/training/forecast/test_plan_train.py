@@ -1,3 +1,7 @@
+"""Covers llm.sharding, pipelines.training.forecast.calibration, pipelines.training.forecast.config,
+pipelines.training.forecast.cost, pipelines.training.forecast.sample, pipelines.training.forecast.sections.
+"""
+
 import itertools
 import json
 from collections.abc import Callable

@@ -1,3 +1,7 @@
+"""Covers pipelines.interface.figures, pipelines.interface.page, pipelines.training.monitoring.figures,
+pipelines.training.monitoring.step_timer.
+"""
+
 import json
 import re
 import shutil

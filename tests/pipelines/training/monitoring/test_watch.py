@@ -1,3 +1,5 @@
+"""Covers pipelines.interface.progress."""
+
 from pipelines.interface.progress import Phase
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.alarms import AlarmConfig

@@ -1,3 +1,8 @@
+"""Covers pipelines.training.sweep.actor, pipelines.training.sweep.config, pipelines.training.sweep.figures,
+pipelines.training.sweep.report, pipelines.training.sweep.results, pipelines.training.sweep.space,
+pipelines.training.sweep.trial, pipelines.training.sweep.tune.
+"""
+
 import io
 import json
 import math

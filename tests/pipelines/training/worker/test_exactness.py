@@ -1,4 +1,7 @@
-"""What a training worker really runs, in real processes that add up over gloo: who computes what changes no update."""
+"""What a training worker really runs, in real processes that add up over gloo: who computes what changes no update.
+
+Covers pipelines.training.worker.agreement.
+"""
 
 import json
 import multiprocessing

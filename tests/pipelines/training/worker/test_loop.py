@@ -1,4 +1,7 @@
-"""Covers loop and validation: steps, checkpoints, what is skipped, held out and kept."""
+"""Steps of one worker, its checkpoints, what is skipped, held out and kept.
+
+Covers pipelines.training.worker.validation.
+"""
 
 import itertools
 import json

@@ -1,3 +1,5 @@
+"""Covers pipelines.training.data."""
+
 from dataclasses import replace
 from pathlib import Path
 
