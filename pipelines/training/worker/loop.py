@@ -40,6 +40,7 @@ from pipelines.training.monitoring.watch import describe_line
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.worker.agreement import together
 from pipelines.training.worker.resources import RunResources
+from pipelines.training.worker.step_sums import StepSums
 from pipelines.training.worker.validation import Validation, means
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,7 @@ class TrainWorker:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()
         self.optimizer = make_optimizer(self.parameters, config.optim)
-        num_sums = 3 * len(self.tasks) + sum(parameter.numel() for parameter in self.parameters.values())
-        self.sums = torch.zeros(num_sums, dtype=torch.float64, device=device)
+        self.sums = StepSums(self.parameters, len(self.tasks), device)
         self.writer = CheckpointWriter()
         self.step = self._restore()
         self.timer = StepTimer(device)
@@ -226,46 +226,36 @@ class TrainWorker:
 
     def train_step(self, batch: WorkerBatch, tally: Tally) -> None:
         """Go one step with this worker's part of a batch; the sums go into the tally, the times to the timer."""
-        self.sums.zero_()
-        sums, gradient_sums = self._split_sums()
+        self.sums.clear()
         with self.timer.part(COMPUTE):
             for part in batch.mine:
                 torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 4_096 + part.number)
-                loss, part_sums = loss_by_task(self.model, part, len(self.tasks), self.device)
+                loss, by_task = loss_by_task(self.model, part, len(self.tasks), self.device)
                 loss.backward()
-                sums += part_sums
-                self._add_gradients(gradient_sums)
+                self.sums.add(by_task)
             if batch.filler:
                 loss, _ = loss_by_task(self.model, batch.filler, len(self.tasks), self.device)
                 (0.0 * loss).backward()
         with self.timer.part(SUM):
             if self.world > 1:
-                dist.all_reduce(self.sums)
+                self.sums.add_up_workers()
         tally.examples_by_task += batch.examples_by_task
         tally.heard_seconds += batch.heard_seconds
         tally.example_ids.update("".join(batch.example_ids).encode())
         with self.timer.part(UPDATE):
-            updated = self._update(sums, gradient_sums)
+            updated = self._update()
         self.timer.end_step(nbytes=batch.nbytes)
         if updated:
-            tally.sums += sums.cpu()
+            tally.sums += self.sums.by_task.cpu()
             self.skipped_in_row = 0
         else:
             tally.skipped += 1
             self._count_skipped()
 
-    def _add_gradients(self, gradient_sums: list[torch.Tensor]) -> None:
-        for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
-            if parameter.grad is not None:
-                gradient_sum.add_(parameter.grad)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _split_sums(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return views of `sums`: what `loss_by_task` adds up to, and a gradient of each parameter's shape."""
-        parameters = self.parameters.values()
-        head, *parts = self.sums.split([3 * len(self.tasks), *(parameter.numel() for parameter in parameters)])
-        gradients = [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
-        return head.view(len(self.tasks), 3), gradients
+    def _update(self) -> bool:
+        optim = self.config.optim
+        lr = learning_rate(self.step, self.config.steps, optim)
+        return self.sums.apply(self.optimizer, lr=lr, clip_norm=optim.clip_norm)
 
     def _count_skipped(self) -> None:
         self.skipped_in_row += 1
@@ -274,21 +264,6 @@ class TrainWorker:
                 f"{self.config.run}: loss or gradient was not finite in {self.skipped_in_row} steps in a row, the last "
                 f"of them step {self.step + 1}; checkpoints stay (max_skipped_steps, optim.lr, precision)"
             )
-
-    def _update(self, sums: torch.Tensor, gradient_sums: list[torch.Tensor]) -> bool:
-        """Take one optimizer step; if loss or gradient is not finite, on any worker, none takes one: return False."""
-        config = self.config.optim
-        loss_sum, targets, _ = sums.sum(dim=0).tolist()
-        for gradient_sum, parameter in zip(gradient_sums, self.parameters.values(), strict=True):
-            parameter.grad = (gradient_sum / max(targets, 1.0)).to(parameter.dtype)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or float("inf"))
-        finite = math.isfinite(loss_sum) and bool(torch.isfinite(norm))
-        if finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, self.config.steps, config)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return finite
 
     def _validate(self, tally: Tally) -> dict[str, Any]:
         """Return the held-out numbers where they are due; the time they take is not counted as training."""

@@ -41,6 +41,8 @@ def train_loop(settings: dict[str, list[TrainConfig]]) -> str:
                 return str(error)
         if dist.is_initialized():
             dist.barrier()  # rank 0 has written what the next run starts from
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return ""
 
 

@@ -1,6 +1,6 @@
 """Steps of one worker, its checkpoints, what is skipped, held out and kept.
 
-Covers pipelines.training.worker.validation.
+Covers pipelines.training.worker.step_sums, pipelines.training.worker.validation.
 """
 
 import itertools
