@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,8 @@ VERBS = {
     ),
     "demo": Verb("demo.config:DemoConfig", "demo.demo:demo", "all of it on a corpus made here, with a report"),
 }
+TABLES_ONLY = ("prepare", "manifest", "cache", "recipe", "runs")
+"""Verbs that use neither Ray Train nor Tune, which need pandas."""
 CONTINUED = ("extract", "cache export", "cache merge", "cache prune", "train", "sweep", "demo")
 """Verbs that do what is left to do when they are called again."""
 
@@ -220,7 +223,27 @@ def _run(words: list[str]) -> None:
         return
     set_up_logging(level=logging.WARNING)
     config: Any = load_config(config_type, arguments)
-    verb.load_function()(config)
+    with _Absent("pandas") if name.startswith(TABLES_ONLY) else nullcontext():
+        if hasattr(config, "require_paths"):
+            config.require_paths()  # before what does the work is imported, which may take seconds
+        verb.load_function()(config)
+
+
+class _Absent:
+    """Lets a package seem not to be installed: pyarrow imports pandas, 35 MB, as soon as it is given an array."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == self._package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)
+
+    def __exit__(self, *exception: object) -> None:
+        sys.meta_path.remove(self)
 
 
 def _split_verb(words: list[str]) -> tuple[str, list[str]]:

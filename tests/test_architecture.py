@@ -134,6 +134,29 @@ def test_help_and_wrong_keys_of_all_verbs_load_nothing_heavy():
     assert loaded_after(*calls, "sys.stdout = sys.__stdout__") == set()
 
 
+WRONG_PATHS = (
+    "ask run=/nowhere audio=README.md question=?",
+    "evaluate run=/nowhere manifest=/nowhere cache=/nowhere",
+    "import-official ckpt=/nowhere llm=/nowhere whisper=tiny beats=tiny out=/nowhere/out",
+    "export-official run=/nowhere out=/nowhere/out",
+    "plan train tiny manifest=/nowhere cache=/nowhere run=/nowhere/run llm=tiny",
+    "plan extract manifest=/nowhere cache=/nowhere whisper=tiny beats=tiny",
+    "train tiny manifest=/nowhere cache=/nowhere run=/nowhere/run llm=tiny",
+    "sweep tiny manifest=/nowhere cache=/nowhere sweep=/nowhere/sweep llm=tiny grid.seed=[1,2]",
+    "cache info cache=/nowhere",
+    "cache show cache=/nowhere clip=ab out=a.png",
+    "cache export cache=/nowhere clips=[ab] out=/nowhere/out",
+    "manifest info manifest=/nowhere",
+    "recipe diff a=/nowhere b=/nowhere",
+)
+
+
+def test_wrong_paths_load_nothing_heavy():
+    calls = ["from pipelines.cli import main", "sys.stdout = sys.stderr"]
+    calls += [f"assert main({words.split()!r}) == 2, {words!r}" for words in WRONG_PATHS]
+    assert loaded_after(*calls, "sys.stdout = sys.__stdout__") == set()
+
+
 def test_verbs_that_list_and_check_load_nothing_heavy():
     loads = [f"VERBS[{name!r}].load_function()" for name in LIGHT_VERBS]
     assert loaded_after("from pipelines.cli import VERBS", *loads) == set()

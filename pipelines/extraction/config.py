@@ -12,6 +12,7 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extraction.messages import MIN_FIDELITY_DB
 from pipelines.interface.config import require_range
+from pipelines.manifest.tables import require_clips
 
 MEGABYTE = 1_000_000
 ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
@@ -103,3 +104,7 @@ class PlanExtractConfig(ExtractConfig):
         require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
         if self.terabyte_price and not self.device_hour_price:
             raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        require_clips(self.manifest)

@@ -5,7 +5,11 @@ from typing import Literal
 
 from omegaconf import MISSING
 
+from pipelines import storage
+from pipelines.cache.recipe import read_recipe
 from pipelines.interface.config import require_range
+from pipelines.runs.folder import find_checkpoint
+from pipelines.runs.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class EvaluateConfig:
         require_range(self, ("batch_examples", "num_beams", "max_new_tokens", "threads"), low=1)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
 
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        RunSpec.read(self.run)
+        find_checkpoint(self.run, self.checkpoint)
+        read_recipe(self.cache)
+
 
 @dataclass(frozen=True)
 class AskConfig:
@@ -73,3 +83,9 @@ class AskConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_range(self, ("num_beams", "max_new_tokens", "threads"), low=1)
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        storage.open_file(self.audio).close()
+        RunSpec.read(self.run)
+        find_checkpoint(self.run, self.checkpoint)

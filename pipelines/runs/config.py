@@ -7,7 +7,10 @@ from omegaconf import MISSING
 
 from encoders.features import Codec, Kernel
 from llm.settings import Precision
+from pipelines import storage
 from pipelines.interface.config import require_range
+from pipelines.runs.folder import newest_step
+from pipelines.runs.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class ImportConfig:
         """Check ranges."""
         require_range(self, ("num_heads", "lora_alpha"), low=1)
 
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        storage.open_file(self.ckpt).close()
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -50,6 +57,11 @@ class ExportConfig:
     """[URI] Run folder whose newest checkpoint is exported."""
     out: str = MISSING
     """[URI] The official checkpoint (.pth) to write."""
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        RunSpec.read(self.run)
+        newest_step(self.run)
 
 
 @dataclass(frozen=True)

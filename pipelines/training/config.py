@@ -12,8 +12,10 @@ from cluster.config import RayConfig
 from llm.settings import LoraSettings, Precision, is_hub_name, require_precision
 from pipelines import storage
 from pipelines.cache.read_config import ReadConfig
+from pipelines.cache.recipe import read_recipe
 from pipelines.errors import UserError
 from pipelines.interface.config import is_yaml, require_range
+from pipelines.manifest.tables import require_clips
 from pipelines.training.alarms import AlarmConfig
 from qformer.config import QFormerConfig
 
@@ -169,6 +171,11 @@ class TrainConfig:
             raise UserError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
         if self.wandb and not find_spec("wandb"):
             raise UserError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        require_clips(self.manifest)
+        read_recipe(self.cache)
 
 
 FREE_KEYS = frozenset(key.name for key in fields(TrainConfig) if key.metadata.get("free"))

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from omegaconf import MISSING
 
+from pipelines.cache.recipe import read_recipe
 from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 
@@ -68,6 +69,10 @@ class CacheShowConfig:
         """Check the picture's ending."""
         if PurePosixPath(self.out.partition("?")[0]).suffix not in (".png", ".svg"):
             raise UserError(f"out={self.out}: must end in .png or .svg")
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        read_recipe(self.cache)
 
 
 @dataclass(frozen=True)
