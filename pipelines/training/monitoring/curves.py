@@ -41,19 +41,29 @@ class TensorBoardCurves:
 
     def __init__(self, run: str, *, first_step: int) -> None:
         """Begin a file for the steps after `first_step`."""
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]  # half a second, of the first worker
+        # Half a second that only the first worker needs to spend. Not SummaryWriter: its flush returns before the event is
+        # in the file, and an upload would lack it.
+        from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
+        self._event, self._summary = Event, Summary
         self._target = storage.join(run, "tensorboard")
         self._is_local = storage.is_local(run)
         self._staging = tempfile.TemporaryDirectory(prefix="salmonn-")
         self._folder = Path(storage.resolve(self._target)[1] if self._is_local else self._staging.name)
-        self._writer = SummaryWriter(str(self._folder), purge_step=first_step + 1)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(self._folder / "events"))
+        self._write(first_step + 1, session_log=SessionLog(status=SessionLog.START))
         self._uploaded = time.monotonic()
 
+    def _write(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))
+        self._file.flush()
+
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step, summary=self._summary(value=values))
         if time.monotonic() - self._uploaded > UPLOAD_SECONDS:
             self._upload()
 
@@ -64,7 +74,7 @@ class TensorBoardCurves:
         self._uploaded = time.monotonic()
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
         self._upload()
         self._staging.cleanup()
 
