@@ -10,7 +10,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llm.errors import LLMError
-from llm.peft_parts import LoraConfig, LoraLayer, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from llm.peft_parts import (
+    LoraConfig,
+    LoraLayer,
+    PeftConfig,
+    PeftModel,
+    bitsandbytes_absent,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from llm.settings import LoraSettings
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -35,7 +43,7 @@ def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         lora_dropout=settings.dropout,
         target_modules=list(settings.target_modules),
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), bitsandbytes_absent():
         # PEFT asks for an attribute that transformers is renaming; nothing a reader could act on.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         model = get_peft_model(llm, config, autocast_adapter_dtype=True)

@@ -41,7 +41,7 @@ class TensorBoardCurves:
 
     def __init__(self, run: str, *, first_step: int) -> None:
         """Begin a file for the steps after `first_step`."""
-        # Half a second that only the first worker needs to spend. Not SummaryWriter: its flush returns before the event is
+        # Half a second that only the first worker needs. Not SummaryWriter: its flush returns before the event is
         # in the file, and an upload would lack it.
         from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
