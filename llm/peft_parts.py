@@ -1,7 +1,7 @@
 """What is used of PEFT, without bitsandbytes wherever no LLM in 8 or 4 bits is loaded.
 
 PEFT imports bitsandbytes where it is installed, at its own import and again when it adds LoRA, and PyTorch's compiler
-with it: 2 of the 8 seconds that a process spent before its first step. Only a quantised LLM needs it, and loads it first.
+with it: 2 of the 8 seconds that a process spent before its first step. A quantised LLM, which needs it, loads it first.
 """
 
 import sys
