@@ -10,13 +10,13 @@ from tests import ROOT
 
 def unmarked_readers(source: str) -> Iterator[str]:
     """Yield the tests that read the reference folder, themselves or by a helper or fixture, and are not marked."""
-    body = ast.parse(source).body
-    readers = {"SHARED"}
-    for _ in body:  # names of names: as often as there may be steps between them
+    body, readers = ast.parse(source).body, {"SHARED"}
+    uses = {node: _names_used(node) for node in body}
+    known = 0
+    while known < len(readers):  # names of names, as many steps as there are between them
+        known = len(readers)
         for node in body:
-            used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-            used |= {argument.arg for argument in ast.walk(node) if isinstance(argument, ast.arg)}
-            if used & readers:
+            if uses[node] & readers:
                 readers |= {target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)}
                 readers |= {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
     for node in body:
@@ -24,6 +24,13 @@ def unmarked_readers(source: str) -> Iterator[str]:
             marks = [ast.unparse(decorator) for decorator in node.decorator_list]
             if node.name.lower().startswith("test") and "pytest.mark.weights" not in marks:
                 yield node.name
+
+
+def _names_used(node: ast.AST) -> set[str]:
+    inner = list(ast.walk(node))
+    return {name.id for name in inner if isinstance(name, ast.Name)} | {
+        argument.arg for argument in inner if isinstance(argument, ast.arg)
+    }
 
 
 def test_every_test_that_reads_the_reference_numbers_is_marked():
