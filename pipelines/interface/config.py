@@ -6,6 +6,7 @@ unit in brackets: `\"\"\"[seconds] Audio covered by one window.\"\"\"`. OmegaCon
 
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,10 @@ def _first_line(error: Exception) -> str:
 def _override(config_type: type, key: str, value: str) -> Any:
     """Parse `key=value`; a text field takes the value as it stands, so that a question may hold any character."""
     hint = type_of_key(config_type, key)
+    if is_dataclass(hint):
+        raise UserError(
+            f"{key}={value}: {key} has several keys; give one of them, such as {key}.{fields(hint)[0].name}=…"
+        )
     if hint == list[str] and not value.startswith("["):
         value = f"[{value}]"
     if hint is str:

@@ -61,7 +61,10 @@ def test_other_parts_of_a_checkpoint_are_left_alone() -> None:
     model["llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(1)
     model["speech_Qformer.bert.embeddings.position_ids"] = torch.zeros(1)
     model["beats.encoder.layers.1.self_attn.relative_attention_bias.weight"] = torch.zeros(1)
-    load_official(Aligner(CONFIG), model)
+    aligner = Aligner(CONFIG)
+    load_official(aligner, model)
+    written = to_official(aligner)
+    assert len(model) == len(written) + 3 and all(torch.equal(model[name], tensor) for name, tensor in written.items())
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_loaded() -> None:
