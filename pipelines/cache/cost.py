@@ -1,6 +1,5 @@
 """What the encoders cost a device: once, into a cache, or again for every example in its step."""
 
-import json
 from dataclasses import dataclass
 
 from pipelines import storage
@@ -37,7 +36,7 @@ def read_encoding_cost(cache: str) -> EncodingCost | None:
     jobs = storage.join(cache, "jobs")
     clips, encoding, extracting, devices = 0, 0.0, 0.0, set[str]()
     for name in storage.list_names(jobs, ".json"):
-        report = json.loads(storage.read_bytes(storage.join(jobs, name)))["report"]
+        report = storage.read_json(storage.join(jobs, name))["report"]
         clips += report["clips"]
         encoding += sum(report["parts"].get(part, 0.0) for part in ENCODERS)
         extracting += sum(report["parts"].get(part, 0.0) for part in ALL_PARTS)

@@ -105,6 +105,21 @@ def _read_yaml(config_type: type, argument: str) -> DictConfig:
     return loaded
 
 
+def read_saved_config(uri: str) -> dict[str, Any]:
+    """Return the keys of a config that was saved beside an output.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    try:
+        content = yaml.safe_load(storage.read_bytes(uri)) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri}: damaged, not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{uri}: damaged, holds no keys")
+    return content
+
+
 def to_yaml(config: Any) -> str:
     """Return a config as YAML text with every key resolved."""
     return str(OmegaConf.to_yaml(OmegaConf.structured(config)))

@@ -49,7 +49,7 @@ def start_step(run: str, init_from: str) -> int:
     uri = storage.join(run, START)
     if not storage.file_exists(uri):
         storage.write_bytes(uri, json.dumps({"init_from": init_from, "step": newest_step(init_from)}).encode())
-    return int(json.loads(storage.read_bytes(uri))["step"])
+    return int(storage.read_json(uri)["step"])
 
 
 def best_checkpoint(run: str, held_out: str | None = None) -> tuple[int, float] | None:
@@ -58,7 +58,7 @@ def best_checkpoint(run: str, held_out: str | None = None) -> tuple[int, float] 
     Only losses on the held-out examples of the digest `held_out`, or else of the newest checkpoint, count.
     """
     steps = complete_steps(run)
-    states = [json.loads(storage.read_bytes(storage.join(checkpoint_uri(run, step), STATE))) for step in steps]
+    states = [storage.read_json(storage.join(checkpoint_uri(run, step), STATE)) for step in steps]
     validated = [state for state in states if "valid_loss" in state]
     if validated and held_out is None:
         held_out = validated[-1].get("held_out")

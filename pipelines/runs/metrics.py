@@ -6,6 +6,7 @@ import os
 from typing import Any, BinaryIO
 
 from pipelines import storage
+from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
 WAIT, COMPUTE, SUM, UPDATE = STEP_PARTS = ("data_wait", "forward_and_backward", "sum_over_workers", "optimizer_step")
@@ -40,7 +41,10 @@ class MetricsTail:
             file.seek(start + 1)
             text, newline, _ = file.read().rpartition(b"\n")
         self._position = start + 1 + len(text + newline)
-        return [_with_nan(json.loads(line)) for line in text.splitlines()]
+        try:
+            return [_with_nan(json.loads(line)) for line in text.splitlines()]
+        except ValueError as error:
+            raise UserError(f"{self._uri}: damaged, not a JSON object a line ({error})") from None
 
 
 def _is_line_end(file: BinaryIO, position: int) -> bool:

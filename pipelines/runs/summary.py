@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from pipelines import storage
 from pipelines.errors import MissingError
+from pipelines.interface.config import read_saved_config
 from pipelines.interface.terminal import print_table
 from pipelines.runs.config import RunsListConfig
 from pipelines.runs.folder import best_checkpoint, complete_steps
@@ -83,8 +83,7 @@ def read_config(run: str) -> dict[str, Any]:
     uri = storage.join(run, CONFIG)
     if not storage.file_exists(uri):
         raise MissingError(f"{run}: no run there ({CONFIG} is missing)")
-    config: dict[str, Any] = yaml.safe_load(storage.read_bytes(uri)) or {}
-    return config
+    return read_saved_config(uri)
 
 
 def config_differences(configs: list[dict[str, str]]) -> list[list[str]]:

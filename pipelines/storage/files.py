@@ -5,6 +5,7 @@ environment and the URI's query, never from objects that travel to workers, to w
 also be a member of a tar, named before the query: `s3://bucket/a.tar!x/y.flac?region=…`.
 """
 
+import json
 import os
 import posixpath
 import shutil
@@ -14,12 +15,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from pyarrow import fs
 
 from encoders.sound.recordings import open_recording, open_regular
-from pipelines.errors import MissingError
+from pipelines.errors import MissingError, UserError
 from pipelines.storage.uris import is_local, resolve
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -98,6 +99,18 @@ def _open_input(uri: str) -> BinaryIO:
 def read_bytes(uri: str) -> bytes:
     with open_file(uri) as file:
         return file.read()
+
+
+def read_json(uri: str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: If it is not JSON, naming the file.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:  # of JSON and of UTF-8
+        raise UserError(f"{uri}: damaged, not JSON ({error})") from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipelines.batches.example_set import ExampleSet, tasks_of
 from pipelines.batches.mix import MixRow, load_mix, save_mix
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.errors import UserError
-from pipelines.interface.config import save_config, to_yaml
+from pipelines.interface.config import read_saved_config, save_config, to_yaml
 from pipelines.interface.differences import first_difference
 from pipelines.runs.folder import MIX, complete_steps, is_described
 from pipelines.runs.spec import RunSpec, copy_llm, fetched
@@ -73,7 +73,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     uri = storage.join(config.run, "config.yaml")
     if not storage.file_exists(uri):
         return
-    there = yaml.safe_load(storage.read_bytes(uri)) or {}
+    there = read_saved_config(uri)
     here: dict[str, Any] = yaml.safe_load(to_yaml(config))
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
     difference = first_difference(kept[0], kept[1])

@@ -131,7 +131,7 @@ def _require_same_held_out(sweep: str, trial: Trial, held_out: ExampleSet) -> No
     uri = storage.join(sweep, HELD_OUT)
     if not storage.file_exists(uri):
         storage.write_bytes(uri, json.dumps({"digest": held_out.digest}).encode())
-    elif json.loads(storage.read_bytes(uri))["digest"] != held_out.digest:
+    elif storage.read_json(uri)["digest"] != held_out.digest:
         raise UserError(
             f"valid_splits={trial.config.valid_splits}: trials in {sweep} were judged by other held-out examples, and "
             "scores by both are not to be compared; give another folder"

@@ -160,3 +160,17 @@ def test_wrong_folders_give_one_line(words, message, tmp_path, monkeypatch, caps
     assert main(["runs", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "config.yaml", "checkpoints/000002/state.json"])
+def test_a_damaged_file_of_a_run_is_named_with_exit_code_2(tmp_path, capsys, file):
+    run = tmp_path / "runs" / "r"
+    (run / "checkpoints" / "000002").mkdir(parents=True)
+    (run / "config.yaml").write_text("steps: 2\n")
+    (run / "run.json").write_text("{}")
+    (run / "metrics.jsonl").write_text("")
+    (run / "checkpoints" / "000002" / "state.json").write_text('{"step": 2}')
+    (run / file).write_bytes(b"[1, {\n")
+    assert main(["runs", "list", f"runs={tmp_path / 'runs'}"]) == 2
+    told = capsys.readouterr().err
+    assert f"{file}: damaged" in told and told.count("\n") == 1
