@@ -150,7 +150,8 @@ def test_report_that_cannot_be_written_changes_no_ending(trained, tmp_path, caps
     told = capsys.readouterr()
     lines = told.err.splitlines()
     assert not told.out and len(lines) == 2
-    assert all(f"{config.run}/report.html could not be written: JSONDecodeError" in line for line in lines)
+    assert all(line.startswith(f"{config.run}/report.html could not be written: UserError") for line in lines)
+    assert all("jobs/first.json: damaged, not JSON" in line for line in lines)
 
 
 def test_alarms_are_numbered_among_all_lines_and_only_there(trained):
