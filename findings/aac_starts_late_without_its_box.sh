@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # PyAV 18.1.0 (FFmpeg), run on 2026-11-27.
 #
-# Sound of web videos is AAC: in .m4a, or copied out of it as .aac, bit for bit the same packets. One would expect the same
-# samples. An AAC encoder puts 1,024 samples of start-up before the sound. The MP4 container says that they are to be skipped,
-# and the plain .aac stream has no place for that. So the sound of the .aac file comes 1,024 samples late, 64 ms at 16 kHz,
-# and the file is longer.
+# Sound of web videos is AAC: in .m4a, or copied out of it as .aac, bit for bit the same packets. One would expect the
+# same samples. An AAC encoder puts 1,024 samples of start-up before the sound. The MP4 container says that they are to
+# be skipped, and the plain .aac stream has no place for that. So the sound of the .aac file comes 1,024 samples late,
+# 64 ms at 16 kHz, and the file is longer.
 #
-# It matters to frame labels and to segments cut by time, when one copy of a corpus is .m4a and the other .aac. What helps:
-# decode once from the container that the corpus came in, and keep FLAC.
+# It matters to frame labels and to segments cut by time, when one copy of a corpus is .m4a and the other .aac. What
+# helps: decode once from the container that the corpus came in, and keep FLAC.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# pycocoevalcap 1.2 with a Java of version 8 or later on the path, run on 2026-11-27.
+# pycocoevalcap 1.2 with Java 17 on the path, run on 2026-11-27.
 #
-# The tokenizer that stands before BLEU, METEOR, CIDEr and SPICE in captioning work is a Java program: all captions go to it
-# joined by line feeds, and its output lines are dealt back by number. Line feeds within a caption are taken out before. But
-# Java ends a line at the Unicode line separator, U+2028, too, which texts copied from web pages hold. One such caption
-# becomes two lines, all later captions move to the next clip, and the last is lost. Scores of the whole list fall, and
-# nothing is reported.
+# The tokenizer that stands before BLEU, METEOR, CIDEr and SPICE in captioning work is a Java program: all captions go
+# to it joined by line feeds, and its output lines are dealt back by number. Line feeds within a caption are taken out
+# before. But Java ends a line at the Unicode line separator, U+2028, too, which texts copied from web pages hold. One
+# such caption becomes two lines, all later captions move to the next clip, and the last is lost. Scores of the whole
+# list fall, and nothing is reported.
 #
 # What helps: " ".join(caption.split()) on every caption and reference before.
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # datasets 5.2.0 (Hugging Face), run on 2026-11-27.
 #
-# load_dataset("webdataset", ...) reads shards of tar files. It looks at the first five samples of the first tar and takes
-# their types for all. One would expect an error where a later sample does not fit. A member that first appears in the sixth
-# sample is left out, in silence. Worse: where the first five scores of a JSON member happen to be whole numbers, all
-# later ones lose their fractions, 0.93 becomes 0.
+# load_dataset("webdataset", ...) reads shards of tar files. It looks at the first five samples of the first tar and
+# takes their types for all. One would expect an error where a later sample does not fit. A member that first appears in
+# the sixth sample is left out, in silence. Worse: where the first five scores of a JSON member happen to be whole
+# numbers, all later ones lose their fractions, 0.93 becomes 0.
 #
-# It matters to labels, durations and scores that are mostly fractions, and to optional members such as a second transcript.
-# What helps: features=datasets.Features({...}) for load_dataset, or webdataset itself.
+# It matters to labels, durations and scores that are mostly fractions, and to optional members such as a second
+# transcript. What helps: features=datasets.Features({...}) for load_dataset, or webdataset itself.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -2,9 +2,9 @@
 # duckdb 2.0.1 with pyarrow 26.0.0, run on 2026-11-27.
 #
 # Hyperparameter searches like to name a trial's folder after its values: lr=0.0001/metrics.parquet. One would expect a
-# query of that one file to give the columns of the file. DuckDB sees the "=" and takes the folder for a partition of a Hive
-# table. A column of that name appears, and where the file has one already, the text of the folder's name stands in place of
-# every value. pyarrow's read_table and polars give the file's own values.
+# query of that one file to give the columns of the file. DuckDB sees the "=" and takes the folder for a partition of a
+# Hive table. A column of that name appears, and where the file has one already, the text of the folder's name stands in
+# place of every value. pyarrow's read_table and polars give the file's own values.
 #
 # Here the file has the learning rate of each step, which decays, and DuckDB answers with the constant. What helps:
 # read_parquet(path, hive_partitioning=false).

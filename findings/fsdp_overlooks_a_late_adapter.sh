@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # peft 0.21.2 and torch 2.13.0 (CPU, gloo, two processes), run on 2026-11-27.
 #
-# fully_shard spreads a model over processes and averages its gradients. A LoRA adapter is added by peft, in a separate line
-# of the program, before or after. One would expect the same training, or an error. After fully_shard the adapter's weights are
-# plain tensors that nobody averages: each process follows the gradient of its own share of the batch. The processes end with
-# different adapters, the loss of each goes down, and what is saved is that of process 0.
+# fully_shard spreads a model over processes and averages its gradients. A LoRA adapter is added by peft, in a separate
+# line of the program, before or after. One would expect the same training, or an error. After fully_shard the adapter's
+# weights are plain tensors that nobody averages: each process follows the gradient of its own share of the batch. The
+# processes end with different adapters, the loss of each goes down, and what is saved is that of process 0.
 #
 # What helps: add the adapter first, or average the gradients of the trained weights in the training loop.
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # litdata 0.2.76 with torch 2.13.0 (CPU), run on 2026-11-27.
 #
-# litdata stores samples of any length and shape in chunks. A program writes one-dimensional arrays, the first in float32, a
-# later one in float64, as decoders and resamplers give them. One would expect both back, or an error when the second is
-# written. The file keeps one dtype, the first sample's, and the bytes of all. The float64 sample is read as float32: twice as
-# long, with other values, and no warning. Two-dimensional arrays do carry their dtype each.
+# litdata stores samples of any length and shape in chunks. A program writes one-dimensional arrays, the first in
+# float32, a later one in float64, as decoders and resamplers give them. One would expect both back, or an error when
+# the second is written. The file keeps one dtype, the first sample's, and the bytes of all. The float64 sample is read
+# as float32: twice as long, with other values, and no warning. Two-dimensional arrays do carry their dtype each.
 #
-# It matters to waveforms: one clip that took another way through the program is noise afterwards. What helps: one astype
-# before the writer.
+# It matters to waveforms: one clip that took another way through the program is noise afterwards. What helps: one
+# astype before the writer.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

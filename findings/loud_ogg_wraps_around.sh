@@ -5,8 +5,8 @@
 # would expect the nearest value, 32,767. For MP3 it is so. For Vorbis and Opus libsndfile wraps around: 32,800 becomes
 # -32,736, a full-scale click where the sound was loudest. int32 does the same. Nothing is reported.
 #
-# It matters to loaders that ask for int16 to save memory, or because a model's feature extractor wants it, on corpora of
-# Ogg files. Quiet recordings never show it. What helps: read float32, clip, then convert.
+# It matters to loaders that ask for int16 to save memory, or because a model's feature extractor wants it, on corpora
+# of Ogg files. Quiet recordings never show it. What helps: read float32, clip, then convert.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -24,7 +24,8 @@ for name, container, codec in (("Vorbis", "OGG", "VORBIS"), ("Opus", "OGG", "OPU
     read = {kind: soundfile.read(io.BytesIO(file.getvalue()), dtype=kind)[0] for kind in ("float32", "int16")}
     nearest = numpy.clip(numpy.round(read["float32"] * 32768.0), -32768, 32767)
     wrapped[name] = int((abs(read["int16"] - nearest) > 60000).sum())
-    print(f"{name}: peak {abs(read['float32']).max():.2f}, samples of the wrong sign in int16: {wrapped[name]} of {len(samples)}")
+    peak = abs(read["float32"]).max()
+    print(f"{name}: peak {peak:.2f}, samples of the wrong sign in int16: {wrapped[name]} of {len(samples)}")
 raise SystemExit(0 if wrapped["Vorbis"] > 100 and wrapped["Opus"] > 100 and wrapped["MP3"] == 0 else 1)
 END
 "$folder/venv/bin/python" "$folder/try.py"

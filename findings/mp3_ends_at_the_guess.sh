@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # soundfile 0.14.0 (libsndfile 1.2.2), mutagen 1.48.1 and PyAV 18.1.0 (FFmpeg), run on 2026-11-27.
 #
-# An MP3 of variable bit rate without a Xing frame is legal: a piece cut out of a stream has none. Every library
-# guesses its length from the first frames. That a guess is wrong is no surprise. libsndfile then ends the *reading* at its
-# guess: of a recording that starts loud, 8 of 40 seconds arrive, and no error. PyAV decodes all of it. Where the guess is too
-# long, libsndfile reads to the true end. mutagen, which many manifests are made with, makes the same guess, so the
-# manifest agrees with the loss.
+# An MP3 of variable bit rate without a Xing frame is legal: a piece cut out of a stream has none. Every library guesses
+# its length from the first frames. That a guess is wrong is no surprise. libsndfile then ends the *reading* at its
+# guess: of a recording that starts loud, 8 of 40 seconds arrive, and no error. PyAV decodes all of it. Where the guess
+# is too long, libsndfile reads to the true end. mutagen, which many manifests are made with, makes the same guess, so
+# the manifest agrees with the loss.
 #
 # What helps: take lengths from a full decode by FFmpeg, once, and compare.
 set -euo pipefail

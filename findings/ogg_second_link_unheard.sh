@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # soundfile 0.14.0 (libsndfile 1.2.2) and PyAV 18.1.0 (FFmpeg), run on 2026-11-27.
 #
-# An Ogg file may be a chain of streams, one after the other: the format says so, internet radio is recorded so, and `cat`
-# makes one. libsndfile reads the first link, reports its length as the file's, and ends without an error. PyAV decodes all
-# links, though the duration that it reports is the last link's.
+# An Ogg file may be a chain of streams, one after the other: the format says so, internet radio is recorded so, and
+# `cat` makes one. libsndfile reads the first link, reports its length as the file's, and ends without an error. PyAV
+# decodes all links, though the duration that it reports is the last link's.
 #
 # It matters where a manifest is made with one library and the samples are read with the other: three minutes of speech
-# become the first few seconds, beside the transcript of all. What helps: decode once with FFmpeg into FLAC, or compare the
-# length with a count of the decoded samples.
+# become the first few seconds, beside the transcript of all. What helps: decode once with FFmpeg into FLAC, or compare
+# the length with a count of the decoded samples.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

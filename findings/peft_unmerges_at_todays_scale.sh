@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # peft 0.21.2 with torch 2.13.0 (CPU), run on 2026-11-27.
 #
-# A LoRA adapter can be merged into the base weights, for speed, and taken out again: unmerge gives the base weights back up
-# to rounding. Between the two, somebody sets another scale, as one does to try how strong an adapter should be. One would
-# expect the scale to wait, or an error. unmerge subtracts the adapter at the *new* scale from weights that hold the old one.
-# The base model is changed for good, every adapter loaded later sits on it, and no warning is given.
+# A LoRA adapter can be merged into the base weights, for speed, and taken out again: unmerge gives the base weights
+# back up to rounding. Between the two, somebody sets another scale, as one does to try how strong an adapter should be.
+# One would expect the scale to wait, or an error. unmerge subtracts the adapter at the *new* scale from weights that
+# hold the old one. The base model is changed for good, every adapter loaded later sits on it, and no warning is given.
 #
 # What helps: unmerge first, then scale, then merge again.
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # ray 2.60.0 with webdataset 1.0.2, run on 2026-11-27.
 #
-# Samples of a WebDataset need not all have the same members: one clip has features of a second encoder, another has not.
-# One would expect ray.data.read_webdataset to accept that, or to refuse it. It depends on the order. If the first sample of a
-# shard lacks the array, the rows without it hold None. If the first has it and a later one lacks it, the read fails with a
-# ValueError about tensor extension types, which names no sample.
+# Samples of a WebDataset need not all have the same members: one clip has features of a second encoder, another has
+# not. One would expect ray.data.read_webdataset to accept that, or to refuse it. It depends on the order. If the first
+# sample of a shard lacks the array, the rows without it hold None. If the first has it and a later one lacks it, the
+# read fails with a ValueError about tensor extension types, which names no sample.
 #
-# It matters because a test on a few samples, or on another order, says nothing about the next shard. What helps: the same
-# members in every sample, an empty array where there is nothing.
+# It matters because a test on a few samples, or on another order, says nothing about the next shard. What helps: the
+# same members in every sample.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

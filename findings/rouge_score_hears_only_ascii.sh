@@ -2,8 +2,8 @@
 # rouge-score 0.1.2, run on 2026-11-27.
 #
 # ROUGE-L of a text against itself is 1, in any language, one would think. rouge-score keeps the letters a to z and the
-# digits, and parts the text at all others. Two equal Chinese sentences score 0, with no warning, as if the model had said
-# nothing right. In German an umlaut parts a word: "Müller" is "m" and "ller", so "m ller" is a perfect answer.
+# digits, and parts the text at all others. Two equal Chinese sentences score 0, with no warning, as if the model had
+# said nothing right. In German an umlaut parts a word: "Müller" is "m" and "ller", so "m ller" is a perfect answer.
 #
 # It matters where a speech translation or caption model answers in another language and one loop scores all tasks. What
 # helps: RougeScorer(..., tokenizer=...) with an object that has tokenize(text), such as characters for Chinese.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # pyarrow 26.0.0 against the S3 server of moto 5.2.5, run on 2026-11-27.
 #
-# An object in S3 appears whole or not at all: that is what one chooses it for. With pyarrow's S3FileSystem an exception in
-# the middle of `with filesystem.open_output_stream(...)` leaves the block, the stream is closed as if all were written, and
-# the half object appears. It takes the place of a good one that stood under the same key. There is no way to abandon the
-# stream.
+# An object in S3 appears whole or not at all: that is what one chooses it for. With pyarrow's S3FileSystem an exception
+# in the middle of `with filesystem.open_output_stream(...)` leaves the block, the stream is closed as if all were
+# written, and the half object appears. It takes the place of a good one that stood under the same key. There is no way
+# to abandon the stream.
 #
 # It matters to every job that can be stopped by an error while it writes a shard, a checkpoint or an index. What helps:
 # finish the bytes in memory or in a local file, and open the stream after that.

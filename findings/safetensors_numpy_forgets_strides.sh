@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # safetensors 0.8.0 with numpy 2.4.1, run on 2026-11-27.
 #
-# A feature matrix is often a view: frames come out transposed, or flipped, or in Fortran order. numpy.save keeps such an
-# array, and safetensors.torch.save refuses one with an error. safetensors.numpy.save writes the memory as it stands and the
-# shape as it should be. The file is valid, has the right shape and dtype, and holds the values in another order.
+# A feature matrix is often a view: frames come out transposed, or flipped, or in Fortran order. numpy.save keeps such
+# an array, and safetensors.torch.save refuses one with an error. safetensors.numpy.save writes the memory as it stands
+# and the shape as it should be. The file is valid, has the right shape and dtype, and holds the values in another
+# order.
 #
 # It matters to whoever caches features or converts weights through numpy. What helps: numpy.ascontiguousarray before.
 set -euo pipefail

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # soundfile 0.14.0 (libsndfile 1.2.2) and PyAV 18.1.0 (FFmpeg), run on 2026-11-27.
 #
-# A Vorbis file written by soundfile is read back by soundfile with every sample. FFmpeg decodes the same file, and one would
-# expect the same length. It depends on the sound. Of noise all samples arrive. Of a plain tone, or of silence, the last 256
-# samples are missing, 16 ms at 16 kHz, and the first sample bears the time stamp 256. What arrives is right.
+# A Vorbis file written by soundfile is read back by soundfile with every sample. FFmpeg decodes the same file, and one
+# would expect the same length. It depends on the sound. Of noise all samples arrive. Of a plain tone, or of silence,
+# the last 256 samples are missing, 16 ms at 16 kHz, and the first sample bears the time stamp 256. What arrives is
+# right.
 #
-# It matters to code that places decoded sound by its time stamps, where such a recording moves by 16 ms, and to tests that
-# compare lengths across decoders and were tried on noise. What helps: count from the first decoded sample, and take lengths
-# and samples from the same decoder.
+# It matters to code that places decoded sound by its time stamps, where such a recording moves by 16 ms, and to tests
+# that compare lengths across decoders and were tried on noise. What helps: count from the first decoded sample, and
+# take lengths and samples from the same decoder.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
