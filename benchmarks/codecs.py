@@ -192,7 +192,7 @@ def learn(clips: Sequence[Heard], variant: str, group: str, seed: int, llm: Path
             settings["lr"] = learning_rate(step, STEPS, OPTIM)
         optimizer.step()
         optimizer.zero_grad()
-    answers = model.eval().generate(held_out, num_beams=1, max_new_tokens=8)
+    answers = [answer.text for answer in model.eval().generate(held_out, num_beams=1, max_new_tokens=8)]
     with torch.no_grad():
         loss = float(model.loss(held_out).mean)
     return float(np.mean([a == b for a, b in zip(answers, held_out.answers, strict=True)])), loss

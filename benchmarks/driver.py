@@ -14,6 +14,7 @@ from pathlib import Path
 import ray
 
 from cluster.config import RayConfig
+from cluster.unit_queue import Attempt
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.cache.index import ShardInfo, index_schema
@@ -39,9 +40,10 @@ class NoOpWorker:
         storage.write_table(str(self.index / ".tmp-empty"), index_schema(config.recipe).empty_table())
         self.data = (self.index / ".tmp-empty").read_bytes()
 
-    def ready(self) -> None: ...
+    def ready(self) -> str:
+        return "here"
 
-    def run(self, unit: ExtractUnit, attempt: int) -> UnitStats:
+    def run(self, unit: ExtractUnit, attempt: Attempt) -> UnitStats:
         (self.index / f"{unit_name(unit.unit)}.parquet").write_bytes(self.data)
         return UnitStats(
             ShardInfo(unit=unit.unit, clips=len(unit.clips), rejects=0, seconds=30.0 * len(unit.clips), nbytes=0),

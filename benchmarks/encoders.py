@@ -26,7 +26,9 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
+from cluster.unit_queue import Attempt
 from encoders.audio import SAMPLE_RATE_HZ, AudioError, Segment
+from encoders.beats.encoder import BeatsEncoder
 from encoders.beats.network import SWITCHES, Beats, BeatsConfig, count_patches
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.sound.clips import load_clip
@@ -112,7 +114,7 @@ def recordings_of(folder: str, work: Path, count: int) -> list[str]:
 def compare_parts(encoder: ClipEncoder, peer: Peer, rounds: int) -> None:
     """Print log-mel and BEATs by length of the clip, ours beside the peer's."""
     audio = encoder.audio
-    assert audio is not None
+    assert isinstance(audio, BeatsEncoder)
     print("| part, length | ours, s | peer, s | peer / ours | arithmetic, s |\n|---|---|---|---|---|")
     speed = matrix_speed(2048)
     for seconds in DURATIONS:
@@ -134,7 +136,7 @@ def compare(name: str, ours: Encode, theirs: Encode, wave: Tensor, rounds: int, 
 def bare_forward(encoder: ClipEncoder, waves: Sequence[Tensor]) -> Callable[[], object]:
     """Return the forward passes alone, in the batches that `encode` makes, on spectra made beforehand."""
     audio = encoder.audio
-    assert audio is not None
+    assert isinstance(audio, BeatsEncoder)
     mels = [encoder.speech.log_mel([wave]) for wave in waves]
     banks = audio.filter_banks.batch(waves)
     batches = list(encoder._batches([count_patches(len(bank)) for bank in banks], 8))
@@ -143,7 +145,7 @@ def bare_forward(encoder: ClipEncoder, waves: Sequence[Tensor]) -> Callable[[], 
         for mel in mels:
             encoder.speech.encode_mel(mel)
         for batch in batches:
-            audio.encode_filter_banks([banks[clip] for clip in batch])
+            audio.encode_prepared([banks[clip] for clip in batch])
 
     return run
 
@@ -192,7 +194,7 @@ def show_shares(whisper: str, beats: str, recordings: Sequence[str], work: Path)
     (unit,) = read_units(cache)
     stats = ExtractWorker(
         WorkerConfig(cache=cache, whisper=whisper, beats=beats, recipe=recipe, device="cpu", threads=1, batch_clips=8)
-    ).run(unit, 1)
+    ).run(unit, Attempt())
     decode = timed(lambda: [load_clip(clip.located()) for clip in unit.clips])
     rows = {"decode (in threads, beside the rest)": decode, **stats.parts}
     print(f"| part of a unit ({stats.seconds:.2f} s) | s | share |\n|---|---|---|")

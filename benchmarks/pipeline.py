@@ -17,6 +17,7 @@ import soundfile
 import torch
 import webdataset
 
+from cluster.unit_queue import Attempt
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.clip_encoder import load_clip_encoder
 from encoders.sound.clips import load_clip
@@ -71,7 +72,7 @@ def main(rounds: int) -> None:
         times: dict[str, list[float]] = {}
         for _ in range(rounds):
             times.setdefault("bare encoders, decoded waves", []).append(seconds_of(lambda: encoder.encode(waves)))
-            times.setdefault("unit: decode, encode, write", []).append(seconds_of(lambda: worker.run(unit, 1)))
+            times.setdefault("unit: decode, encode, write", []).append(seconds_of(lambda: worker.run(unit, Attempt())))
             reader = FeatureCache(cache)
             order = np.random.Generator(np.random.PCG64(1)).permutation(NUM_CLIPS)
             shuffled = seconds_of(lambda: [reader.read(int(p)) for p in order])  # noqa: B023

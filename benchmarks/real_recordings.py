@@ -81,8 +81,8 @@ def main(data: Path, out: Path, seeds: int) -> None:
                 run=run.run, manifest=manifest, cache=cache, checkpoint=checkpoint, num_beams=1, max_new_tokens=8
             )
             for task in evaluate(config):
-                metric = "accuracy" if "accuracy" in task.metrics else "word_accuracy"
-                scores[f"{name}, {checkpoint}", task.task].append(task.metrics[metric])
+                value = next(score.value for score in task.scores if score.name in ("accuracy", "word_accuracy"))
+                scores[f"{name}, {checkpoint}", task.task].append(value or 0.0)
     print("\n| language model, checkpoint | task | right answers, seed by seed | median |\n|---|---|---|---|")
     for (name, task_name), found in scores.items():
         print(f"| {name} | {task_name} | {', '.join(f'{x:.3f}' for x in found)} | {statistics.median(found):.3f} |")

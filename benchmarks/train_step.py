@@ -34,6 +34,7 @@ from benchmarks.gpu_train_step import SIZES, Sizes, random_encoder
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.beats.network import BeatsConfig
 from encoders.codecs import quantise
+from encoders.features import Hear, Heard
 from encoders.sound.clips import load_clip
 from encoders.whisper.network import WhisperSizes
 from llm.loading import load_llm
@@ -45,6 +46,7 @@ from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines.batches.batch import make_batch, read_batch, read_texts
 from pipelines.batches.example_set import load_examples
+from pipelines.batches.micro_batch import count_audio_tokens
 from pipelines.batches.order import micro_batches
 from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.cache.reader import FeatureCache
@@ -87,12 +89,12 @@ LADDER = (
 CONTESTANTS = (*LADDER, Contestant("and gradient checkpointing", gradient_checkpointing=True))
 
 
-def write_corpus(folder: Path) -> None:
-    """Write a manifest of clips of noise with answers of many lengths, their cache, and a tokenizer."""
+def write_corpus(folder: Path, seconds: Sequence[float] = (CLIP_SECONDS,) * len(ANSWER_WORDS)) -> None:
+    """Write a manifest of clips of noise of these lengths with answers of many lengths, their cache, a tokenizer."""
     rng = np.random.Generator(np.random.PCG64(0))
     lines = ["path,text"]
     for number, words in enumerate(random.Random(0).sample(ANSWER_WORDS, len(ANSWER_WORDS))):
-        samples = 0.1 * rng.standard_normal(CLIP_SECONDS * SAMPLE_RATE_HZ)
+        samples = 0.1 * rng.standard_normal(int(seconds[number] * SAMPLE_RATE_HZ))
         soundfile.write(folder / f"{number}.flac", samples, SAMPLE_RATE_HZ)
         lines.append(f"{number}.flac,{' '.join(['red'] * words)}")
     (folder / "table.csv").write_text("\n".join(lines))
@@ -104,17 +106,17 @@ def write_corpus(folder: Path) -> None:
     clips = list(read_clips(manifest))
     streams = encoder.encode([load_clip(clip.located()) for clip in clips])
     encoded = [
-        EncodedClip(clip, {name: quantise(frames, "float16") for name, frames in heard.items()}, CLIP_SECONDS, "")
-        for clip, heard in zip(clips, streams, strict=True)
+        EncodedClip(clip, {name: quantise(frames, "float16") for name, frames in heard.items()}, length, "")
+        for clip, heard, length in zip(clips, streams, seconds, strict=True)
     ]
     write_shard(cache, 0, recipe, encoded)
     write_tiny_llm(["red red red", BEFORE_AUDIO, AFTER_AUDIO, *PROMPTS["asr"]], folder / "llm")
 
 
 class Step:
-    """One step on the corpus: every example once."""
+    """One step on the corpus: every example once, each clip heard with the silence behind it or by itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hear: Hear = "all") -> None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         llm = LlamaForCausalLM(
@@ -131,12 +133,18 @@ class Step:
         self.encoder = random_encoder(HERE)
         self.cache = FeatureCache(str(folder / "cache"))
         manifest = str(folder / "manifest")
+        self.heard = Heard(FRAMES, hear)
         self.examples = load_examples(manifest, self.cache, splits=[], tasks=[], max_missing_fraction=0)
         self.clips = {clip.clip_id: clip.located() for clip in read_clips(manifest)}
         self.picked = [(0, index) for index in range(len(self.examples))]
         texts = read_texts(self.examples, self.picked, prompt_seed=0)
+        seconds = self.cache.index["seconds"].to_numpy()[self.examples.positions]
+        audio = count_audio_tokens(self.model, self.heard, seconds)
         self.lengths, without_answers = (
-            [self.model.count_tokens(question, said, num_audio_tokens=88) for question, said in pairs]
+            [
+                self.model.count_tokens(question, said, num_audio_tokens=tokens)
+                for (question, said), tokens in zip(pairs, audio, strict=True)
+            ]
             for pairs in (texts, [(question, "") for question, _ in texts])
         )
         self.num_targets = sum(self.lengths) - sum(without_answers) + len(texts)
@@ -169,13 +177,13 @@ class Step:
         return (layers + head) / len(lengths) + encoders
 
     def read(self, part: Sequence[tuple[int, int]]) -> Batch:
-        return read_batch(self.examples, self.cache, part, frames=FRAMES, prompt_seed=0)
+        return read_batch(self.examples, self.cache, part, heard=self.heard, prompt_seed=0)
 
     def encode(self, part: Sequence[tuple[int, int]]) -> Batch:
         rows = self.examples.rows([index for _, index in part])
         streams = self.encoder.encode([load_clip(self.clips[row["clip_id"]]) for row in rows])
         questions, answers = zip(*read_texts(self.examples, part, prompt_seed=0), strict=True)
-        return make_batch(streams, questions, answers, frames=FRAMES)
+        return make_batch(streams, questions, answers, heard=self.heard)
 
 
 @contextmanager
@@ -203,9 +211,9 @@ def padded_logits(llm: LlamaForCausalLM, embeds_TD: Tensor, lengths: Sequence[in
     return logits_BLV.flatten(0, 1)[places[columns_N]]
 
 
-def peak_megabytes(folder: Path, contestant: Contestant) -> float:
+def peak_megabytes(folder: Path, contestant: Contestant, hear: Hear = "all") -> float:
     """Return what a first step adds at its peak to a process that has loaded everything (Linux)."""
-    step = Step(folder)
+    step = Step(folder, hear)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
     before = _status_megabytes("VmRSS")
     step.run(contestant)

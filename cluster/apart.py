@@ -1,11 +1,16 @@
-"""A function called in a process of its own, which takes what it imported and loaded with it when it ends."""
+"""A function called apart: in a process, which takes what it loaded with it when it ends, or in a thread."""
 
+import ctypes
 import importlib
 import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
+
+ResultT = TypeVar("ResultT")
 
 
 def call_in_subprocess(module: str, function: str, *, heavy: str, **keys: Any) -> Any:
@@ -28,3 +33,30 @@ def call_in_subprocess(module: str, function: str, *, heavy: str, **keys: Any) -
 
 def _call(module: str, function: str, keys: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), function)(**keys)
+
+
+def call_in_thread(function: Callable[[], ResultT], *, stop_seconds: float = 0.0) -> ResultT:
+    """Return what a function gives, or raise what it raises; an interrupt comes through at once, to the caller.
+
+    A library takes signals for itself only in the main thread. The thread does not keep the process from ending. With
+    `stop_seconds` an interrupt ends it too, at its next Python instruction, which is waited for so long: what still
+    calls Ray when that is shut down makes Ray's own code end the process.
+    """
+    future: Future[ResultT] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = Thread(target=call, daemon=True)
+    try:
+        thread.start()
+        return future.result()
+    except (KeyboardInterrupt, SystemExit):
+        if stop_seconds:
+            raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            raise_in_thread(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+            thread.join(stop_seconds)
+        raise

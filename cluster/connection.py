@@ -3,7 +3,9 @@
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from typing import Any
 
 import ray
@@ -74,14 +76,17 @@ def _join(address: str, config: RayConfig) -> None:
     try:
         _init(config, {"address": address})
     except AuthenticationError as error:
-        raise _token_error(address, error) from error
+        raise token_error(address, error) from error
     except ConnectionError as error:
         raise UnreachableError(f"Ray cluster {address}: {error}") from error
 
 
 def _init(config: RayConfig, settings: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(**settings, log_to_driver=config.log_to_driver, logging_level=logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints C++ frames and aborts where Python would end
 
 
 def _probe(address: str) -> None:
@@ -96,12 +101,13 @@ def _probe(address: str) -> None:
     try:
         GcsClient(address=address)
     except AuthenticationError as error:
-        raise _token_error(address, error) from error
+        raise token_error(address, error) from error
     except ray.exceptions.RpcError as error:
         raise UnreachableError(f"{address} does not answer as a Ray cluster: {error}") from error
 
 
-def _token_error(address: str, error: AuthenticationError) -> ClusterError:
+def token_error(address: str, error: AuthenticationError) -> ClusterError:
+    """Return the error that says what to set where a cluster refuses a token, or gets none."""
     return ClusterError(
         f"Ray cluster {address}: {error.message.splitlines()[0].rstrip('.')}; set RAY_AUTH_MODE=token and "
         "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"

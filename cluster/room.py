@@ -9,15 +9,19 @@ from cluster.errors import ClusterError
 RAY_RESOURCE_GRAIN = 10_000  # Ray counts resources in ten-thousandths
 
 
-def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: float = 0) -> int:
+def pool_size(
+    requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: float = 0, own_cluster: bool = False
+) -> int:
     """Return how many actors to ask for: `requested`, or for 0 as many as fit on the cluster's machines now.
+
+    A cluster of this process's own does not grow: there it is never more than fit.
 
     Raises:
         ClusterError: If requested is negative, or is 0 and not one actor fits.
     """
     if requested < 0:
         raise ClusterError(f"{requested} actors: must be 0 or more")
-    if requested:
+    if requested and not own_cluster:
         return requested
     wanted = {"CPU": num_cpus_per_actor, "GPU": num_gpus_per_actor}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -28,7 +32,7 @@ def pool_size(requested: int, *, num_cpus_per_actor: float, num_gpus_per_actor: 
             f"an actor needs {num_cpus_per_actor:g} CPU and {num_gpus_per_actor:g} GPU on one machine; "
             f"the cluster's machines have: {held}"
         )
-    return fitting
+    return min(requested or fitting, fitting)
 
 
 def actors_that_fit(nodes: Iterable[Mapping[str, float]], wanted: Mapping[str, float]) -> int:

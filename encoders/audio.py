@@ -10,6 +10,8 @@ from typing import Literal
 
 from encoders.errors import EncoderError
 
+SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+"""How names of recordings end, where a folder is looked through for them."""
 SAMPLE_RATE_HZ = 16_000
 CLIP_SECONDS = 30
 CLIP_SAMPLES = SAMPLE_RATE_HZ * CLIP_SECONDS  # what Whisper was trained on
@@ -48,6 +50,10 @@ class AudioError(EncoderError):
 
     def __str__(self) -> str:
         return f"{self.recording}: {self.stage}: {self.reason}"
+
+
+class AbsentError(AudioError):
+    """A recording that this machine does not find or may not read; another machine perhaps does."""
 
 
 def clip_seconds(durations: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """All streams of a clip: Whisper for speech and, unless left out, BEATs for everything else."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from encoders.beats.encoder import BeatsEncoder
-from encoders.beats.network import count_patches
 from encoders.errors import EncoderError
-from encoders.features import SPEECH_FRAMES, Kernel
+from encoders.features import OWN_ENCODER, SPEECH_FRAMES, Kernel
+from encoders.own_encoder import AudioEncoder, load_own_encoder
 from encoders.tiny import tiny_beats, tiny_whisper
 from encoders.whisper.encoder import WhisperEncoder
 
@@ -25,7 +25,7 @@ MOST_PADDING = 0.125
 class ClipEncoder:
     """Encodes clips of any lengths in batches that suit the device. Threads may share it."""
 
-    def __init__(self, speech: WhisperEncoder, audio: BeatsEncoder | None) -> None:
+    def __init__(self, speech: WhisperEncoder, audio: AudioEncoder | None) -> None:
         self.speech = speech
         self.audio = audio
         self.device = speech.device
@@ -43,10 +43,15 @@ class ClipEncoder:
     @property
     def attention(self) -> Kernel:
         """What computes the attention of the audio stream; the speech stream's is always SDPA."""
-        return self.audio.attention if self.audio else "sdpa"
+        return self.audio.attention if isinstance(self.audio, BeatsEncoder) else "sdpa"
 
     def encode(
-        self, waves: Sequence[Tensor], *, batch_size: int = 8, seconds: dict[str, float] | None = None
+        self,
+        waves: Sequence[Tensor],
+        *,
+        batch_size: int = 8,
+        seconds: dict[str, float] | None = None,
+        on_clips: Callable[[float], None] | None = None,
     ) -> list[dict[str, Tensor]]:
         """Return {"speech": [1500, C], "audio": [P, C]} of each 16 kHz wave, in the order given, on the device.
 
@@ -56,8 +61,9 @@ class ClipEncoder:
             waves: float32 [samples] each, 25 ms to 30 s.
             batch_size: Most clips in a batch; on the CPU, where small batches are the fast ones, seldom reached.
             seconds: The time of "mel", "whisper", "fbank" and "beats" is added to what stands here.
+            on_clips: Is told of each batch's clips, one stream of two as half a clip; a GPU may still be at it.
         """
-        watch = _Stopwatch(self.device)
+        watch, share = _Stopwatch(self.device), 1 / len(self.widths)
         clips: list[dict[str, Tensor]] = [{} for _ in waves]
         for batch in self._batches([SPEECH_FRAMES] * len(waves), batch_size):
             with watch("mel"):
@@ -66,14 +72,18 @@ class ClipEncoder:
                 frames_BTC = self.speech.encode_mel(mel_BMT)
             for clip, frames_TC in zip(batch, frames_BTC, strict=True):
                 clips[clip]["speech"] = frames_TC
+            if on_clips:
+                on_clips(share * len(batch))
         if self.audio is not None and waves:
             with watch("fbank"):
-                banks = self.audio.filter_banks.batch(waves)
-            for batch in self._batches([count_patches(len(bank)) for bank in banks], batch_size):
+                prepared = self.audio.prepare(waves)
+            for batch in self._batches([self.audio.count_frames(each) for each in prepared], batch_size):
                 with watch("beats"):
-                    frames = self.audio.encode_filter_banks([banks[clip] for clip in batch])
+                    frames = self.audio.encode_prepared([prepared[clip] for clip in batch])
                 for clip, frames_PC in zip(batch, frames, strict=True):
                     clips[clip]["audio"] = frames_PC
+                if on_clips:
+                    on_clips(share * len(batch))
         if seconds is not None:
             watch.add_to(seconds)
         return clips
@@ -133,7 +143,8 @@ def load_clip_encoder(
 ) -> ClipEncoder:
     """Load both encoders onto one device.
 
-    `whisper` is a Hugging Face Whisper folder or "tiny"; `beats` is a released checkpoint, "tiny", or "none".
+    `whisper` is a Hugging Face Whisper folder or "tiny"; `beats` is a released checkpoint, "tiny", "none", or another
+    encoder, `module:function` (`encoders.own_encoder`).
 
     Raises:
         EncoderError: If a path does not exist or does not hold what is expected there.
@@ -150,9 +161,13 @@ def _load_whisper(path: str, device: str | torch.device, dtype: torch.dtype) -> 
     return WhisperEncoder.from_pretrained(path, device=device, dtype=dtype)
 
 
-def _load_beats(path: str, device: str | torch.device, dtype: torch.dtype, attention: Kernel) -> BeatsEncoder:
+def _load_beats(path: str, device: str | torch.device, dtype: torch.dtype, attention: Kernel) -> AudioEncoder:
+    if OWN_ENCODER.fullmatch(path):
+        return load_own_encoder(path, device=device, dtype=dtype)
     if path == "tiny":
         return tiny_beats(device=device, dtype=dtype, attention=attention)
     if not Path(path).is_file():
-        raise EncoderError(f'beats={path}: no such file; expected a BEATs checkpoint (.pt), "tiny" or "none"')
+        raise EncoderError(
+            f'beats={path}: no such file; expected a BEATs checkpoint (.pt), "tiny", "none" or module:function'
+        )
     return BeatsEncoder.from_checkpoint(path, device=device, dtype=dtype, attention=attention)

@@ -1,6 +1,7 @@
 """What features are called and how they are described; without PyTorch, for those who plan, store and list them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,10 +20,21 @@ PATCH_FRAMES = 16
 PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES
 """BEATs' patches are 16 filter-bank frames by 16 mel bands; each of the 8 of one time step gives a frame."""
 
+OWN_ENCODER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""How an encoder from outside this project is named: module:function (`encoders.own_encoder`)."""
+SpeechFrames = Literal["all", "heard"]
+"""Which of Whisper's frames a cache stores: all 1,500 of a clip, or those that overlap its sound."""
+Hear = Literal["all", "clip"]
+"""What a model hears of a clip: its 30 s, silence behind the sound too, or the sound alone."""
 Codec = Literal["float16", "int8"]
 """How frames are stored: as float16, or as int8 with a scale per channel and clip."""
 Kernel = Literal["sdpa", "flex"]
 """What computes BEATs' attention: "sdpa" on any device; "flex", one fused kernel compiled on first use, on CUDA."""
+
+
+def is_file(encoder: str) -> bool:
+    """Say whether an encoder is named by where it lies."""
+    return encoder not in ("", "tiny", "none") and not OWN_ENCODER.fullmatch(encoder)
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,36 @@ class Fidelity:
     """[1] Of each frame with itself as computed, the mean over the frames."""
     worst_cosine: float
     """[1] The same, of the worst frame."""
+
+
+SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
+
+
+def heard_frames(
+    seconds_N: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]],
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the speech frames of clips of these lengths that overlap their sound, int64 [N]; the rest is silence.
+
+    BEATs never gives more: `audio_frames` of the same lengths are as many or a few less.
+    """
+    samples_N = np.rint(np.asarray(seconds_N) * SAMPLE_RATE_HZ).astype(np.int64)
+    frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.clip(-(-samples_N // SAMPLES_PER_FRAME), 1, SPEECH_FRAMES)
+    return frames_N
+
+
+@dataclass(frozen=True)
+class Heard:
+    """How much of each clip a model hears."""
+
+    frames: int
+    """At most, of each stream, from the clip's start."""
+    hear: Hear = "all"
+
+    def frames_of(self, seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the frames that are heard of clips of these lengths, int64 [N]."""
+        own_N = heard_frames(seconds_N) if self.hear == "clip" else np.full(len(seconds_N), SPEECH_FRAMES)
+        frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(own_N, self.frames)
+        return frames_N
 
 
 def audio_frames(seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:

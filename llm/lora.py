@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -25,13 +26,16 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"
 MOST_NAMED = 5
 """Tensors that an error names; a checkpoint of another model would fill pages."""
-_ADAPTER = "default"
+MAIN_ADAPTER = "default"
+"""The name of the LoRA that an LLM gets first, which PEFT's files leave out."""
 _OFFICIAL_PREFIX = "llama_model."
 _OFFICIAL_BUFFER = ".rotary_emb.inv_freq"  # in checkpoints of the official trainer; the frozen LLM has its own
 
 
-def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+def add_lora(llm: PreTrainedModel | PeftModel, settings: LoraSettings, *, adapter: str = MAIN_ADAPTER) -> PeftModel:
     """Wrap the LLM, in place, with trainable float32 LoRA weights over a base of any dtype; B begins at zero.
+
+    An LLM that is wrapped already gets further weights under the name `adapter`; `use_lora` says which add to it.
 
     Raises:
         LLMError: If the LLM has no module of the names in `target_modules`.
@@ -46,7 +50,11 @@ def add_lora(llm: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     with warnings.catch_warnings(), bitsandbytes_absent():
         # PEFT asks for an attribute that transformers is renaming; nothing a reader could act on.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        model = get_peft_model(llm, config, autocast_adapter_dtype=True)
+        if isinstance(llm, PeftModel):
+            llm.add_adapter(adapter, config, autocast_adapter_dtype=True)
+            model = llm
+        else:
+            model = get_peft_model(llm, config, adapter, autocast_adapter_dtype=True)
     if Path(config.base_model_name_or_path or "").exists():
         config.base_model_name_or_path = None  # a folder of this machine means nothing where the adapter goes
     return model
@@ -63,20 +71,28 @@ def remove_lora(model: PeftModel) -> PreTrainedModel:
     return llm
 
 
+def use_lora(model: PeftModel, adapter: str) -> None:
+    """Let the LoRA weights of this name alone add to the LLM; they do not train then."""
+    if model.active_adapter != adapter:
+        model.set_adapter(adapter, inference_mode=True)
+
+
 def set_lora_scaling(model: PeftModel, factor: float) -> None:
     """Scale what the adapter adds by `factor`: 1.0 is alpha / rank as trained, 0.0 the bare LLM. No weight changes."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.set_scale(_ADAPTER, factor)
+            module.set_scale(MAIN_ADAPTER, factor)
 
 
-def adapter_state_dict(model: PeftModel) -> dict[str, Tensor]:
+def adapter_state_dict(model: PeftModel, *, adapter: str = MAIN_ADAPTER) -> dict[str, Tensor]:
     """Return the LoRA weights under PEFT's file names."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     return state
 
 
-def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
+def load_adapter_state(
+    model: PeftModel, state: Mapping[str, Tensor], *, assign: bool = False, adapter: str = MAIN_ADAPTER
+) -> None:
     """Set the LoRA weights, all of them or none, from tensors under PEFT's file names.
 
     With `assign` the tensors themselves, in their own dtype, become the weights, as in `Module.load_state_dict`.
@@ -84,7 +100,7 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign:
     Raises:
         LLMError: If a tensor is missing, left over or of another shape; the message names them all.
     """
-    own = adapter_state_dict(model)
+    own = adapter_state_dict(model, adapter=adapter)
     wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
     wrong += [f"{name} is left over" for name in state.keys() - own.keys()]
     wrong += [
@@ -95,30 +111,33 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, Tensor], *, assign:
     if wrong:
         more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise LLMError(f"adapter does not fit the LLM: {'; '.join(sorted(wrong)[:MOST_NAMED])}{more}")
-    weights = {_parameter_name(name): tensor for name, tensor in state.items()}
+    weights = {_parameter_name(name, adapter): tensor for name, tensor in state.items()}
     unexpected = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
     assert not unexpected, unexpected
 
 
-def _parameter_name(name: str) -> str:
+def _parameter_name(name: str, adapter: str = MAIN_ADAPTER) -> str:
     """Return a LoRA weight's name in the model, which PEFT's files leave the adapter's name out of."""
-    return f"{name.removesuffix('.weight')}.{_ADAPTER}.weight"
+    return f"{name.removesuffix('.weight')}.{adapter}.weight"
 
 
-def save_adapter(model: PeftModel, adapter_dir: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+def save_adapter(
+    model: PeftModel, adapter_dir: str | Path, state: Mapping[str, Tensor] | None = None, *, base: str
+) -> None:
     """Write a standard PEFT folder, which `PeftModel.from_pretrained` reads as well.
 
-    It writes the weights of `state`, an `adapter_state_dict` taken earlier, or the ones of now.
+    It writes the weights of `state`, an `adapter_state_dict` taken earlier, or the ones of now. `base` says which LLM
+    the adapter belongs to: PEFT loads it by that name where it is asked to load both.
     """
     adapter_dir = Path(adapter_dir)
     adapter_dir.mkdir(parents=True, exist_ok=True)
-    model.peft_config[_ADAPTER].save_pretrained(str(adapter_dir))
+    replace(model.peft_config[MAIN_ADAPTER], base_model_name_or_path=base).save_pretrained(str(adapter_dir))
     state = adapter_state_dict(model) if state is None else state
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, adapter_dir / WEIGHTS_NAME, metadata={"format": "pt"})
 
 
-def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
+def load_adapter(model: PeftModel, adapter_dir: str | Path, *, adapter: str = MAIN_ADAPTER) -> None:
     """Load a PEFT folder into a model that has LoRA of the same settings; dropout may differ.
 
     Raises:
@@ -128,11 +147,11 @@ def load_adapter(model: PeftModel, adapter_dir: str | Path) -> None:
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (adapter_dir / name).is_file():
             raise LLMError(f"{adapter_dir}: no adapter here, {name} is missing")
-    there, here = _settings(LoraConfig.from_pretrained(str(adapter_dir))), _settings(model.peft_config[_ADAPTER])
+    there, here = _settings(LoraConfig.from_pretrained(str(adapter_dir))), _settings(model.peft_config[adapter])
     differs = [f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]]
     if differs:
         raise LLMError(f"{adapter_dir}: another adapter: {'; '.join(differs)}")
-    load_adapter_state(model, load_file(adapter_dir / WEIGHTS_NAME))
+    load_adapter_state(model, load_file(adapter_dir / WEIGHTS_NAME), adapter=adapter)
 
 
 def _settings(config: PeftConfig) -> dict[str, object]:
@@ -148,7 +167,7 @@ def adapter_from_official(model: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Both spellings are read: `….lora_A.default.weight` (peft 0.3) and `….lora_A.weight`.
     """
     return {
-        re.sub(rf"\.{_ADAPTER}\.weight$", ".weight", name.removeprefix(_OFFICIAL_PREFIX)): tensor
+        re.sub(rf"\.{MAIN_ADAPTER}\.weight$", ".weight", name.removeprefix(_OFFICIAL_PREFIX)): tensor
         for name, tensor in model.items()
         if name.startswith(_OFFICIAL_PREFIX) and not name.endswith(_OFFICIAL_BUFFER)
     }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llm.decoding import decode
 from llm.errors import LLMError
 from llm.packing import attend_by_example, packed_logits
 from llm.peft_parts import PeftModel
@@ -36,6 +37,8 @@ class Batch:
     """[B] What is asked about each clip."""
     answers: list[str] = field(default_factory=list)
     """[B] What should be answered; empty where an answer is to be generated."""
+    speech_frames: Tensor | None = None
+    """[B] Frames of each row of `speech` where each clip is heard at its own length; None where all are heard alike."""
     speech_scale: Tensor | None = None
     """[B, channels] What `speech` is multiplied by; None for 1."""
     audio_scale: Tensor | None = None
@@ -43,14 +46,26 @@ class Batch:
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "Batch":
         """Return the batch with its tensors on `device`."""
-        names = ("speech", "audio", "audio_frames", "speech_scale", "audio_scale")
+        names = ("speech", "audio", "audio_frames", "speech_frames", "speech_scale", "audio_scale")
         tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
         return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What was generated, without control tokens and blanks at its ends."""
+
+    text: str
+    num_tokens: int
+    """[count] Tokens generated, but for the one that ends the answer."""
+
+
+@dataclass(frozen=True)
 class TokenLoss:
-    """Cross-entropy over a batch's answer tokens, as a sum, so that batches and workers add up exactly."""
+    """Cross-entropy over a batch's answer tokens, as a sum, so that batches and workers add up exactly.
+
+    Training does not use it: `pipelines/batches/micro_batch.py` sums up by task.
+    """
 
     total: Tensor
     """[nats] Scalar sum over the target tokens."""
@@ -78,6 +93,7 @@ class Salmonn(nn.Module):
     ) -> None:
         """Take the parts as they are; `aligner(speech, audio, audio_frames=…)` returns [B, A, H].
 
+        Of clips that are heard at their own lengths `aligner.by_clip` returns the tokens, [N, H].
         `max_answer_tokens` cuts longer answers, which then have no end token to learn. The loss is right where
         `require_packing(llm)` does not object.
         """
@@ -102,7 +118,7 @@ class Salmonn(nn.Module):
         return self.loss(batch)
 
     def loss(self, batch: Batch) -> TokenLoss:
-        """Return the cross-entropy of the batch's answers.
+        """Return the cross-entropy of the batch's answers; training sums `target_logits` up by task instead.
 
         Raises:
             LLMError: If the batch has not one question and one answer per clip.
@@ -122,10 +138,10 @@ class Salmonn(nn.Module):
         """
         if len(batch.answers) != len(batch.questions):
             raise ValueError(f"{len(batch.answers)} answers to {len(batch.questions)} questions")
-        audio_BAH = self._audio_tokens(batch)
+        audio_NH, counts = self._audio_tokens(batch)
         pairs = [
-            (self._prompt(question, num_audio_tokens=audio_BAH.shape[1]), self._answer(answer))
-            for question, answer in zip(batch.questions, batch.answers, strict=True)
+            (self._prompt(question, num_audio_tokens=count), self._answer(answer))
+            for question, answer, count in zip(batch.questions, batch.answers, counts, strict=True)
         ]
         # Nothing follows an answer's last token, so it is not read; the row's last positions predict the answer.
         ids = [token for prompt, answer in pairs for token in (*prompt, *answer[:-1])]
@@ -135,7 +151,7 @@ class Salmonn(nn.Module):
             for end, (_, answer) in zip(accumulate(lengths), pairs, strict=True)
             for column in range(end - len(answer), end)
         ]
-        embeds_TH = self._embed(torch.tensor([ids]), audio_BAH).squeeze(0)
+        embeds_TH = self._embed(torch.tensor([ids]), audio_NH).squeeze(0)
         logits_NV = packed_logits(self.llm, embeds_TH, lengths, torch.tensor(columns))
         targets_N = torch.tensor([token for _, answer in pairs for token in answer], device=logits_NV.device)
         return logits_NV.float(), targets_N
@@ -144,22 +160,21 @@ class Salmonn(nn.Module):
         """Return how many positions of the LLM an example takes in training."""
         return len(self._prompt(question, num_audio_tokens=num_audio_tokens)) + len(self._answer(answer)) - 1
 
+    def prompt_tokens(self, question: str, *, num_audio_tokens: int) -> int:
+        """Return how many positions of the LLM a question takes with its clip."""
+        return len(self._prompt(question, num_audio_tokens=num_audio_tokens))
+
+    def is_cut(self, answer: str) -> bool:
+        """Say whether an answer is too long to be learnt to its end."""
+        return len(self._tokenise(answer.rstrip())) >= self.max_answer_tokens
+
     @torch.no_grad()
     def generate(
-        self,
-        batch: Batch,
-        *,
-        num_beams: int = 4,
-        max_new_tokens: int = 200,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        repetition_penalty: float = 1.0,
-        length_penalty: float = 1.0,
-    ) -> list[str]:
-        """Answer the batch's questions; each answer is what the example alone would get.
+        self, batch: Batch, *, num_beams: int = 4, max_new_tokens: int = 200, length_penalty: float = 1.0
+    ) -> list[Answer]:
+        """Answer the batch's questions; each answer is what the example alone would get. Dropout is off meanwhile.
 
-        Dropout is off meanwhile. `temperature` and `top_p` shape sampling only, `length_penalty` beams only.
+        `length_penalty` shapes the search of several beams only.
 
         Raises:
             LLMError: If the batch has not one question per clip.
@@ -167,39 +182,92 @@ class Salmonn(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            audio_BAH = self._audio_tokens(batch)
-            prompts = [self._prompt(question, num_audio_tokens=audio_BAH.shape[1]) for question in batch.questions]
-            ids_BT = pad_sequence(
-                [torch.tensor(prompt) for prompt in prompts],
-                batch_first=True,
-                padding_value=_PADDING,
-                padding_side="left",  # every row continues from its own last token
-            )
-            eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-            answer_ids = self.llm.generate(
-                inputs_embeds=self._embed(ids_BT, audio_BAH),
-                attention_mask=(ids_BT != _PADDING).long().to(audio_BAH.device),
+            embeds_BTH, lengths = self.embed_prompts(batch)
+            answers = decode(
+                self.llm,
+                embeds_BTH,
+                lengths,
+                eos=self.tokenizer.eos_token_id,
                 num_beams=num_beams,
                 max_new_tokens=max_new_tokens,
-                do_sample=do_sample,
-                repetition_penalty=repetition_penalty,
-                eos_token_id=eos,
-                pad_token_id=eos if pad is None else pad,
-                **({"temperature": temperature, "top_p": top_p} if do_sample else {}),
-                **({"length_penalty": length_penalty} if num_beams > 1 else {}),
+                length_penalty=length_penalty,
             )
         finally:
             self.train(was_training)
-        answers: list[str] = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
+        return [self.answer_of(tokens) for tokens in answers]
 
-    def _audio_tokens(self, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def sample(
+        self, batch: Batch, *, max_new_tokens: int = 200, temperature: float = 1.0, top_p: float = 0.9
+    ) -> list[Answer]:
+        """Answer the batch's questions by chance, from the likeliest tokens that make up `top_p` at each step.
+
+        Raises:
+            LLMError: If the batch has not one question per clip.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            embeds_BTH, lengths = self.embed_prompts(batch)
+            padding_B = embeds_BTH.shape[1] - torch.tensor(lengths, device=embeds_BTH.device)
+            columns_T = torch.arange(embeds_BTH.shape[1], device=embeds_BTH.device)
+            eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+            answer_ids = self.llm.generate(
+                inputs_embeds=embeds_BTH,
+                attention_mask=(columns_T >= padding_B.unsqueeze(1)).long(),
+                max_new_tokens=max_new_tokens,
+                do_sample=True,
+                temperature=temperature,
+                top_p=top_p,
+                eos_token_id=eos,
+                pad_token_id=eos if pad is None else pad,
+            )
+        finally:
+            self.train(was_training)
+        num_tokens = ((answer_ids == eos).cumsum(dim=1) == 0).sum(dim=1).tolist()
+        texts: list[str] = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+        return [Answer(text.strip(), count) for text, count in zip(texts, num_tokens, strict=True)]
+
+    def answer_of(self, tokens: list[int]) -> Answer:
+        """Return the answer that token ids, without an end token, spell."""
+        return Answer(self.spell(tokens), len(tokens))
+
+    def spell(self, tokens: list[int]) -> str:
+        """Return the text of token ids, without control tokens and blanks at its ends."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+    def embed_prompts(self, batch: Batch) -> tuple[Tensor, list[int]]:
+        """Return the prompts [B, T, H], each ending in the last column, and their lengths [B].
+
+        Raises:
+            LLMError: If the batch has not one question per clip.
+        """
+        audio_NH, counts = self._audio_tokens(batch)
+        prompts = [
+            self._prompt(question, num_audio_tokens=count)
+            for question, count in zip(batch.questions, counts, strict=True)
+        ]
+        ids_BT = pad_sequence(
+            [torch.tensor(prompt) for prompt in prompts],
+            batch_first=True,
+            padding_value=_PADDING,
+            padding_side="left",  # every row continues from its own last token
+        )
+        return self._embed(ids_BT, audio_NH), [len(prompt) for prompt in prompts]
+
+    def _audio_tokens(self, batch: Batch) -> tuple[Tensor, list[int]]:
+        """Return the clips' audio tokens one after the other, [N, H], and how many each has, [B]."""
         if len(batch.questions) != len(batch.speech):
             raise ValueError(f"{len(batch.questions)} questions about {len(batch.speech)} clips")
         speech_BTC = _scaled(batch.speech, batch.speech_scale)
         audio_BTC = None if batch.audio is None else _scaled(batch.audio, batch.audio_scale)
+        if batch.speech_frames is not None:
+            aligner: Any = self.aligner  # PyTorch's types do not know the methods of a module
+            frames = {"speech_frames": batch.speech_frames, "audio_frames": batch.audio_frames}
+            audio_NH: Tensor = aligner.by_clip(speech_BTC, audio_BTC, **frames)
+            return audio_NH, [aligner.num_reached_tokens(count) for count in batch.speech_frames.tolist()]
         audio_BAH: Tensor = self.aligner(speech_BTC, audio_BTC, audio_frames=batch.audio_frames)
-        return audio_BAH
+        return audio_BAH.flatten(0, 1), [audio_BAH.shape[1]] * len(audio_BAH)
 
     def _prompt(self, question: str, *, num_audio_tokens: int) -> list[int]:
         """Return the ids up to where the answer begins; texts are tokenised one by one, as SALMONN does."""
@@ -208,17 +276,19 @@ class Salmonn(nn.Module):
         return begin + before + [_AUDIO] * num_audio_tokens + after
 
     def _answer(self, answer: str) -> list[int]:
-        return [*self._tokenise(answer), self.tokenizer.eos_token_id][: self.max_answer_tokens]
+        """Return the ids to learn; blanks at the end go, as before the `</s>` that SALMONN's own code writes."""
+        return [*self._tokenise(answer.rstrip()), self.tokenizer.eos_token_id][: self.max_answer_tokens]
 
     def _tokenise(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        """Return the ids of a text, in which a spelled control token (`</s>`, `<unk>`) is text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 
-    def _embed(self, ids_BT: Tensor, audio_BAH: Tensor) -> Tensor:
+    def _embed(self, ids_BT: Tensor, audio_NH: Tensor) -> Tensor:
         """Return the LLM's input [B, T, H] in its own dtype, audio tokens in their places."""
-        ids_BT = ids_BT.to(audio_BAH.device)
+        ids_BT = ids_BT.to(audio_NH.device)
         embeds_BTH: Tensor = self.llm.get_input_embeddings()(ids_BT.clamp(min=0))
-        return embeds_BTH.masked_scatter((ids_BT == _AUDIO).unsqueeze(-1), audio_BAH.to(embeds_BTH.dtype))
+        return embeds_BTH.masked_scatter((ids_BT == _AUDIO).unsqueeze(-1), audio_NH.to(embeds_BTH.dtype))
 
 
 def _scaled(stored_BTC: Tensor, scale_BC: Tensor | None) -> Tensor:

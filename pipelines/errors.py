@@ -25,5 +25,11 @@ class JobIncompleteError(Exception):
     """A job ended without finishing everything; the message lists what is missing. Exit code 1."""
 
 
+def shorten(value: str, most: int = 120) -> str:
+    """Return a text as an error shows it: on one line, a long one cut."""
+    line = " ".join(value.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 USER_ERRORS = (UserError, ClusterError, EncoderError, LLMError, AlignerError)
 """What a user can correct, the errors of the packages below among them: those import nothing from here."""

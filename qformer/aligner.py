@@ -6,8 +6,9 @@ Letters: B clips, T frames, Cs and Ca channels of the speech and audio streams, 
 import torch
 from torch import Tensor, nn
 
-from qformer.config import CLIP_FRAMES, AlignerConfig, count_windows
+from qformer.config import CLIP_FRAMES, AlignerConfig, count_reached_windows, count_windows
 from qformer.qformer import QFormer
+from qformer.windows import split_into_windows
 
 
 class Aligner(nn.Module):
@@ -52,6 +53,36 @@ class Aligner(nn.Module):
         Raises:
             AlignerError: If a stream is missing, unexpected or of another width, or is shorter than one window.
         """
+        frames_BTC = self._join(speech_BTC, audio_BTC, speech_frames, audio_frames)
+        hidden_BWQD = self.qformer(
+            frames_BTC, window_frames=self.config.window_frames, stride_frames=self.config.stride_frames
+        )
+        tokens_BAH: Tensor = self.projection(hidden_BWQD.flatten(1, 2))
+        return tokens_BAH
+
+    def by_clip(
+        self, speech_BTC: Tensor, audio_BTC: Tensor | None, *, speech_frames: Tensor, audio_frames: Tensor | None = None
+    ) -> Tensor:
+        """Return the audio tokens [N, H] of clips of their own lengths, one clip's after the other's.
+
+        A clip has `num_reached_tokens` of its speech frames; its last window is filled up with zeros, as a whole clip's
+        audio stream is. No window of padding is computed. Arguments and errors are `forward`'s.
+        """
+        window, stride = self.config.window_frames, self.config.stride_frames
+        windows_B = torch.tensor([count_reached_windows(frames, window, stride) for frames in speech_frames.tolist()])
+        frames_BTC = self._join(speech_BTC, audio_BTC, speech_frames, audio_frames)
+        reached = (int(windows_B.max()) - 1) * stride + window
+        frames_BTC = nn.functional.pad(frames_BTC, (0, 0, 0, max(0, reached - frames_BTC.shape[1])))[:, :reached]
+        is_own_BW = torch.arange(int(windows_B.max())) < windows_B.unsqueeze(1)
+        windows_NKC = split_into_windows(frames_BTC, window, stride)[is_own_BW.to(frames_BTC.device)]
+        hidden_1NQD = self.qformer(windows_NKC.flatten(0, 1).unsqueeze(0), window_frames=window, stride_frames=window)
+        tokens_NH: Tensor = self.projection(hidden_1NQD.flatten(0, 2))
+        return tokens_NH
+
+    def _join(
+        self, speech_BTC: Tensor, audio_BTC: Tensor | None, speech_frames: Tensor | None, audio_frames: Tensor | None
+    ) -> Tensor:
+        """Return both streams normed and side by side, [B, T, Cs + Ca], zeros where a clip's stream has ended."""
         streams = [_normalise(self.ln_speech, speech_BTC, speech_frames, stream="speech")]
         if (audio_BTC is None) != (self.ln_audio is None):
             raise ValueError(f"audio_width is {self.config.audio_width}, but audio is {_describe(audio_BTC)}")
@@ -59,18 +90,17 @@ class Aligner(nn.Module):
             streams.append(_normalise(self.ln_audio, audio_BTC, audio_frames, stream="audio"))
         num_frames = max(stream.shape[1] for stream in streams)
         # Padded after the norm, with zeros: the norm would turn padding into its bias.
-        frames_BTC = torch.cat(
-            [nn.functional.pad(stream, (0, 0, 0, num_frames - stream.shape[1])) for stream in streams], dim=-1
-        )
-        hidden_BWQD = self.qformer(
-            frames_BTC, window_frames=self.config.window_frames, stride_frames=self.config.stride_frames
-        )
-        tokens_BAH: Tensor = self.projection(hidden_BWQD.flatten(1, 2))
-        return tokens_BAH
+        padded = [nn.functional.pad(stream, (0, 0, 0, num_frames - stream.shape[1])) for stream in streams]
+        return torch.cat(padded, dim=-1)
 
     def num_tokens(self, num_frames: int = CLIP_FRAMES) -> int:
         """Return how many audio tokens a clip of `num_frames` becomes: 88 with the default windows."""
         return self.config.num_queries * count_windows(num_frames, self.config.window_frames, self.config.stride_frames)
+
+    def num_reached_tokens(self, num_frames: int) -> int:
+        """Return how many audio tokens a clip of `num_frames` becomes where each is heard at its own length."""
+        config = self.config
+        return config.num_queries * count_reached_windows(num_frames, config.window_frames, config.stride_frames)
 
 
 def _normalise(norm: nn.LayerNorm, frames_BTC: Tensor, num_frames: Tensor | None, *, stream: str) -> Tensor:

@@ -24,6 +24,11 @@ def count_windows(num_frames: int, window_frames: int, stride_frames: int) -> in
     return (num_frames - window_frames) // stride_frames + 1
 
 
+def count_reached_windows(num_frames: int, window_frames: int, stride_frames: int) -> int:
+    """Return how many windows it takes to reach the last of `num_frames`, the last window whole or not; at least 1."""
+    return 1 + max(0, -(-(num_frames - window_frames) // stride_frames))
+
+
 @dataclass(frozen=True)
 class QFormerConfig:
     """What a user may choose about the aligner; the widths around it are given by the encoders and the LLM."""

@@ -41,6 +41,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def quiet_openings() -> Iterator[None]:
+    """Keep verbs that a busy machine runs slowly from saying so: tests compare what is said."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.interface.progress.QUIET_SECONDS", 60.0)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def object_store_keys() -> Iterator[None]:
     """Put the keys of the local S3 server where workers find them: they have the environment of Ray's start."""
     with pytest.MonkeyPatch.context() as patch:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 RAY = str(Path(sys.executable).with_name("ray"))
 CLIENT_PORTS = range(10_002, 20_000)  # where Ray puts its workers, so no port of ours may be
 START_SECONDS = 120.0
@@ -83,13 +85,18 @@ def ray_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ray_head(*, num_cpus: int = 2, object_store_mib: int = 128) -> Iterator[RayHead]:
-    """Run a head node with a job server on free ports; stop it, and nothing else, at the end."""
+def ray_head(
+    *, num_cpus: int = 2, object_store_mib: int = 128, ports: Sequence[int] = (), token: str = ""
+) -> Iterator[RayHead]:
+    """Run a head node with a job server on free ports; stop it, and nothing else, at the end.
+
+    Four `ports` (Ray's, the dashboard's, the client's, the job agent's) and a `token` make it seem another head again.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets have long names below it
     token_path = folder / "token"
     token_path.touch(mode=0o600)
-    token_path.write_text(secrets.token_hex(32))
-    port, dashboard_port, client_port, agent_port = _free_ports(4)
+    token_path.write_text(token or secrets.token_hex(32))
+    port, dashboard_port, client_port, agent_port = ports or free_ports(4)
     head = RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", token_path)
     options = {
         "node-ip-address": "127.0.0.1",
@@ -119,7 +126,55 @@ def ray_head(*, num_cpus: int = 2, object_store_mib: int = 128) -> Iterator[RayH
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_ports(count: int) -> list[int]:
+@contextlib.contextmanager
+def ray_worker(
+    head: RayHead, *, num_cpus: int = 1, settings: Mapping[str, str] | None = None, below: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run another node of a head's cluster as processes of this machine, with more settings in its environment.
+
+    The words of `below` are a command that runs the words after it, such as `unshare`.
+    """
+    (agent_port,) = free_ports(1)
+    with tempfile.NamedTemporaryFile(prefix="ray-worker-", suffix=".log") as log:
+        process = subprocess.Popen(
+            [
+                *(*below, RAY, "start", "--block", "--disable-usage-stats", f"--address={head.address}"),
+                *("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent_port}"),
+                *(f"--num-cpus={num_cpus}", f"--object-store-memory={80 * 1024 * 1024}"),
+            ],
+            env={**head.environment, **(settings or {})},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_for_start(process, Path(log.name))
+            yield process
+        finally:
+            _kill_tree(process)
+
+
+def _wait_for_start(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while "Ray runtime started" not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"`ray start` gave no node: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.2)
+
+
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a node as a machine that loses its power does."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for child in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nothing listens on now."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:

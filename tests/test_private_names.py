@@ -25,6 +25,32 @@ NAMES = [
         "it asks a cluster for its id within seconds, where ray.init tries for minutes; look for a public probe",
     ),
     Name(
+        "ray._private.runtime_env.packaging:_dir_travel",
+        "cluster/jobs/shipped.py",
+        "it walks over the files that a job ships; look for what `ray job submit` zips them with",
+    ),
+    Name("ray._private.runtime_env.packaging:_get_excludes", "cluster/jobs/shipped.py", "it leaves out Ray's own list"),
+    Name(
+        "ray._private.ray_constants:DASHBOARD_CLIENT_MAX_SIZE",
+        "cluster/jobs/shipped.py",
+        "the job server refuses larger requests; look for client_max_size in ray/dashboard",
+    ),
+    Name(
+        "ray._private.ray_constants:get_runtime_env_default_excludes",
+        "cluster/jobs/shipped.py",
+        "folders that Ray never ships; look for the exclusions in ray/_private/runtime_env/working_dir.py",
+    ),
+    Name(
+        "ray.job_submission:JobSubmissionClient._do_request",
+        "cluster/jobs/server.py",
+        "every request goes through it, where it gets a time limit and its errors get words",
+    ),
+    Name(
+        "ray.job_submission:JobSubmissionClient._raise_error",
+        "cluster/jobs/server.py",
+        "it makes an exception of a refusal, and ours keeps the status code; without it 404 is not told from others",
+    ),
+    Name(
         "ray.train.v2._internal.execution.context:get_train_context",
         "cluster/preemption.py",
         "it reads an announced preemption without the barrier of ray.train.get_preemption_info",

@@ -83,17 +83,26 @@ class BeatsEncoder:
         except EncoderError as error:
             raise EncoderError(f"{path}: {error}") from error
 
+    def prepare(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Return the filter banks [F, 128] of each 16 kHz wave, computed together."""
+        return self.filter_banks.batch(waves)
+
+    def count_frames(self, prepared: Tensor) -> int:
+        """Return how many frames a clip's filter banks give."""
+        return count_patches(len(prepared))
+
     @torch.inference_mode()
-    def encode_filter_banks(self, banks: Sequence[Tensor]) -> list[Tensor]:
+    def encode_prepared(self, prepared: Sequence[Tensor]) -> list[Tensor]:
         """Return the frames [8 * (F // 16), D] of each clip's filter banks [F, 128], computed as one batch.
 
         Raises:
             EncoderError: If a clip is shorter than one patch.
         """
-        num_patches = [count_patches(len(bank)) for bank in banks]
+        num_patches = [self.count_frames(bank) for bank in prepared]
         if 0 in num_patches:
-            raise ValueError(f"a clip has {len(banks[num_patches.index(0)])} frames, one patch takes {PATCH_FRAMES}")
-        whole = [bank[: len(bank) // PATCH_FRAMES * PATCH_FRAMES] for bank in banks]
+            frames = len(prepared[num_patches.index(0)])
+            raise ValueError(f"a clip has {frames} frames, one patch takes {PATCH_FRAMES}")
+        whole = [bank[: len(bank) // PATCH_FRAMES * PATCH_FRAMES] for bank in prepared]
         batch_BFM = pad_sequence(whole, batch_first=True).to(self.device, self.dtype)
         num_patches_B = torch.tensor(num_patches, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
@@ -106,7 +115,7 @@ class BeatsEncoder:
         F frames of 10 ms give P = 8 * (F // 16) patches: time steps of 160 ms, the 8 frequency bands of each in turn.
         """
         batches = (waves[start : start + batch_size] for start in range(0, len(waves), batch_size))
-        return [frames for batch in batches for frames in self.encode_filter_banks(self.filter_banks.batch(batch))]
+        return [frames for batch in batches for frames in self.encode_prepared(self.prepare(batch))]
 
 
 def _without_extras(state: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import Protocol
 
-_UNKNOWN_FRAMES = 2**62  # libsndfile states 2^63 - 1 for a stream whose header was never completed
+from encoders.sound.extent import UNKNOWN_FRAMES, DamagedError, Extent, Seekable
+from encoders.sound.mp3 import check_mp3_end, measure_mp3
+
 _STREAMED_WAV_BYTES = 0x7FFF_F000  # in a size written to a pipe all these bits are set, or the one above alone
 _LINEAR_WAV = (1, 3, 0xFFFE)  # integers, floats, and either with an extended header
+_READ_WAV = (*_LINEAR_WAV, 2, 6, 7, 0x11, 0x31, 0x38, 0x40)  # logarithms, ADPCM and GSM 6.10
 _MAX_OGG_PAGE_BYTES = 65_307
 _BIT_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _STREAM_HEADS = (b"fLaC\0\0\0\x22", b"OggS\0\2", b"WAVEfmt ", b"Xing\0\0\0", b"Info\0\0\0")
@@ -22,30 +23,14 @@ _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _FLAC_TAIL_BYTES = 131_072  # holds the last frame, and tags of usual size after it
 _FLAC_RATES_HZ = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 0, 0, 0)
 _FLAC_BLOCKS = (0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
-_MP3_RATES_HZ = (44_100, 48_000, 32_000)
-_MP3_RATE_DIVISORS = {3: 1, 2: 2, 0: 4}  # MPEG 1, 2 and 2.5
-_MPEG_1_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-_MPEG_2_KBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_TRAILING_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
 
-class Seekable(Protocol):
-    """What is needed of an open file."""
-
-    def read(self, count: int, /) -> bytes: ...
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-    def tell(self) -> int: ...
-
-
-class DamagedError(ValueError):
-    """A file contradicts itself."""
-
-
-def true_frames(container: str, file: Seekable, frames: int) -> int | None:
-    """Return the samples per channel of a file, None where its headers leave them open.
+def measure(container: str, codec: str, file: Seekable, frames: int) -> Extent:
+    """Return how long a file is.
 
     Args:
         container: As libsndfile names it.
+        codec: Likewise, what it calls the subtype.
         file: The open file.
         frames: What libsndfile makes of the headers.
 
@@ -53,12 +38,27 @@ def true_frames(container: str, file: Seekable, frames: int) -> int | None:
         DamagedError: If the headers contradict each other or the file's size.
     """
     if container == "OGG":
-        _check_ogg_ends(file)
-    elif container == "MP3":
-        return _true_mp3_frames(file, frames)
-    elif container != "FLAC":
+        last, patch = _check_ogg_ends(file)
+        # The count of the last page is that of the true end, so that libsndfile, which counts back, begins it wrongly.
+        seekable = max(0, frames - last) if codec == "VORBIS" else None
+        return Extent(frames, seekable, "its last page is not marked as the end" if patch else "", patch=patch)
+    if container == "MP3":
+        return measure_mp3(file, frames)
+    if container != "FLAC":
         _check_wav_sizes(file)
-    return frames if frames < _UNKNOWN_FRAMES else None
+    return Extent(frames if frames < UNKNOWN_FRAMES else None)
+
+
+def is_read(head: bytes) -> bool:
+    """Say whether a file is of a kind that is read, by its first 64 bytes; one that is shorter may be."""
+    if len(head) < 64:
+        return True
+    if head[8:12] == b"WAVE":
+        code = int.from_bytes(head[20:22], "big" if head[:4] == b"RIFX" else "little")
+        return head[12:16] != b"fmt " or code in _READ_WAV
+    if head[:4] == b"OggS":
+        return b"\x01vorbis" in head or b"OpusHead" in head
+    return head[:4] == b"fLaC" or head[:3] == b"ID3" or (head[0] == 0xFF and head[1] & 0xE6 == 0xE2)
 
 
 def check_end(container: str, file: Seekable, frames: int | None, rate_hz: int) -> None:
@@ -68,7 +68,7 @@ def check_end(container: str, file: Seekable, frames: int | None, rate_hz: int) 
         DamagedError: If it holds more.
     """
     if container == "MP3":
-        _check_mp3_end(file)
+        check_mp3_end(file)
     elif container == "OGG":
         _check_ogg_pages(file)
     elif container == "FLAC":
@@ -110,19 +110,33 @@ def _check_wav_format(code: int, channels: int, rate_hz: int, byte_rate: int, fr
         raise DamagedError(f"{channels} channels of {bits} bits at {rate_hz} Hz cannot be {sizes}")
 
 
-def _check_ogg_ends(file: Seekable) -> None:
-    """Check the pages from which a length follows: all up to the first with sound, and the last, marked as such.
+def _check_ogg_ends(file: Seekable) -> tuple[int, tuple[int, bytes] | None]:
+    """Return how many samples end in the last page and, if it is not marked as the last, where the mark belongs.
 
-    Of a damaged page between them libsndfile notices itself that its samples are missing. Pages: RFC 3533.
+    Checks the pages from which a length follows: all up to the first with sound, and the last. Of a damaged page
+    between them libsndfile notices itself that its samples are missing. Pages: RFC 3533.
     """
     for page in _ogg_pages(file):
         if int.from_bytes(page[6:14], "little", signed=True) > 0:  # 0 in headers, -1 where no packet ends
             break
     size = file.seek(0, io.SEEK_END)
-    tail_start = file.seek(max(0, size - _MAX_OGG_PAGE_BYTES))
-    file.seek(tail_start + max(0, file.read(_MAX_OGG_PAGE_BYTES).rfind(b"OggS")))
-    if not _read_ogg_page(file)[5] & 4 or file.tell() != size:
-        raise DamagedError("cut off: the last Ogg page is not the end of its stream")
+    tail_start = file.seek(max(0, size - 2 * _MAX_OGG_PAGE_BYTES))
+    tail = file.read(size - tail_start)
+    at = max(0, tail.rfind(b"OggS"))
+    file.seek(tail_start + at)
+    last = _read_ogg_page(file)
+    if file.tell() != size:
+        raise DamagedError(f"{size - file.tell()} bytes behind its last Ogg page")
+    patch = None
+    if not last[5] & 4:  # without it libsndfile rejects an Opus page that counts less than it holds, as the last may
+        head = last[:5] + bytes([last[5] | 4]) + last[6:27]
+        patch = tail_start + at, head[:22] + _ogg_checksum(head + last[27:]) + head[26:]
+    end = int.from_bytes(last[6:14], "little")
+    while (at := tail.rfind(b"OggS", 0, at)) >= 0:
+        before = int.from_bytes(tail[at + 6 : at + 14], "little", signed=True)
+        if before >= 0 and tail[at + 14 : at + 18] == last[14:18]:
+            return end - before, patch
+    return end, patch
 
 
 def _check_ogg_pages(file: Seekable) -> None:
@@ -150,12 +164,16 @@ def _read_ogg_page(file: Seekable) -> bytes:
     head = file.read(27)
     sizes = file.read(head[26]) if len(head) == 27 else b""
     page = head + sizes + file.read(sum(sizes))
+    if page[:4] != b"OggS" or _ogg_checksum(page) != page[22:26]:
+        raise DamagedError(f"the Ogg page at byte {start} is cut off or damaged")
+    return page
+
+
+def _ogg_checksum(page: bytes) -> bytes:
     # The polynomial is zlib's, but start and end are 0 instead of inverted, and bits come highest first.
     blank = page[:22] + bytes(4) + page[26:]
     crc = zlib.crc32(blank.translate(_BIT_REVERSED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
-    if page[:4] != b"OggS" or int(f"{crc:032b}"[::-1], 2) != int.from_bytes(page[22:26], "little"):
-        raise DamagedError(f"the Ogg page at byte {start} is cut off or damaged")
-    return page
+    return int(f"{crc:032b}"[::-1], 2).to_bytes(4, "little")
 
 
 def _check_flac_end(file: Seekable, frames: int | None, rate_hz: int) -> None:
@@ -208,74 +226,3 @@ def _crc8(data: bytes) -> int:
         for _ in range(8):
             crc = crc << 1 ^ (0x107 if crc & 0x80 else 0)
     return crc
-
-
-def _true_mp3_frames(file: Seekable, frames: int) -> int:
-    """Return the samples per channel; without a Xing header libsndfile guesses them from the first frame's bit rate."""
-    if _xing_frames(file) is not None:
-        return frames
-    offsets, samples = _find_mp3_frames(file)
-    there = len(offsets) * samples
-    if there - frames > samples + there // 1000:  # rounding aside
-        raise DamagedError(f"only {frames} of {there} samples can be reached: no Xing header, and the bit rate varies")
-    return min(there, frames)
-
-
-def _check_mp3_end(file: Seekable) -> None:
-    end = file.tell()
-    offsets, _ = _find_mp3_frames(file)
-    stated = _xing_frames(file)
-    # The Xing header is a frame by itself; the last one or two may hold nothing but what encoders append.
-    if (stated is not None and len(offsets) - 1 > stated) or len([offset for offset in offsets if offset >= end]) > 2:
-        raise DamagedError(f"holds more than the header states, which is damaged: {len(offsets)} frames in all")
-
-
-def _xing_frames(file: Seekable) -> int | None:
-    """Return the number of frames that an MP3's first frame states, None if that is no Xing (or Info) header."""
-    file.seek(_mp3_start(file))
-    match = re.search(rb"(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f](.{4})", file.read(64), re.DOTALL)
-    return int.from_bytes(match[1]) if match else None
-
-
-def _find_mp3_frames(file: Seekable) -> tuple[list[int], int]:
-    """Return where an MP3's frames begin, from tag to tag, and the samples per channel of each."""
-    at = _mp3_start(file)
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    data = file.read(size)
-    _, samples = _mp3_frame_size(data[at : at + 3])
-    offsets: list[int] = []
-    while at < len(data) and not data.startswith(_TRAILING_TAGS, at):
-        nbytes, _ = _mp3_frame_size(data[at : at + 3])
-        if not 0 < nbytes <= len(data) - at:
-            if offsets and not data[at:].strip(b"\0"):
-                break
-            raise DamagedError(f"no whole MPEG layer III frame at byte {at}")
-        offsets.append(at)
-        at += nbytes
-    return offsets, samples
-
-
-def _mp3_start(file: Seekable) -> int:
-    """Return where an MP3's first frame begins, after ID3v2 tags."""
-    start = 0
-    while True:
-        file.seek(start)
-        head = file.read(10)
-        if head[:3] != b"ID3" or len(head) < 10:
-            return start
-        seven_bits = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(head[6:])))
-        start += 10 + seven_bits + (10 if head[5] & 0x10 else 0)
-
-
-@lru_cache
-def _mp3_frame_size(head: bytes) -> tuple[int, int]:
-    """Return bytes and samples per channel of the layer III frame that begins so, (0, 0) if none does (ISO 11172-3)."""
-    if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
-        return 0, 0
-    version, bit_rate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or bit_rate in (0, 15) or rate == 3:
-        return 0, 0
-    samples, kbits = (1152, _MPEG_1_KBITS) if version == 3 else (576, _MPEG_2_KBITS)
-    rate_hz = _MP3_RATES_HZ[rate] // _MP3_RATE_DIVISORS[version]
-    return samples // 8 * kbits[bit_rate - 1] * 1000 // rate_hz + (head[2] >> 1 & 1), samples

@@ -24,6 +24,7 @@ SCAN_BUFFER_BYTES = 2**20
 """Read-ahead over an archive in an object store: a request's latency costs about as much as this many bytes."""
 
 _MEMBER = re.compile(r"(.+?\.(?:tar|tar\.(?:gz|bz2|xz|zst)|tgz))!(.+)", re.DOTALL | re.IGNORECASE)
+_NO_MEMBER = "no such member"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 _Place = tuple[int, int] | str
@@ -36,6 +37,11 @@ class UnreadableError(ValueError):
     def __init__(self, recording: str, reason: str) -> None:
         super().__init__(recording, reason)
         self.reason = reason
+
+    @property
+    def is_absent(self) -> bool:
+        """Say whether its archive is there and whole, and holds nothing of this name."""
+        return self.reason == _NO_MEMBER
 
     def __str__(self) -> str:
         return ": ".join(self.args)
@@ -186,7 +192,7 @@ def _scan(file: BinaryIO) -> tuple[dict[str, _Place], str]:
             return {}, f"the archive is not a tar ({error})"
     file.seek(min(end, nbytes))
     is_whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-    return places, "no such member" if is_whole else f"no such member; the archive is cut off or damaged at byte {end}"
+    return places, _NO_MEMBER if is_whole else f"{_NO_MEMBER}; the archive is cut off or damaged at byte {end}"
 
 
 def _place(member: tarfile.TarInfo, archive_nbytes: int) -> _Place:

@@ -74,10 +74,11 @@ def load_examples(
     max_missing_fraction: float,
     mix: Sequence[MixRow] = (),
     shard_window: int = 0,
+    more_columns: Sequence[str] = (),
 ) -> ExampleSet:
     """Join a manifest's examples with a cache; an empty list of splits or tasks stands for all, or all of the mix.
 
-    With a `shard_window` they come shard by shard, shuffled among so many.
+    With a `shard_window` they come shard by shard, shuffled among so many. `more_columns` of the manifest are kept.
 
     Raises:
         UserError: If nothing is selected, or all of it, or more than `max_missing_fraction`, has no features in the
@@ -88,10 +89,10 @@ def load_examples(
     next(read_examples(manifest), None)  # its errors name what a manifest is
     filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
     conditions = [(name, "in", list(names)) for name, names in (("split", splits_read), ("task", tasks)) if names]
-    columns = [*COLUMNS, "corpus", "split"] if mix else COLUMNS
+    columns = [*COLUMNS, "corpus", "split"] if mix else [*COLUMNS, *more_columns]
     table = pq.read_table(path, filesystem=filesystem, columns=columns, filters=conditions or None)
     if table.num_rows == 0:
-        raise UserError(_nothing_selected(manifest, splits, tasks))
+        raise UserError(_nothing_selected(manifest, splits, tasks, is_mixed=bool(mix)))
     positions = cache.positions(table["clip_id"])
     missing = int((positions < 0).sum())
     if missing > max_missing_fraction * table.num_rows or missing == table.num_rows:
@@ -106,14 +107,17 @@ def load_examples(
     mixture = make_mixture(mix, table, splits=splits) if mix else None
     shards = ShardOrder.of(cache.shard_numbers()[positions], shard_window) if shard_window else None
     # In one chunk: picking some rows of many chunks takes time that grows with the table.
-    return ExampleSet(table.select(COLUMNS).combine_chunks(), positions, missing_ids, mixture, shards)
+    return ExampleSet(table.select([*COLUMNS, *more_columns]).combine_chunks(), positions, missing_ids, mixture, shards)
 
 
-def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str]) -> str:
+def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str], *, is_mixed: bool) -> str:
     filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
     table = pq.read_table(path, filesystem=filesystem, columns=["split", "task"])
-    found = {name: ", ".join(sorted(pc.unique(table[name]).to_pylist())) for name in ("split", "task")}
+    found = {name: sorted(pc.unique(table[name]).to_pylist()) for name in ("split", "task")}
+    keys = ["mix="] * is_mixed + ["tasks=[]"] * (not set(tasks) & set(found["task"]) and bool(tasks))
+    keys += ["splits=[]"] * (not set(splits) & set(found["split"]) and bool(splits))
+    keys = keys or ["tasks=[]", "splits=[]"]  # each is there, but no example has both
     return (
-        f"{manifest}: no example has splits={list(splits)} and tasks={list(tasks)}; "
-        f"splits found: {found['split']}; tasks found: {found['task']}"
+        f"{manifest}: no example has splits={list(splits)} and tasks={list(tasks)}; splits found: "
+        f"{', '.join(found['split'])}; tasks found: {', '.join(found['task'])}; to take all: {' '.join(keys)}"
     )

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
-from pipelines.interface.config import is_yaml
+from pipelines.interface.config import is_yaml, load_config
+from pipelines.interface.words import counted
 from pipelines.storage.arrays import Indices
 
 MIX_DIR = Path(__file__).parent / "mixes"
@@ -95,7 +95,7 @@ class Mixture:
 
     def describe(self) -> str:
         """Return how many examples an epoch holds and, a line per row, where they come from."""
-        lines = [f"an epoch is {self.epoch_examples} examples"]
+        lines = [f"an epoch is {counted(self.epoch_examples, 'example')}"]
         lines += [
             f"  {share.epoch_examples / self.epoch_examples:6.1%}  {share.row.name}: "
             f"{share.epoch_examples} from {len(share.indices)}"
@@ -137,11 +137,9 @@ def _row(entry: object, place: str) -> MixRow:
     if not isinstance(entry, dict):
         raise UserError(f"{place}: {entry!r} is not a row such as {{task: asr, weight: 1}}")
     try:
-        row = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MixRow), entry))
-    except (OmegaConfBaseException, UserError) as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from None
-    assert isinstance(row, MixRow)
-    return row
+        return load_config(MixRow, [{str(key): value for key, value in entry.items()}])
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def save_mix(rows: Sequence[MixRow], uri: str) -> None:

@@ -1,18 +1,27 @@
 """Encoders and the recipe of what they write."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.features import Codec, Kernel
+from encoders.features import Codec, Kernel, SpeechFrames
 from pipelines.cache.recipe import Recipe, StreamRecipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_encoder_and_recipe(
-    *, whisper: str, beats: str, codec: Codec, precision: str, attention: Kernel = "sdpa", device: str = "cpu"
+    *,
+    whisper: str,
+    beats: str,
+    codec: Codec,
+    precision: str,
+    attention: Kernel = "sdpa",
+    channel: str = "first",
+    speech_frames: SpeechFrames = "all",
+    device: str = "cpu",
 ) -> tuple[ClipEncoder, Recipe]:
     """Load the encoders and return them with the recipe of what they write; keys as in `ExtractConfig`.
 
@@ -22,7 +31,8 @@ def load_encoder_and_recipe(
     encoder = load_clip_encoder(
         whisper=whisper, beats=beats, device=device, dtype=DTYPES[precision], attention=attention
     )
-    return encoder, recipe_of(encoder, codec=codec, precision=precision)
+    recipe = recipe_of(encoder, codec=codec, precision=precision)
+    return encoder, replace(recipe, channel=channel, speech_frames=speech_frames)
 
 
 def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, here: str, there: str) -> ClipEncoder:
@@ -38,17 +48,17 @@ def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, he
         codec=recipe.codec,
         precision=recipe.precision,
         attention=recipe.attention,
+        channel=recipe.channel,
+        speech_frames=recipe.speech_frames,
         device=device,
     )
     recipe.require_same(replace(recipe, streams=found.streams), here=here, there=there)
     return encoder
 
 
-def load_recipe(*, whisper: str, beats: str, codec: Codec, precision: str, attention: Kernel) -> Recipe:
-    """Return the recipe alone. Raises as `load_encoder_and_recipe`."""
-    return load_encoder_and_recipe(whisper=whisper, beats=beats, codec=codec, precision=precision, attention=attention)[
-        1
-    ]
+def load_recipe(**keys: Any) -> Recipe:
+    """Return the recipe alone; keys and errors as of `load_encoder_and_recipe`."""
+    return load_encoder_and_recipe(**keys)[1]
 
 
 def recipe_of(encoder: ClipEncoder, *, codec: Codec, precision: str) -> Recipe:

@@ -14,7 +14,10 @@ from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
 
+NAMES_AND_LENGTHS = pa.schema([("clip_id", pa.string()), ("shard", pa.string()), ("seconds", pa.float64())])
+"""Columns that an index of any recipe has."""
 TAR_BLOCK = 512
+MOST_DIGITS = 16
 FIDELITY = tuple(measure.name for measure in fields(Fidelity))
 REJECT_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
@@ -35,14 +38,12 @@ def member_name(stream: str, part: str) -> str:
 def index_schema(recipe: Recipe) -> pa.Schema:
     """Return the index's columns: offset and nbytes are of the member's .npy file inside the tar.
 
-    Those of a stream's fidelity are null where the clip was not among its shard's sampled ones.
+    Those of a stream's fidelity are null where the clip was not among its shard's sampled ones, `doubt` where there is
+    none.
     """
-    columns: list[tuple[str, pa.DataType]] = [
-        ("clip_id", pa.string()),
-        ("shard", pa.string()),
-        ("seconds", pa.float64()),
-    ]
-    columns.append(("source_digest", pa.string()))
+    columns: list[Any] = [*NAMES_AND_LENGTHS, ("source_digest", pa.string())]
+    if recipe.preprocessing_version >= 3:
+        columns.append(("doubt", pa.string()))
     for member in member_names(recipe):
         columns += [(f"{member}_offset", pa.int64()), (f"{member}_nbytes", pa.int64()), (f"{member}_crc32", pa.int64())]
     for stream in sorted(recipe.streams):
@@ -76,8 +77,7 @@ def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
     names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
     tables = [REJECT_SCHEMA.empty_table()]
     for name in names:
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            tables.append(file.read())
+        tables.append(storage.read_parquet(storage.join(folder, name)))
     return pa.concat_tables(tables)
 
 
@@ -85,10 +85,9 @@ def read_index(cache: str, unit: int) -> pa.Table:
     """Return a committed unit's index: its clips in the tar's order.
 
     Raises:
-        UserError: If it is not Parquet.
+        UserError: If it is not Parquet, damaged, or has no clips' names and lengths.
     """
-    with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
-        return file.read()
+    return storage.read_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet"), NAMES_AND_LENGTHS)
 
 
 def committed_shard(cache: str, unit: int) -> ShardInfo | None:
@@ -100,8 +99,13 @@ def committed_shard(cache: str, unit: int) -> ShardInfo | None:
     if storage.file_exists(reject_uri):
         with storage.open_parquet(reject_uri) as file:
             rejects = file.metadata.num_rows
-    nbytes = int(index.schema.metadata[b"shard_nbytes"])
-    return shard_info(unit, index, rejects, nbytes)
+    return shard_info(unit, index, rejects, shard_nbytes(index.schema))
+
+
+def shard_nbytes(schema: pa.Schema) -> int:
+    """Return how long an index says that its shard is; 0 where it does not, so that nothing lies inside."""
+    said = (schema.metadata or {}).get(b"shard_nbytes", b"")
+    return int(said) if said.isdigit() and len(said) < MOST_DIGITS else 0
 
 
 def shard_info(unit: int, index: pa.Table, rejects: int, nbytes: int) -> ShardInfo:

@@ -5,7 +5,7 @@
         shards/000042.tar      per clip: speech.npy, audio.npy, json (and their scales for int8)
         index/000042.parquet   one row per clip: where its members are in the tar; a shard exists once this file does
         rejects/000042.parquet the clips that could not be decoded, with the reason
-        jobs/<time>.json       what ran
+        jobs/<time>.json       what ran; <time>/*.jsonl has a line per unit
 """
 
 from collections.abc import Collection

@@ -9,7 +9,7 @@ making it holds some numbers per clip, and gathers the clips themselves in parts
 import hashlib
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -19,23 +19,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from encoders.audio import CLIP_SECONDS
-from encoders.features import SPEECH_FRAMES, STORED_TYPES, Codec, audio_frames
+from encoders.features import SPEECH_FRAMES, STORED_TYPES, Codec, audio_frames, heard_frames
 from pipelines import storage
 from pipelines.cache.layout import UNITS, unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
-from pipelines.manifest.id_set import ID_TYPE, IdSet, to_ids
+from pipelines.interface.words import counted
+from pipelines.manifest.id_set import ID_NBYTES, ID_TYPE, to_ids
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
+    OPTIONAL,
     Clip,
     clip_from_row,
     count_clips,
     read_batches,
+    read_rows,
     row_from_clip,
+    source_keys,
     take_rows,
+    with_columns,
 )
-from pipelines.storage.arrays import Floats, Integers, Keys
+from pipelines.storage.arrays import Booleans, Floats, Ids, Integers, Keys
 from pipelines.storage.tables import ROWS_PER_GROUP, RowTable
 
 PLAN_SCHEMA = pa.schema([("unit", pa.int64()), *CLIP_SCHEMA])
@@ -44,6 +49,9 @@ ROWS_PER_GATHER = 1 << 17
 """Clips brought into unit order at once, some 500 bytes each; more where the manifest would be read too often."""
 MOST_GATHERS = 8
 """Each reads the whole manifest if that is shuffled, otherwise its own part."""
+FEW_UNITS, CLIPS_OF_FEW = 16, 8
+"""A corpus smaller than so many shards is cut into so many units, if each gets so many clips: a first try of a hundred
+clips would otherwise be one unit, which one worker encodes while nothing is seen to happen."""
 ROWS_PER_READ = 1_024
 """Rows of the plan that are Python objects at a time, about 2 KB each."""
 
@@ -68,7 +76,8 @@ def clip_seconds(clips: pa.RecordBatch) -> Floats:
 
 def predict_nbytes(seconds_N: Floats, recipe: Recipe, codec: Codec) -> Integers:
     """Predict the clips' bytes in their shards."""
-    frames = {"speech": np.full(len(seconds_N), SPEECH_FRAMES), "audio": audio_frames(seconds_N)}
+    speech_N = heard_frames(seconds_N) if recipe.speech_frames == "heard" else np.full(len(seconds_N), SPEECH_FRAMES)
+    frames = {"speech": speech_N, "audio": audio_frames(seconds_N)}
     values_N = sum(
         (frames[name] * stream.width for name, stream in recipe.streams.items()), np.zeros(len(seconds_N), np.int64)
     )
@@ -78,13 +87,13 @@ def predict_nbytes(seconds_N: Floats, recipe: Recipe, codec: Codec) -> Integers:
 def cut_units(nbytes_N: Integers, *, shard_nbytes: int) -> Integers:
     """Return each clip's unit, counted from 0 without gaps.
 
-    There are as many units as shards of this size are filled; a clip goes where the middle of its bytes falls, so units
-    differ from each other by a clip at most.
+    There are as many units as shards of this size are filled, and of few clips more, so that several workers have work;
+    a clip goes where the middle of its bytes falls, so units differ from each other by a clip at most.
     """
     if not len(nbytes_N):
         return nbytes_N
     ends_N = np.cumsum(nbytes_N)
-    units = -(-ends_N[-1] // shard_nbytes)
+    units = max(-(-ends_N[-1] // shard_nbytes), min(FEW_UNITS, len(nbytes_N) // CLIPS_OF_FEW))
     places_N = ((ends_N - nbytes_N / 2) / ends_N[-1] * units).astype(np.int64)
     return np.cumsum(np.diff(places_N, prepend=places_N[0]) > 0, dtype=np.int64)
 
@@ -97,6 +106,8 @@ class NewClips:
     """[N] Where they stand in the manifest's table."""
     seconds: Floats
     """[N] Their lengths; an unknown one counts as the longest."""
+    changed: Integers
+    """Where clips stand in the manifest that are planned, and as another sound."""
 
 
 def find_new_clips(cache: str, manifest: str) -> NewClips:
@@ -104,14 +115,14 @@ def find_new_clips(cache: str, manifest: str) -> NewClips:
 
     Takes some 100 bytes of memory per clip, new or planned. Raises as `read_clips`.
     """
-    planned, ids = IdSet(), [to_ids(batch["clip_id"]) for batch in _plan_batches(cache, ["clip_id"])]
-    planned.add(np.concatenate([np.zeros(0, ID_TYPE), *ids]))  # at once takes a quarter of the time of one by one
-    del ids
+    planned, changed = _Planned(cache), []
     most, found, row = count_clips(manifest), 0, 0
     rows_N, recordings_N = np.empty(most, np.int64), np.empty(most, np.uint64)
     starts_N, seconds_N = np.empty(most), np.empty(most)
-    for batch in read_batches(manifest, CLIPS, ["clip_id", "segments", "seconds"]):
-        new = np.flatnonzero(~planned.holds(to_ids(batch["clip_id"])))
+    for batch in read_batches(manifest, CLIPS, ["clip_id", "segments", "seconds", "sources"]):
+        is_new, is_changed = planned.compare(to_ids(batch["clip_id"]), source_keys(batch["sources"]))
+        new = np.flatnonzero(is_new)
+        changed.append(row + np.flatnonzero(is_changed))
         clips = batch.take(pa.array(new))
         first = pc.list_element(clips["segments"], 0)
         part = slice(found, found + len(new))
@@ -121,7 +132,28 @@ def find_new_clips(cache: str, manifest: str) -> NewClips:
         starts_N[part] = pc.struct_field(first, "start_seconds")
         row, found = row + batch.num_rows, part.stop
     order_N = recording_order(recordings_N[:found], starts_N[:found])
-    return NewClips(rows_N[:found][order_N], seconds_N[:found][order_N])
+    changed_rows = np.concatenate([np.zeros(0, np.int64), *changed])
+    return NewClips(rows_N[:found][order_N], seconds_N[:found][order_N], changed_rows)
+
+
+class _Planned:
+    """The planned clips and which sounds they are: 24 bytes each."""
+
+    def __init__(self, cache: str) -> None:
+        batches = list(_plan_batches(cache, ["clip_id", "sources"]))
+        ids_P = np.concatenate([np.zeros(0, ID_TYPE), *(to_ids(batch["clip_id"]) for batch in batches)])
+        keys_P = np.concatenate([np.zeros(0, np.uint64), *(source_keys(batch["sources"]) for batch in batches)])
+        order_P = np.argsort(ids_P)
+        self._ids_P, self._keys_P = ids_P[order_P], keys_P[order_P]
+
+    def compare(self, ids_N: Ids, keys_N: Keys) -> tuple[Booleans, Booleans]:
+        """Tell which clips [N] are not planned, and which are planned as another sound; 0 is a sound not known."""
+        if not len(self._ids_P):
+            return np.ones(len(ids_N), np.bool_), np.zeros(len(ids_N), np.bool_)
+        places_N = np.minimum(np.searchsorted(self._ids_P, ids_N), len(self._ids_P) - 1)
+        is_new_N = self._ids_P[places_N] != ids_N
+        there_N = self._keys_P[places_N]
+        return is_new_N, ~is_new_N & (there_N != 0) & (keys_N != 0) & (there_N != keys_N)
 
 
 def _keys(names: pa.Array) -> Keys:
@@ -138,18 +170,26 @@ def recording_order(recordings_N: Keys, starts_N: Floats) -> Integers:
     return np.lexsort((starts_N, first_rows[numbers_N]))
 
 
-def extend_plan(cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shard_nbytes: int) -> int:
+def extend_plan(
+    cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shard_nbytes: int, replace_changed: bool = False
+) -> int:
     """Add units for the clips, of a manifest or as they come, that are in none yet; return how many clips those were.
 
+    With `replace_changed` the units of clips that are another sound now lose their index, to be encoded again.
+
+    Units are counted before their clips are read: if another job adds some in between, its file has the name of ours.
+
     Raises:
-        UserError: If another job has just done the same.
+        UserError: If another job has just done the same, or clips are planned as another sound.
     """
     with ExitStack() as spool:
         manifest = clips if isinstance(clips, str) else spool.enter_context(_spooled(clips))
+        first = count_units(cache)
         new = find_new_clips(cache, manifest)
+        if len(new.changed):
+            _replace_or_refuse(cache, manifest, new.changed, replace=replace_changed)
         if not len(new.rows):
             return 0
-        first = count_units(cache)
         units_N = first + cut_units(predict_nbytes(new.seconds, recipe, recipe.codec), shard_nbytes=shard_nbytes)
         uri = storage.join(cache, UNITS, f"{unit_name(first)}.parquet")
         try:
@@ -163,6 +203,33 @@ def extend_plan(cache: str, clips: str | Iterable[Clip], *, recipe: Recipe, shar
                 f"{uri}: another job has just planned units of this cache; let it end, then try again"
             ) from None
     return len(new.rows)
+
+
+def _replace_or_refuse(cache: str, manifest: str, changed: Integers, *, replace: bool) -> None:
+    """Plan changed clips as the sound they are now, or say which they are."""
+    if not replace:
+        (first,) = read_rows(manifest, CLIPS, CLIP_SCHEMA.names, [int(changed[0])])
+        raise UserError(
+            f"{cache}: {counted(len(changed), 'clip')} of another sound than the manifest's of their name, first "
+            f"{', '.join(segment.recording for segment in clip_from_row(first).located())}; if recordings were "
+            "replaced, replace_changed=true encodes their shards again; if this is another folder, encode it into a "
+            "cache of its own"
+        )
+    rows = {row["clip_id"]: row for row in read_rows(manifest, CLIPS, CLIP_SCHEMA.names, changed.tolist())}
+    for uri in _plan_files(cache):
+        with _open_plan(uri) as file:
+            planned = pa.Table.from_batches(with_columns(batch, PLAN_SCHEMA.names) for batch in file.iter_batches())
+        is_changed = pc.is_in(planned["clip_id"], pa.array(list(rows), pa.string()))
+        units = pc.unique(planned["unit"].filter(is_changed)).to_pylist()
+        for unit in units:  # before the plan: killed in between, the same command finds the same clips changed
+            index = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
+            if storage.file_exists(index):
+                storage.delete_file(index)
+        if units:
+            new = [{**row, **rows.get(row["clip_id"], {})} for row in planned.to_pylist()]
+            with storage.staged_file(uri) as path:
+                table = pa.Table.from_pylist(new, schema=PLAN_SCHEMA)
+                pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
 
 
 @contextmanager
@@ -190,10 +257,15 @@ def _plan_files(cache: str) -> list[str]:
     ]
 
 
+def _open_plan(uri: str) -> AbstractContextManager[pq.ParquetFile]:
+    return storage.open_parquet(uri, PLAN_SCHEMA, optional=OPTIONAL)
+
+
 def _plan_batches(cache: str, columns: Sequence[str], rows: int = ROWS_PER_GROUP) -> Iterator[pa.RecordBatch]:
     for uri in _plan_files(cache):
-        with storage.open_parquet(uri) as file:
-            yield from storage.iter_batches(file, rows, columns)
+        with _open_plan(uri) as file:
+            for batch in storage.iter_batches(file, rows, columns):
+                yield with_columns(batch, columns)
 
 
 def count_units(cache: str) -> int:
@@ -201,7 +273,7 @@ def count_units(cache: str) -> int:
     files = _plan_files(cache)
     if not files:
         return 0
-    with storage.open_parquet(files[-1]) as file:
+    with _open_plan(files[-1]) as file:
         last = file.read_row_group(file.num_row_groups - 1, columns=["unit"])
     return 1 + int(last["unit"][-1].as_py())
 
@@ -210,9 +282,37 @@ def count_planned_clips(cache: str) -> int:
     """Return how many clips the plan holds."""
     counts = []
     for uri in _plan_files(cache):
-        with storage.open_parquet(uri) as file:
+        with _open_plan(uri) as file:
             counts.append(int(file.metadata.num_rows))
     return sum(counts)
+
+
+def unit_sizes(cache: str) -> tuple[Integers, Floats]:
+    """Return of each planned unit, by its number, how many clips it has and how many seconds they last."""
+    units = count_units(cache)
+    clips_U, seconds_U = np.zeros(units, np.int64), np.zeros(units)
+    for batch in _plan_batches(cache, ["unit", "seconds"]):
+        units_N = batch["unit"].to_numpy()
+        clips_U += np.bincount(units_N, minlength=units)
+        seconds_U += np.bincount(units_N, clip_seconds(batch), minlength=units)
+    return clips_U, seconds_U
+
+
+def repeated_clips(cache: str) -> dict[str, list[int]]:
+    """Return the clips that stand in the plan more than once, with their units; 24 bytes of memory per planned clip."""
+    batches = [
+        (to_ids(batch["clip_id"]), batch["unit"].to_numpy()) for batch in _plan_batches(cache, ["clip_id", "unit"])
+    ]
+    ids_N = np.concatenate([np.zeros(0, ID_TYPE), *(ids for ids, _ in batches)])
+    units_N = np.concatenate([np.zeros(0, np.int64), *(units for _, units in batches)])
+    del batches
+    order_N = np.argsort(ids_N, kind="stable")
+    is_repeated = np.flatnonzero(ids_N[order_N[1:]] == ids_N[order_N[:-1]])
+    rows = np.unique(np.concatenate([is_repeated, is_repeated + 1]))
+    found: dict[str, list[int]] = {}
+    for row in order_N[rows]:
+        found.setdefault(bytes(ids_N[row]).ljust(ID_NBYTES, b"\0").hex(), []).append(int(units_N[row]))
+    return found
 
 
 def pending_seconds(cache: str, *, done: Collection[int]) -> Floats:

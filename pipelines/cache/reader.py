@@ -13,7 +13,7 @@ from torch import Tensor
 from encoders.codecs import dequantise
 from encoders.features import STORED_TYPES
 from pipelines import storage
-from pipelines.cache.clip_index import ClipIndex, MemberPlaces
+from pipelines.cache.clip_index import ClipIndex, Frames, MemberPlaces
 from pipelines.cache.index import member_name, member_names
 from pipelines.cache.read_config import ReadConfig
 from pipelines.errors import MissingError, UserError
@@ -38,6 +38,16 @@ class StoredFrames:
     """[B] int64, frames of each clip."""
 
 
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What the encoders made of a clip."""
+
+    streams: Mapping[str, Tensor]
+    """Stream -> float32 [frames, width], 50 frames a second."""
+    seconds: float
+    """[seconds] Length of the clip."""
+
+
 class FeatureCache(ClipIndex):
     """A cache whose clips' frames can be read; raises as `ClipIndex`."""
 
@@ -56,28 +66,48 @@ class FeatureCache(ClipIndex):
             else OpenFiles(OPEN_SHARDS if storage.is_local(uri) else OPEN_OBJECTS)
         )
 
-    def read(self, position: int) -> dict[str, Tensor]:
+    @classmethod
+    def open(cls, uri: str) -> "FeatureCache":
+        """Open a cache. Raises as `ClipIndex`."""
+        return cls(uri)
+
+    def __getitem__(self, clip_id: str) -> ClipFeatures:
+        """Return a clip's features.
+
+        Raises:
+            KeyError: If the cache does not hold the clip. Otherwise as `read_frames`.
+        """
+        position = int(self.positions([clip_id])[0])
+        if position < 0:
+            raise KeyError(f"{self.uri}: no clip {clip_id}")
+        return ClipFeatures(self.read(position), self.index["seconds"][position].as_py())
+
+    def read(self, position: int, frames: int | None = None) -> dict[str, Tensor]:
         """Return the streams of the clip in row `position` as float32 [frames, width]; raises as `read_frames`."""
         streams = {}
-        for stream, stored in self.read_frames([position]).items():
+        for stream, stored in self.read_frames([position], frames=frames).items():
             parts = {"": stored.frames[0]} | ({} if stored.scale is None else {"scale": stored.scale[0]})
             streams[stream] = dequantise(parts, self.recipe.codec)
         return streams
 
     def read_frames(
-        self, positions: Sequence[int], *, frames: int | None = None, pin_memory: bool = False
+        self, positions: Sequence[int], *, frames: Frames = None, pin_memory: bool = False
     ) -> dict[str, StoredFrames]:
-        """Return the first `frames` frames (None: all) of the clips in some rows of the index, in their order.
+        """Return the first frames of the clips in some rows of the index, in their order: `frames` of each, or all.
 
         The bytes go from the shard to their place in the batch. With `pin_memory` that is memory that a GPU copies from
         while the CPU goes on.
 
         Raises:
+            IndexError: If a position is no row of the index, such as the -1 of a clip that the cache lacks.
             UserError: If the bytes are not the written ones, naming shard and clip.
             MissingError: If a shard is gone.
             OSError: If storage fails.
             TimeoutError: If it gives nothing in time.
         """
+        for position in positions:
+            if not 0 <= position < self.index.num_rows:
+                raise IndexError(f"{self.uri}: no row {position} among {self.index.num_rows}; -1: no such clip")
         streams = {stream: self._allocate(stream, positions, frames, pin_memory) for stream in self.recipe.streams}
         places = {member: self.places(member, positions, frames) for member in member_names(self.recipe)}
         jobs = {
@@ -92,7 +122,7 @@ class FeatureCache(ClipIndex):
             raise TimeoutError(f"{self.name_clip(position)}: not read within {self._read.timeout_seconds:g} s")
         return streams
 
-    def _allocate(self, stream: str, positions: Sequence[int], frames: int | None, pin_memory: bool) -> StoredFrames:
+    def _allocate(self, stream: str, positions: Sequence[int], frames: Frames, pin_memory: bool) -> StoredFrames:
         lengths = torch.from_numpy(self.frames_of(stream, positions, frames=frames))
         shape, width = (len(positions), int(lengths.max())), self.recipe.streams[stream].width
         stored = STORED_TYPES[self.recipe.codec]

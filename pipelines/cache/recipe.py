@@ -3,18 +3,18 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
-from encoders.features import Codec, Kernel
+from encoders.features import Codec, Hear, Kernel, SpeechFrames
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
 from pipelines.interface.differences import first_difference
 
 RECIPE = "recipe.json"
 SCHEMA_VERSION = 1
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever clips or spectrograms would come out differently."""
 
 
@@ -32,14 +32,28 @@ class Recipe:
     codec: Codec
     precision: str
     attention: Kernel
-    channel: Literal["first", "mean"] = "first"
+    channel: str = "first"
+    """first, mean, or a number from 0."""
+    speech_frames: SpeechFrames = "all"
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """The fields as JSON holds them; those that came later are left out where they say what was so before."""
+        fields = asdict(self)
+        if self.speech_frames == "all":
+            del fields["speech_frames"]
+        return fields
+
+    @property
     def digest(self) -> str:
         """Return the SHA-256 over all fields, as 64 hex digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
+
+    def as_heard(self, hear: Hear) -> "Recipe":
+        """Return what of the recipe matters to a model that hears so: one that hears clips does not meet the rest."""
+        return self if hear == "all" else replace(self, speech_frames="heard")
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "Recipe":
@@ -61,14 +75,14 @@ class Recipe:
         Raises:
             UserError: Naming the first field that differs.
         """
-        difference = first_difference(asdict(self), asdict(other))
+        difference = first_difference(self.fields, other.fields)
         if difference:
             raise UserError(f"{there} was made with another recipe than {here}: {difference}")
 
 
 def recipe_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str]]:
     """Return (field, ours, theirs) of all fields that differ, nested ones as `outer.inner`; an absent one is "-"."""
-    a, b = _flat(asdict(ours)), _flat(asdict(theirs))
+    a, b = _flat(ours.fields), _flat(theirs.fields)
     return [(key, a.get(key, "-"), b.get(key, "-")) for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
 
 
@@ -88,7 +102,7 @@ def environment(threads: int) -> dict[str, Any]:
 def write_recipe(cache: str, recipe: Recipe, *, encoders: Mapping[str, str], recorded: Mapping[str, Any]) -> None:
     """Write recipe.json: the fields, their digest, and beside them where the encoders were and what ran."""
     content = {
-        "recipe": asdict(recipe),
+        "recipe": recipe.fields,
         "digest": recipe.digest,
         "encoders": dict(encoders),
         "recorded": dict(recorded),

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from encoders.audio import AudioError
-from encoders.features import Fidelity
+from encoders.audio import AudioError, Segment
+from encoders.features import Fidelity, heard_frames
 from pipelines import storage
+from pipelines.cache.bounds import NPY_HEADER_NBYTES
 from pipelines.cache.index import (
     REJECT_SCHEMA,
     TAR_BLOCK,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # whoever copies or lists shards has no need of PyTorch
     from torch import Tensor
 
 MEMBER_MODE = 0o444
+UP_TO_ITS_END = 0.0
+"""The duration of a segment without one, as a shard's JSON tells it; before 2026-11-28 it was null."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class EncodedClip:
     seconds: float
     source_digest: str
     fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
+    doubt: str = ""
+    """Why what was heard may not be what was recorded."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _stored(encoded: EncodedClip) -> StoredClip:
     }
     members = {name: _npy_bytes(array) for name, array in arrays.items()}
     row: dict[str, Any] = {"clip_id": encoded.clip.clip_id, "seconds": encoded.seconds}
-    row["source_digest"] = encoded.source_digest
+    row |= {"source_digest": encoded.source_digest, "doubt": encoded.doubt or None}
     for name, data in members.items():
         row |= {f"{name}_nbytes": len(data), f"{name}_crc32": zlib.crc32(data)}
     for stream in encoded.streams:
@@ -141,11 +146,21 @@ def _write_clip(tar: tarfile.TarFile, stored: StoredClip) -> dict[str, int]:
     """Append a clip's members to the tar and return the columns of the index that say where they are."""
     clip = stored.clip
     about = {"clip_id": clip.clip_id, "corpus": clip.corpus, "split": clip.split, "seconds": stored.row["seconds"]}
-    segments = [vars(segment) for segment in clip.segments]
+    segments = [_told(segment) for segment in clip.segments]
     members = {f"{name}.npy": data for name, data in stored.members.items()}
     members["json"] = json.dumps({**about, "segments": segments}, sort_keys=True).encode()
     offsets = {name: _append(tar, f"{clip.clip_id}.{name}", members[name]) for name in sorted(members)}
     return {f"{name}_offset": offsets[f"{name}.npy"] for name in stored.members}
+
+
+def _told(segment: Segment) -> dict[str, str | float]:
+    """Return a segment as the tar tells it, of types that are the same in every clip: readers take a few for all."""
+    duration_seconds = segment.duration_seconds or UP_TO_ITS_END
+    return {
+        "recording": segment.recording,
+        "start_seconds": float(segment.start_seconds),
+        "duration_seconds": float(duration_seconds),
+    }
 
 
 def _append(tar: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -171,6 +186,16 @@ def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Reci
         members[member] = file.read(row[f"{member}_nbytes"])
         check_member(members[member], row, member)
     return StoredClip(clip, members, row)
+
+
+def trimmed(stored: StoredClip) -> StoredClip:
+    """Return a clip without the speech frames of the silence behind its sound."""
+    frames = int(heard_frames([stored.row["seconds"]])[0])
+    width, dtype = stored.row["speech_width"], stored.row["speech_dtype"]
+    values = memoryview(stored.members["speech"])[NPY_HEADER_NBYTES:]  # of the size that the index says, or not read
+    data = _npy_bytes(np.frombuffer(values, dtype).reshape(-1, width)[:frames])
+    row = {**stored.row, "speech_nbytes": len(data), "speech_crc32": zlib.crc32(data), "speech_frames": frames}
+    return StoredClip(stored.clip, {**stored.members, "speech": data}, row)
 
 
 def stored_error(row: Mapping[str, Any]) -> AudioError:

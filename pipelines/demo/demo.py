@@ -4,12 +4,12 @@ Spoken two-word phrases (LibriSpeech's layout) and synthetic sound events (SALMO
 extracted, learnt in three small stages, answered on recordings and speakers never trained on, and asked about.
 """
 
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,12 +22,13 @@ from pipelines.cache.reader import FeatureCache
 from pipelines.demo.config import HEARD, STAGES, TEST_SPLITS, DemoConfig, DemoFolders
 from pipelines.demo.corpus import DemoCorpus, write_demo_corpus
 from pipelines.demo.figures import draw_curves, draw_scores, draw_streams
-from pipelines.demo.report import HeldOut, Stopwatch, held_out_scores
+from pipelines.demo.report import HeldOut, Stopwatch, held_out_scores, page_address, scores_with_silence
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import ExtractReport, extract
 from pipelines.inference.ask import ask
 from pipelines.inference.config import AskConfig, EvaluateConfig
-from pipelines.inference.evaluate import TaskScore, evaluate, evaluation_folder
+from pipelines.inference.evaluate import evaluate, evaluation_folder
+from pipelines.inference.scoring.answers import TaskScores
 from pipelines.interface.config import load_config
 from pipelines.interface.figures import Picture, draw_shares
 from pipelines.interface.page import Section, Tile, write_report
@@ -55,9 +56,10 @@ def demo(config: DemoConfig) -> None:
         scores = {stage: _evaluate(folders, stage, progress) for stage in STAGES[1:]}
     with watch.phase("ask"):
         asked = _ask(corpus, folders)
-    held_out = held_out_scores(scores["stage3"], corpus)
+    held_out = held_out_scores(scores["stage3"], corpus, scores_with_silence(_evaluation(folders, "stage3")))
     _print_table(folders, extracted, held_out, watch)
-    _write_report(config, folders, corpus, extracted, scores, asked, watch)
+    before = held_out_scores(scores["stage2"], corpus, {})
+    _write_report(config, folders, extracted, before, held_out, asked, watch)
     print(f"report: {storage.join(config.out, 'report.html')}")
 
 
@@ -125,7 +127,9 @@ def _train_config(config: DemoConfig, folders: DemoFolders, stage: str) -> Train
     return replace(loaded, ray=config.ray)
 
 
-def _evaluate(folders: DemoFolders, stage: str, progress: Progress) -> list[TaskScore]:
+def _evaluate(folders: DemoFolders, stage: str, progress: Progress) -> list[TaskScores]:
+    """Answer what is held out; of the last stage also with silence and other clips, for the page to listen to."""
+    is_last = stage == STAGES[-1]
     return evaluate(
         EvaluateConfig(
             run=folders.run(stage),
@@ -135,9 +139,15 @@ def _evaluate(folders: DemoFolders, stage: str, progress: Progress) -> list[Task
             batch_examples=32,
             num_beams=1,
             max_new_tokens=16,
+            check_heard=is_last,
+            page_examples=50 if is_last else 0,
         ),
         progress,
     )
+
+
+def _evaluation(folders: DemoFolders, stage: str) -> str:
+    return evaluation_folder(folders.run(stage), TEST_SPLITS)
 
 
 def _ask(corpus: DemoCorpus, folders: DemoFolders) -> list[tuple[str, str, str, str]]:
@@ -145,28 +155,28 @@ def _ask(corpus: DemoCorpus, folders: DemoFolders) -> list[tuple[str, str, str, 
     asked = []
     for recording, question, truth in _questions(corpus, folders):
         print(f"$ salmonn ask run={folders.run('stage3')} audio={recording} question={question!r}")
-        answer = ask(
+        (answer,) = ask(
             AskConfig(run=folders.run("stage3"), audio=recording, question=question, num_beams=1, max_new_tokens=16)
         )
-        asked.append((recording, question, answer, truth))
+        asked.append((recording, question, answer.answer, truth))
     return asked
 
 
 def _questions(corpus: DemoCorpus, folders: DemoFolders) -> Iterator[tuple[str, str, str]]:
-    """Yield (recording, question, truth) of the first held-out prediction of each task."""
+    """Yield (recording, question, truth) of the first held-out question of each task."""
     seen = set()
     clips = {clip.clip_id: clip for clip in read_clips(folders.manifest)}
-    for prediction in _predictions(folders, "stage3"):
-        if prediction["task"] not in seen:
-            seen.add(prediction["task"])
-            recording = clips[prediction["clip_id"]].located()[0].recording
-            yield recording, prediction["question"], prediction["reference"]
+    for answered in _answers(folders, "stage3"):
+        if answered["task"] not in seen:
+            seen.add(answered["task"])
+            recording = clips[answered["clip_id"]].located()[0].recording
+            yield recording, answered["question"], answered["references"][0]
 
 
-def _predictions(folders: DemoFolders, stage: str) -> list[dict[str, str]]:
-    folder = evaluation_folder(folders.run(stage), TEST_SPLITS)
-    lines = storage.read_bytes(storage.join(folder, "predictions.jsonl")).decode()
-    return [json.loads(line) for line in lines.splitlines()]
+def _answers(folders: DemoFolders, stage: str) -> list[dict[str, Any]]:
+    uri = storage.join(_evaluation(folders, stage), "answers.parquet")
+    answers: list[dict[str, Any]] = storage.read_parquet(uri).to_pylist()
+    return answers
 
 
 def _print_table(folders: DemoFolders, extracted: ExtractReport, held_out: Sequence[HeldOut], watch: Stopwatch) -> None:
@@ -178,7 +188,8 @@ def _print_table(folders: DemoFolders, extracted: ExtractReport, held_out: Seque
     table.add_row("all", f"{sum(watch.seconds.values()):.1f} s")
     for score in held_out:
         ratio = score.score / score.chance
-        table.add_row(score.name, f"{score.score:.3f}   chance {score.chance:.3f}   {ratio:.1f}× chance")
+        silence = "" if score.silence is None else f"   silence {score.silence:.3f}"
+        table.add_row(score.name, f"{score.score:.3f}   chance {score.chance:.3f} ({ratio:.1f}×){silence}")
     Console().print(table)
 
 
@@ -200,14 +211,13 @@ def _counts(folders: DemoFolders) -> dict[str, str]:
 def _write_report(
     config: DemoConfig,
     folders: DemoFolders,
-    corpus: DemoCorpus,
     extracted: ExtractReport,
-    scores: dict[str, list[TaskScore]],
+    before: Sequence[HeldOut],
+    final: Sequence[HeldOut],
     asked: Sequence[tuple[str, str, str, str]],
     watch: Stopwatch,
 ) -> None:
-    final = held_out_scores(scores["stage3"], corpus)
-    before = {score.name: score.score for score in held_out_scores(scores["stage2"], corpus)}
+    scores_before = {score.name: score.score for score in before}
     bars = draw_scores(
         {score.name: (score.score, score.chance) for score in final},
         caption="Recordings, and for speech also speakers, that training never saw.",
@@ -215,8 +225,9 @@ def _write_report(
     score_rows = [
         [
             score.name,
-            f"{before[score.name]:.3f}",
+            f"{scores_before[score.name]:.3f}",
             f"{score.score:.3f}",
+            "—" if score.silence is None else f"{score.silence:.3f}",
             f"{score.chance:.3f}",
             f"{score.score / score.chance:.1f}×",
         ]
@@ -226,15 +237,17 @@ def _write_report(
         {stage: read_metrics(folders.run(stage)) for stage in STAGES},
         caption="Three stages, one after the other: captions and transcripts, all tasks, twelve stories.",
     )
-    shown = [[p["task"], p["question"], p["answer"], p["reference"]] for p in _predictions(folders, "stage3")]
+    shown = [[p["task"], p["question"], p["answer"], p["references"][0]] for p in _answers(folders, "stage3")]
     every = max(1, len(shown) // 16)
     sections = [
         Section(
             "How well it hears",
-            "Word accuracy for transcripts, exact match for the rest.",
-            ("held-out score", "after stage 2", "after stage 3", "chance", "above chance"),
+            "Word accuracy for transcripts, exact match for the rest. With silence in place of the clip, the model has "
+            "only the question to go by.",
+            ("held-out score", "after stage 2", "after stage 3", "with silence", "chance", "above chance"),
             score_rows,
             [bars],
+            [("Listen to the answers, the worst first", page_address(config.out, _evaluation(folders, STAGES[-1])))],
         ),
         Section("What the encoders made", pictures=[_draw_clips(folders)]),
         Section("How it learnt", pictures=[curves]),

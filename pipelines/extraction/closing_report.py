@@ -18,6 +18,8 @@ from pipelines.interface.figures import (
     draw_shares,
 )
 from pipelines.interface.page import Section, Tile, write_report
+from pipelines.interface.version import written_now
+from pipelines.interface.words import counted
 
 
 def draw_throughput(
@@ -62,6 +64,8 @@ def write_closing_report(
     seconds: float,
     parts: Mapping[str, float],
     devices: Sequence[str],
+    cache: str,
+    encoders: Mapping[str, str],
     command: str,
 ) -> None:
     """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
@@ -93,6 +97,7 @@ def write_closing_report(
         Tile("shards", f"{units.num_rows:,}"),
         Tile("dB, the worst clip sampled", "–" if lowest_snr_db is None else f"{lowest_snr_db:.1f}"),
     ]
+    heard = ", ".join(f"{name} {path}" for name, path in encoders.items())
     sections = [
         Section("Forecast and outcome", columns=("", "forecast", "came"), rows=rows),
         Section("Speed", pictures=[speed]),
@@ -101,7 +106,7 @@ def write_closing_report(
     write_report(
         uri,
         title="Feature extraction",
-        lead=f"Workers: {workers}. Devices: {', '.join(devices)}.",
+        lead=f"Cache {cache}. Encoders: {heard}. {counted(workers, 'worker')} on {', '.join(devices)}. {written_now()}",
         tiles=tiles,
         sections=sections,
         footer=command,

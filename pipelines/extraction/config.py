@@ -1,5 +1,6 @@
 """The keys of `salmonn extract`."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -7,14 +8,16 @@ from omegaconf import MISSING
 
 from cluster.config import RayConfig
 from cluster.limits import QueueLimits
-from encoders.features import Codec, Kernel
+from encoders.features import Codec, Kernel, SpeechFrames, is_file
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.extraction.messages import MIN_FIDELITY_DB
 from pipelines.interface.config import require_range
+from pipelines.interface.words import command
 from pipelines.manifest.tables import require_clips
 
 MEGABYTE = 1_000_000
+RECIPE_KEYS = ("whisper", "beats", "codec", "precision", "attention", "channel", "speech_frames")
 ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
 
 
@@ -27,13 +30,19 @@ class ExtractConfig:
     whisper: str = MISSING
     """[path|tiny] Hugging Face folder of a Whisper model; tiny: a small seeded random one."""
     beats: str = MISSING
-    """[path|tiny|none] BEATs checkpoint (.pt); tiny: a small seeded random one; none: no audio stream."""
+    """[path|tiny|none|module:function] BEATs checkpoint (.pt); tiny: a small seeded random one; none: no audio stream;
+    module:function: another frozen encoder (docs/encoders.md)."""
     codec: Codec = "float16"
     """[name] How features are stored: float16, or int8 with a scale per channel and clip."""
+    speech_frames: SpeechFrames = "all"
+    """[name] all: Whisper's 1,500 frames of every clip. heard: those that overlap the clip's sound, the same bits, for
+    runs that train with hear=clip."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """[dtype] What the encoders compute in."""
     attention: Kernel = "sdpa"
     """[name] Attention of BEATs: sdpa anywhere; flex: one fused kernel, compiled at the start, meant for GPUs."""
+    channel: str = "first"
+    """[name|number] Channel of each recording that is heard: first, mean (of all), or a number from 0."""
     shard_megabytes: int = 512
     """[MB] Predicted size at which a shard is full."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,6 +60,14 @@ class ExtractConfig:
     max_reject_fraction: float = 0.05
     """[fraction] Share of all planned clips that may be rejected, rounded up to clips; the job stops once there are
     more, or once a run's first clips, 2,000 or more, show beyond doubt (Wilson's bound) that there will be."""
+    reject_doubtful: bool = False
+    """[true/false] Reject clips that are heard with a doubt: an Ogg whose end is not marked may have been cut, a heard
+    channel is silent beside another that sounds. Otherwise `cache info` counts them."""
+    reject_absent: bool = False
+    """[true/false] Reject clips whose recordings one node does not find; otherwise another node must miss them too, or
+    `prepare` must have said so, and what one node alone misses fails."""
+    replace_changed: bool = False
+    """[true/false] Encode the shards again that hold clips whose recordings the manifest knows to be others now."""
     retry_rejects: bool = False
     """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
     clips_per_second: float = 0.0
@@ -63,6 +80,15 @@ class ExtractConfig:
         require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
         require_range(self, ("workers", "clips_per_second"), low=0)
         require_range(self, ("max_reject_fraction",), low=0, high=1)
+        if self.channel not in ("first", "mean") and not re.fullmatch(r"\d", self.channel):
+            raise UserError(f"channel={self.channel}: must be first, mean, or a number from 0 to 9")
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        is_tiny = self.whisper == "tiny"
+        keys = {"run": "RUN", "llm": "tiny"} if is_tiny else {"runs": "RUNS", "llm": "LLM", "mix": ""}
+        keys |= {"hear": "clip"} if self.speech_frames == "heard" else {}
+        return command("train", "tiny" if is_tiny else "stage1", manifest=self.manifest, cache=self.cache, **keys)
 
 
 def with_full_paths(config: ConfigT) -> ConfigT:
@@ -70,7 +96,7 @@ def with_full_paths(config: ConfigT) -> ConfigT:
     return replace(
         config,
         manifest=storage.full_path(config.manifest),
-        cache=storage.full_path(config.cache),
+        cache=storage.full_path(config.cache) if config.cache else "",
         whisper=_full_path(config.whisper),
         beats=_full_path(config.beats),
     )
@@ -78,15 +104,17 @@ def with_full_paths(config: ConfigT) -> ConfigT:
 
 def encoder_keys(config: ExtractConfig) -> dict[str, Any]:
     """Return what `load_encoder_and_recipe` wants to know."""
-    return {key: getattr(config, key) for key in ("whisper", "beats", "codec", "precision", "attention")}
+    return {key: getattr(config, key) for key in RECIPE_KEYS}
 
 
 def _full_path(encoder: str) -> str:
-    return encoder if encoder in ("tiny", "none") else storage.full_path(encoder)
+    return storage.full_path(encoder) if is_file(encoder) else encoder
 
 
 @dataclass(frozen=True)
 class PlanExtractConfig(ExtractConfig):
+    cache: str = ""
+    """[URI] Folder of a feature cache whose clips need not be encoded again; empty: all are to be encoded."""
     clips_per_second: float = 0.0
     """[clips/s] A worker's speed where it is known; 0: measured here, on clips of the manifest."""
     calibration_seconds: float = 10.0
@@ -95,16 +123,24 @@ class PlanExtractConfig(ExtractConfig):
     """[money] An hour of a worker's device; with terabyte_price the break-even counts the storage too."""
     terabyte_price: float = 0.0
     """[money] A terabyte (10¹² bytes) for as long as the cache is kept."""
+    budget_terabytes: float = 0.0
+    """[TB] Room for the cache, in 10¹² bytes: the table says which ways to store it fit. 0: not asked."""
     json: bool = False
     """[true/false] Print JSON instead of a table."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        require_range(self, ("calibration_seconds", "device_hour_price", "terabyte_price"), low=0)
+        prices = ("device_hour_price", "terabyte_price")
+        require_range(self, ("calibration_seconds", "budget_terabytes", *prices), low=0)
         if self.terabyte_price and not self.device_hour_price:
             raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
 
     def require_paths(self) -> None:
         """Check that what is read is there."""
         require_clips(self.manifest)
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        keys = {"manifest": self.manifest, "cache": self.cache or "CACHE", "whisper": self.whisper, "beats": self.beats}
+        return command("extract", **keys)

@@ -13,7 +13,8 @@ from cluster.apart import call_in_subprocess
 from cluster.connection import cluster_device, connect
 from cluster.room import pool_size
 from cluster.unit_queue import ActorStartError, FatalUnitError, QueueProgress, QueueReport, UnitResult, run_units
-from pipelines import storage
+from pipelines import metrics, storage
+from pipelines.cache.cost import ALL_PARTS
 from pipelines.cache.index import committed_units, read_rejects
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import (
@@ -33,6 +34,8 @@ from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.progress import Progress
+from pipelines.interface.words import counted
+from pipelines.manifest.sources import require_unchanged
 from pipelines.manifest.tables import corpus_roots, require_clips
 
 
@@ -53,6 +56,8 @@ class ExtractReport:
     lowest_snr_db: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     devices: list[str] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    refusals: dict[str, int] = field(default_factory=dict)
 
     def add(self, stats: UnitStats) -> None:
         """Count a committed shard."""
@@ -64,26 +69,44 @@ class ExtractReport:
         snrs = [snr for snr in (self.lowest_snr_db, stats.shard.lowest_snr_db) if snr is not None]
         self.lowest_snr_db = min(snrs, default=None)
         self.devices = sorted({*self.devices, stats.device})
+        self.nodes = sorted({*self.nodes, stats.node})
         for part, seconds in stats.parts.items():
             self.parts[part] = self.parts.get(part, 0.0) + seconds
 
     def note(self, seconds: float) -> str:
         """Say in a few words how it goes."""
         speed = self.hours * 3600 / max(seconds, 1e-9)
-        return f"{self.hours:.2f} h, {speed:.0f}× real time, {self.nbytes / 1e6:.0f} MB, {self.rejects} rejects"
+        return (
+            f"{self.hours:.2f} h, {speed:.0f}× real time, {self.nbytes / 1e6:.0f} MB, {counted(self.rejects, 'reject')}"
+        )
 
 
 def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractReport:
     """Encode what the cache lacks.
 
     Raises:
-        UserError: If the manifest is empty, an encoder cannot be loaded or the cache has another recipe.
+        UserError: If the manifest is empty, an encoder cannot be loaded, the cache has another recipe, or another job
+            writes to it.
         JobIncompleteError: If units failed or too many clips were rejected; what was committed stays.
     """
     config = with_full_paths(config)  # actors run in folders of their own
     require_clips(config.manifest)
-    recipe = _open_cache(config)
-    extend_plan(config.cache, config.manifest, recipe=recipe, shard_nbytes=config.shard_megabytes * MEGABYTE)
+    with storage.held(config.cache):
+        return _extract(config, progress or Progress())
+
+
+def _extract(config: ExtractConfig, progress: Progress) -> ExtractReport:
+    with progress.opening("extract: loading the encoders once, for the recipe of their features"):
+        recipe = _open_cache(config)
+    with progress.opening("extract: planning shards"):
+        require_unchanged(config.manifest)
+        extend_plan(
+            config.cache,
+            config.manifest,
+            recipe=recipe,
+            shard_nbytes=config.shard_megabytes * MEGABYTE,
+            replace_changed=config.replace_changed,
+        )
     done = committed_units(config.cache)
     if config.retry_rejects:
         done = _uncommit_rejects(config.cache, done)
@@ -93,7 +116,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     )
     _check_rejects(config, limit, report)
     if len(done) == report.planned_units:
-        print(f"{config.cache}: complete, nothing to do ({report.planned_units} shards)")
+        print(f"{config.cache}: complete, nothing to do ({counted(report.planned_units, 'shard')})")
         return report
     save_config(config, storage.join(config.cache, "extract.yaml"))
     for folder in ("shards", "index", "rejects"):
@@ -106,15 +129,18 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> ExtractR
     forecast = Forecast(len(seconds_N), float(seconds_N.sum()) / 3600, nbytes, config.clips_per_second)
     log = UnitLog(storage.join(jobs, name))
     try:
-        _run(config, recipe, done, limit, forecast, report, log, progress or Progress())
+        _run(config, recipe, done, limit, forecast, report, log, progress)
     finally:
-        log.flush()
+        log.close()
         report.seconds = (datetime.now(UTC) - started).total_seconds()
         _record_job(config, jobs, name, forecast, report)
     missing = sorted(set(range(report.planned_units)) - committed_units(config.cache))
     if missing:
-        raise JobIncompleteError(f"{config.cache}: {len(missing)} shards are missing: {_listing(missing)}")
-    print(f"{config.cache}: {report.units} shards written; {report.note(report.seconds)}, {report.seconds:.1f} s")
+        raise JobIncompleteError(f"{config.cache}: {counted(len(missing), 'shard')} missing: {_listing(missing)}")
+    print(
+        f"{config.cache}: {counted(report.units, 'shard')} written; "
+        f"{report.note(report.seconds)}, {report.seconds:.1f} s"
+    )
     return report
 
 
@@ -149,7 +175,8 @@ def _run(
     log: UnitLog,
     progress: Progress,
 ) -> None:
-    own_cluster = connect(config.ray)
+    with progress.opening("extract: Ray is starting"):
+        own_cluster = connect(config.ray)
     device = cluster_device(config.device)
     gpus = 1 if device == "cuda" else 0
     worker = WorkerConfig(
@@ -161,12 +188,15 @@ def _run(
         threads=config.threads,
         batch_clips=config.batch_clips,
         min_fidelity_db=config.min_fidelity_db,
+        reject_doubtful=config.reject_doubtful,
+        reject_absent=config.reject_absent,
     )
     actor_type = ray.remote(ExtractActor).options(
-        num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0
+        num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=2
     )
-    room = pool_size(0 if own_cluster else config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus)
-    actors = min(config.workers or room, room) if own_cluster else room
+    actors = pool_size(
+        config.workers, num_cpus_per_actor=config.threads, num_gpus_per_actor=gpus, own_cluster=own_cluster
+    )
     todo = report.planned_units - len(done)
     report.workers = min(actors, todo)
     with progress.phase("extract", unit="clips", total=forecast.clips) as phase:
@@ -174,13 +204,16 @@ def _run(
         def on_result(result: UnitResult) -> None:
             report.add(result.value)
             log.add(result)
-            phase.update(report.clips + report.rejects, note=report.note(time.monotonic() - phase.start))
+            _publish_unit(config.cache, result.value)
             if result.value.shard.rejects:
                 _check_rejects(config, limit, report)
 
         def on_progress(queue: QueueProgress) -> None:
-            if queue.starting_actors and not report.units:
-                phase.update(0, note=f"{queue.starting_actors} workers starting")
+            clips, note = report.clips + report.rejects + int(queue.begun), report.note(time.monotonic() - phase.start)
+            if queue.starting_actors and not clips:
+                note = f"{counted(queue.starting_actors, 'worker')} starting"
+            phase.update(clips, note=note)
+            _publish_queue(config.cache, queue, todo=todo, before=len(done))
 
         try:
             queue = run_units(
@@ -193,9 +226,34 @@ def _run(
             )
         except (ActorStartError, FatalUnitError) as error:
             raise JobIncompleteError(f"{config.cache}: {error}") from error
-    report.retries, report.actor_deaths = queue.retries, queue.actor_deaths
+    for failed in queue.failed:
+        log.add_failed(failed)
+    report.retries, report.actor_deaths, report.refusals = queue.retries, queue.actor_deaths, dict(queue.refusals)
+    for node, units in sorted(queue.refusals.items()):
+        print(
+            f"{config.cache}: node {node} did not find or could not read recordings of {counted(units, 'shard')}",
+            file=sys.stderr,
+        )
     if queue.failed:
         raise JobIncompleteError(_failures(config.cache, queue))
+
+
+def _publish_unit(cache: str, stats: UnitStats) -> None:
+    metrics.unit_extracted(
+        cache,
+        node=stats.node,
+        clips=stats.shard.clips,
+        audio_seconds=stats.shard.seconds,
+        nbytes=stats.shard.nbytes,
+        parts={part: stats.parts.get(part, 0.0) for part in ALL_PARTS},
+        rejects=stats.rejects_by_stage,
+    )
+
+
+def _publish_queue(cache: str, queue: QueueProgress, *, todo: int, before: int) -> None:
+    queued = todo - queue.done - queue.failed - queue.running
+    units = {"queued": queued, "running": queue.running, "done": before + queue.done, "failed": queue.failed}
+    metrics.extraction_stands(cache, units, retries=queue.retries, worker_deaths=queue.actor_deaths)
 
 
 def _check_rejects(config: ExtractConfig, limit: RejectLimit, report: ExtractReport) -> None:
@@ -208,8 +266,10 @@ def _check_rejects(config: ExtractConfig, limit: RejectLimit, report: ExtractRep
 
 
 def _failures(cache: str, queue: QueueReport) -> str:
-    lines = [f"{cache}: {len(queue.failed)} shards failed; run the same command again to retry them"]
+    lines = [f"{cache}: {counted(len(queue.failed), 'shard')} failed; run the same command again to retry them"]
     lines += [f"  {failed.unit_id}: {failed.error}" for failed in queue.failed[:20]]
+    if queue.refusals:
+        lines.append("what is absent on every node: bring it back, or reject_absent=true rejects the clips")
     return "\n".join(lines)
 
 
@@ -231,13 +291,17 @@ def _record_job(config: ExtractConfig, jobs: str, name: str, forecast: Forecast,
     if report.units:
         from pipelines.extraction.closing_report import write_closing_report  # draws: not needed before the end
 
+        page = storage.join(jobs, f"{name}.html")
         write_closing_report(
-            storage.join(jobs, f"{name}.html"),
+            page,
             read_unit_log(storage.join(jobs, name)),
             forecast=forecast,
             workers=report.workers,
             seconds=report.seconds,
             parts=report.parts,
             devices=report.devices,
+            cache=config.cache,
+            encoders={"speech": config.whisper, "audio": config.beats, "codec": config.codec},
             command=command,
         )
+        print(f"report: {page}")

@@ -20,6 +20,8 @@ class WorkerConfig:
     threads: int
     batch_clips: int
     min_fidelity_db: float = MIN_FIDELITY_DB
+    reject_doubtful: bool = False
+    reject_absent: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class UnitStats:
     seconds: float
     device: str
     parts: dict[str, float] = field(default_factory=dict)
+    node: str = ""
+    rejects_by_stage: dict[str, int] = field(default_factory=dict)
+    """Of the clips that this attempt rejected: none where it found the unit committed."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 import json
 import platform
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,8 +15,8 @@ from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
-from encoders.codecs import quantise
-from encoders.features import STORED_TYPES, Codec
+from encoders.codecs import dequantise, measure_fidelity, quantise
+from encoders.features import STORED_TYPES, Codec, SpeechFrames
 from encoders.sound.clips import load_clip
 from pipelines import storage
 from pipelines.cache.cost import break_even_epochs
@@ -27,7 +30,7 @@ from pipelines.cache.plan import (
     pending_seconds,
     predict_nbytes,
 )
-from pipelines.cache.recipe import require_recipe
+from pipelines.cache.recipe import Recipe, require_recipe
 from pipelines.errors import UserError
 from pipelines.extraction.config import MEGABYTE, PlanExtractConfig, encoder_keys, with_full_paths
 from pipelines.manifest.tables import (
@@ -43,6 +46,7 @@ from pipelines.manifest.tables import (
 )
 from pipelines.storage.arrays import Floats, Integers
 
+SPEECH_FRAMES_STORED: tuple[SpeechFrames, ...] = get_args(SpeechFrames)
 SAMPLED_QUANTILES = (0.1, 0.5, 0.9)
 MOST_FILES_LOOKED_AT = 1_000
 PCM_NBYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
@@ -56,6 +60,29 @@ class Speed:
     seconds: float
     seconds_per_second: float
     decode_seconds: float | None
+    snr_db: Mapping[Codec, float] = field(default_factory=dict)
+    """[dB] Lowest of the sampled clips and streams."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the clips take in one way of storing them."""
+
+    codec: Codec
+    speech_frames: SpeechFrames
+    nbytes: int
+    snr_db: float | None
+    """[dB] Lowest of the sampled clips and streams; None where none was encoded."""
+    money: float
+    """For as long as the cache is kept, at `terabyte_price`."""
+    fits: bool
+    """Whether there is room for it, if `budget_terabytes` says how much there is."""
+
+    def __str__(self) -> str:
+        fidelity = "" if self.snr_db is None else f", {self.snr_db:.0f} dB"
+        money = f", costs {self.money:,.2f}" if self.money else ""
+        room = "" if self.fits else ", does not fit"
+        return f"{self.codec:<8}{self.speech_frames:<6}{self.nbytes / 1e9:>12,.3f} GB{fidelity}{money}{room}"
 
 
 @dataclass(frozen=True)
@@ -66,8 +93,9 @@ class ExtractForecast:
     hours: float
     clips_in_cache: int
     shards: int
-    nbytes: dict[Codec, int]
-    codec: Codec
+    nbytes: int
+    stored: list[Stored]
+    """All ways of storing them; `nbytes` are this plan's."""
     audio_nbytes: int
     audio_nbytes_from: str
     examples_per_clip: float
@@ -88,6 +116,11 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
             clip can be read.
     """
     config = with_full_paths(config)
+    with tempfile.TemporaryDirectory(prefix="salmonn-") as empty:
+        return _plan(config if config.cache else replace(config, cache=empty))
+
+
+def _plan(config: PlanExtractConfig) -> ExtractForecast:
     require_clips(config.manifest)
     gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     encoder, recipe = load_encoder_and_recipe(**encoder_keys(config), device="cuda" if gpu else "cpu")
@@ -97,23 +130,22 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
     new_nbytes_N = predict_nbytes(new.seconds, recipe, config.codec)
     new_units_N = cut_units(new_nbytes_N, shard_nbytes=config.shard_megabytes * MEGABYTE)
     seconds_N = np.concatenate([begun_N, new.seconds])
-    nbytes = {codec: int(predict_nbytes(seconds_N, recipe, codec).sum()) for codec in STORED_TYPES}
+    nbytes = int(predict_nbytes(seconds_N, recipe, config.codec).sum())
     audio_nbytes, audio_nbytes_from = _audio_nbytes(config.manifest, new.rows, seconds_N)
     speed = _speed(config, encoder)
     device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())
     per_second = 1 / max(device_seconds, 1e-9)
     with storage.open_parquet(storage.join(config.manifest, EXAMPLES)) as file:
         examples_per_clip = max(1.0, file.metadata.num_rows / num_clips)
-    storage_hours = (
-        nbytes[config.codec] / 1e12 * config.terabyte_price / config.device_hour_price if config.terabyte_price else 0.0
-    )
+    money = nbytes / 1e12 * config.terabyte_price
+    storage_hours = money / config.device_hour_price if money else 0.0
     forecast = ExtractForecast(
         clips=len(seconds_N),
         hours=float(seconds_N.sum()) / 3600,
         clips_in_cache=num_clips - len(seconds_N),
         shards=count_units(config.cache) - len(done) + (1 + int(new_units_N[-1]) if len(new_units_N) else 0),
         nbytes=nbytes,
-        codec=config.codec,
+        stored=_stored(config, recipe, seconds_N, speed.snr_db),
         audio_nbytes=audio_nbytes,
         audio_nbytes_from=audio_nbytes_from,
         examples_per_clip=examples_per_clip,
@@ -121,12 +153,24 @@ def plan_extract(config: PlanExtractConfig) -> ExtractForecast:
         clips_per_second=len(seconds_N) * per_second,
         device_hours=device_seconds / 3600,
         decode_cpu_hours=None if speed.decode_seconds is None else speed.decode_seconds * len(seconds_N) / 3600,
-        write_megabytes_per_second=nbytes[config.codec] / 1e6 * per_second,
+        write_megabytes_per_second=nbytes / 1e6 * per_second,
         read_megabytes_per_second=audio_nbytes / 1e6 * per_second,
         break_even_epochs=break_even_epochs(device_seconds / 3600, storage_hours, examples_per_clip),
     )
-    print(json.dumps(asdict(forecast), indent=2) if config.json else _table(forecast))
+    print(json.dumps(asdict(forecast), indent=2) if config.json else _table(forecast, config))
     return forecast
+
+
+def _stored(
+    config: PlanExtractConfig, recipe: Recipe, seconds_N: Floats, snr_db: Mapping[Codec, float]
+) -> list[Stored]:
+    room = config.budget_terabytes * 1e12 or float("inf")
+    ways = []
+    for codec, speech_frames in product(STORED_TYPES, SPEECH_FRAMES_STORED):
+        nbytes = int(predict_nbytes(seconds_N, replace(recipe, speech_frames=speech_frames), codec).sum())
+        money = nbytes / 1e12 * config.terabyte_price
+        ways.append(Stored(codec, speech_frames, nbytes, snr_db.get(codec), money, nbytes <= room))
+    return ways
 
 
 def _audio_nbytes(manifest: str, rows_N: Integers, seconds_N: Floats) -> tuple[int, str]:
@@ -169,8 +213,19 @@ def _speed(config: PlanExtractConfig, encoder: ClipEncoder) -> Speed:
     if not groups:
         raise UserError(f"{config.manifest}: none of the clips sampled can be read; clips_per_second=… needs none")
     decode_seconds = (time.perf_counter() - started) / decoded
+    snr_db = _snr_db(encoder, [waves[0] for waves in groups])
     fixed, per_second = fit_cost(_measure(encoder, groups, config))
-    return Speed(torch.cuda.get_device_name() if on_gpu else platform.machine(), fixed, per_second, decode_seconds)
+    device = torch.cuda.get_device_name() if on_gpu else platform.machine()
+    return Speed(device, fixed, per_second, decode_seconds, snr_db)
+
+
+def _snr_db(encoder: ClipEncoder, waves: Sequence[Tensor]) -> dict[Codec, float]:
+    """Return the lowest signal-to-noise ratio at which each codec gives a stream of these waves back."""
+    frames = [stream for clip in encoder.encode(waves) for stream in clip.values()]
+    return {
+        codec: min(measure_fidelity(each, dequantise(quantise(each, codec), codec)).snr_db for each in frames)
+        for codec in STORED_TYPES
+    }
 
 
 def _measure(
@@ -207,8 +262,7 @@ def fit_cost(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return (fixed, slope) if fixed > 0 else (0.0, float(times.mean() / lengths.mean()))
 
 
-def _table(forecast: ExtractForecast) -> str:
-    bytes_line = ", ".join(f"{nbytes / 1e9:,.3f} GB {codec}" for codec, nbytes in forecast.nbytes.items())
+def _table(forecast: ExtractForecast, config: PlanExtractConfig) -> str:
     decode_hours = forecast.decode_cpu_hours
     decoding = "" if decode_hours is None else f", beside them {decode_hours:,.3f} h of decoding on a CPU"
     bandwidth = f"{forecast.write_megabytes_per_second:,.1f} MB/s written"
@@ -216,7 +270,8 @@ def _table(forecast: ExtractForecast) -> str:
         ("clips", f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache"),
         ("audio", f"{forecast.hours:,.3f} h, {forecast.audio_nbytes / 1e9:,.3f} GB ({forecast.audio_nbytes_from})"),
         ("shards", f"{forecast.shards:,}"),
-        ("bytes", f"{bytes_line}; this plan: {forecast.codec}"),
+        ("bytes", f"{forecast.nbytes / 1e9:,.3f} GB: codec={config.codec} speech_frames={config.speech_frames}"),
+        *(("" if place else "stored as", str(way)) for place, way in enumerate(forecast.stored)),
         ("speed", f"{forecast.clips_per_second:,.3f} clips/s per worker ({forecast.device})"),
         ("time", f"{forecast.device_hours:,.3f} device hours{decoding}"),
         ("bandwidth", f"{bandwidth}, {forecast.read_megabytes_per_second:,.1f} MB/s read, to keep a worker busy"),

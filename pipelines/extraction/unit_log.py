@@ -1,11 +1,13 @@
-"""What an extraction leaves in `jobs/`: a record per unit, written in chunks while it runs, and a page at its end."""
+"""What an extraction leaves in `jobs/`: a line per unit while it runs, and a page at its end."""
 
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from cluster.unit_queue import UnitResult
+from cluster.unit_queue import FailedUnit, UnitResult
 from pipelines import storage
 
 UNITS_PER_FILE = 1_000
@@ -14,6 +16,7 @@ UNIT_SCHEMA = pa.schema(
         ("unit", pa.int64()),
         ("ended_seconds", pa.float64()),  # since the job began
         ("seconds", pa.float64()),
+        ("node", pa.string()),
         ("device", pa.string()),
         ("attempt", pa.int64()),
         ("clips", pa.int64()),
@@ -27,49 +30,62 @@ UNIT_SCHEMA = pa.schema(
 
 
 class UnitLog:
-    """Records of a job's units in `<folder>/000000.parquet` and on, a thousand in each: so many are held at most."""
+    """Lines of a job's units in `<folder>/000000.jsonl` and on, a thousand in each."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self._job = folder.partition("?")[0].rpartition("/")[2]
         self._start = time.monotonic()
-        self._rows: list[dict[str, Any]] = []
-        self._files = 0
+        self._lines = 0
+        self._file: storage.LineFile | None = None
 
     def add(self, result: UnitResult) -> None:
         """Record a unit that is done."""
         stats = result.value
         shard = stats.shard
-        self._rows.append(
+        self._append(
             {
                 "unit": shard.unit,
-                "ended_seconds": time.monotonic() - self._start,
                 "seconds": stats.seconds,
+                "node": stats.node,
                 "device": stats.device,
                 "attempt": result.attempt,
                 "clips": shard.clips,
                 "rejects": shard.rejects,
+                "rejects_by_stage": stats.rejects_by_stage,
                 "audio_seconds": shard.seconds,
                 "nbytes": shard.nbytes,
                 "lowest_snr_db": shard.lowest_snr_db,
-                "parts": list(stats.parts.items()),
+                "parts": stats.parts,
             }
         )
-        if len(self._rows) == UNITS_PER_FILE:
-            self.flush()
 
-    def flush(self) -> None:
-        """Write what is held."""
-        if self._rows:
-            table = pa.Table.from_pylist(self._rows, schema=UNIT_SCHEMA)
-            storage.write_table(storage.join(self.folder, f"{self._files:06d}.parquet"), table)
-            self._files += 1
-            self._rows.clear()
+    def add_failed(self, failed: FailedUnit) -> None:
+        """Record a unit that was given up."""
+        self._append({"unit": int(failed.unit_id), "attempt": failed.attempts, "error": failed.error})
+
+    def _append(self, about: dict[str, Any]) -> None:
+        if self._file is None or self._lines % UNITS_PER_FILE == 0:
+            self.close()
+            self._file = storage.LineFile(storage.join(self.folder, f"{self._lines // UNITS_PER_FILE:06d}.jsonl"))
+        when = {"ended": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._file.append({"job": self._job, **when, "ended_seconds": time.monotonic() - self._start, **about})
+        self._lines += 1
+
+    def close(self) -> None:
+        """Let all lines be where they outlive this machine."""
+        if self._file:
+            self._file.close()
+        self._file = None
 
 
 def read_unit_log(folder: str) -> pa.Table:
-    """Return a job's records of units, in the order in which they ended."""
-    tables = [UNIT_SCHEMA.empty_table()]
-    for name in storage.list_names(folder, ".parquet"):
-        with storage.open_parquet(storage.join(folder, name)) as file:
-            tables.append(file.read())
-    return pa.concat_tables(tables)
+    """Return a job's records of the units that are done, in the order in which they ended."""
+    rows = [row for row in unit_lines(folder) if "error" not in row]
+    return pa.Table.from_pylist([{**row, "parts": list(row["parts"].items())} for row in rows], UNIT_SCHEMA)
+
+
+def unit_lines(folder: str) -> Iterator[dict[str, Any]]:
+    """Yield a job's lines of units, as they are. Raises UserError if a file is damaged."""
+    for name in storage.list_names(folder, ".jsonl"):
+        yield from storage.LineTail(storage.join(folder, name)).read()

@@ -1,48 +1,94 @@
-"""`salmonn ask`: one recording from disk, through encoders, aligner and LLM, to an answer."""
+"""`salmonn ask`: questions about recordings, answered here or by a server that is running."""
 
-import torch
+import json
+import sys
+from collections.abc import Iterator
 
-from encoders.audio import Segment
-from encoders.codecs import dequantise, quantise
-from encoders.sound.clips import load_clip
-from llm.lora import set_lora_scaling
 from pipelines import storage
-from pipelines.batches.batch import make_batch
-from pipelines.cache.encoder_recipe import load_encoder_of
+from pipelines.errors import JobIncompleteError, UserError
 from pipelines.inference.config import AskConfig
-from pipelines.interface.devices import local_device
-from pipelines.runs.checkpoint import load_run
+from pipelines.inference.listening.answerer import Answer, Answerer
+from pipelines.interface.progress import Progress
+from pipelines.interface.words import counted
 
 
-def ask(config: AskConfig) -> str:
-    """Print and return the answer.
+def ask(config: AskConfig) -> list[Answer]:
+    """Print and return the answers, of several recordings each with its name.
+
+    Without a question, questions are read from the terminal, and what was heard is kept: 6 MB a recording.
 
     Raises:
         FileNotFoundError: If there is no such recording or run.
-        AudioError: If the recording cannot be decoded.
-        UserError: If the run learnt with other encoders.
+        UserError: If the run learnt with other encoders, the only recording cannot be heard, or the server refuses.
+        JobIncompleteError: If some of several recordings cannot be heard; the others are answered.
     """
-    torch.set_num_threads(config.threads)
-    storage.open_file(config.audio).close()  # before the models are loaded
-    device = local_device(config.device)
-    run = load_run(config.run, checkpoint=config.checkpoint, device=device)
-    wave = load_clip([Segment(config.audio)], channel=run.spec.recipe.channel, open_file=storage.open_file)
-    set_lora_scaling(run.model.llm, config.lora_scaling)
-    recipe = run.spec.recipe
-    encoder = load_encoder_of(
-        recipe,
-        whisper=config.whisper or run.spec.encoders["speech"],
-        beats=config.beats or run.spec.encoders["audio"],
-        device=device,
-        here=config.run,
-        there="these encoders' output",
-    )
-    # Through the codec and back: the model hears what it was trained on.
-    streams = {
-        name: dequantise(quantise(frames, recipe.codec), recipe.codec)
-        for name, frames in encoder.encode([wave])[0].items()
-    }
-    batch = make_batch([streams], [config.question], [], frames=run.spec.frames)
-    answer = run.model.generate(batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens)[0]
-    print(answer)
-    return answer
+    recordings = config.recordings()
+    for recording in recordings:
+        storage.open_file(recording).close()  # before the models are loaded
+    answerer = _open(config)
+    size = config.batch_examples
+    parts = [recordings[first : first + size] for first in range(0, len(recordings), size)]
+    answers: list[Answer] = []
+    for question in [config.question] if config.question else _typed():
+        for part in parts:
+            found = answerer.answer(part, question)
+            for answer in found:
+                _print(answer, config, is_alone=len(recordings) == 1)
+            answers += found
+    unheard = {answer.recording for answer in answers if answer.error}
+    if unheard:
+        raise JobIncompleteError(f"{len(unheard)} of {counted(len(recordings), 'recording')} cannot be heard")
+    return answers
+
+
+def _open(config: AskConfig) -> Answerer:
+    """Return who answers; PyTorch is imported only where that is done here."""
+    if config.address:
+        from pipelines.inference.serving.client import ServerAnswerer
+
+        return ServerAnswerer(config)
+    with Progress().opening("ask: loading the model and the encoders"):
+        from pipelines.inference.listening.recordings import LocalAnswerer
+
+        return LocalAnswerer(config)
+
+
+def _print(answer: Answer, config: AskConfig, *, is_alone: bool) -> None:
+    if answer.error and is_alone:
+        raise UserError(f"{answer.recording}: {answer.error}")
+    if config.json:
+        print(json.dumps(_told(answer), ensure_ascii=False), flush=True)
+    elif answer.error:
+        print(f"{answer.recording}: {answer.error}", file=sys.stderr)
+    else:
+        print(answer.answer if is_alone else f"{answer.recording}: {answer.answer}", flush=True)
+        for note in notes(answer):
+            print(f"note: {answer.recording}: {note}", file=sys.stderr)
+
+
+def _told(answer: Answer) -> dict[str, object]:
+    about: dict[str, object] = {"recording": answer.recording, "question": answer.question}
+    if answer.error:
+        return {**about, "error": answer.error}
+    seconds = {"heard_seconds": round(answer.heard_seconds, 3), "given_seconds": round(answer.given_seconds, 3)}
+    return {**about, "answer": answer.answer, **seconds, "is_cut": answer.is_cut}
+
+
+def notes(answer: Answer) -> Iterator[str]:
+    """Yield what a reader of the answer must know: that not all was heard, or not all is said."""
+    if answer.heard_seconds < answer.given_seconds:
+        yield f"heard are the first {answer.heard_seconds:g} s of {answer.given_seconds:.1f} s"
+    if answer.is_cut:
+        yield "the answer is cut: it may be no longer (max_new_tokens)"
+
+
+def _typed() -> Iterator[str]:
+    """Yield the questions that are typed, until the input ends."""
+    while True:
+        print("question: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            print(file=sys.stderr)
+            return
+        if line.strip():
+            yield line.strip()

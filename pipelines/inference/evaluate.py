@@ -1,117 +1,110 @@
-"""`salmonn evaluate`: decode held-out examples from their cached features and score the answers."""
+"""`salmonn evaluate`: held-out questions, answered from cached features by workers on Ray, and scored."""
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-import torch
-from rich.console import Console
-from rich.table import Table
+import pyarrow as pa
 
-from llm.lora import set_lora_scaling
 from pipelines import storage
-from pipelines.batches.batch import read_batch
-from pipelines.batches.example_set import load_examples
-from pipelines.cache.reader import FeatureCache
+from pipelines.inference.answer_table import HEARD, OTHER, OWN, SILENCE, TaskAnswers, by_test_set
+from pipelines.inference.answering import answer
+from pipelines.inference.answers import SILENCE as SILENT_CLIP
+from pipelines.inference.answers import DecodeSettings
 from pipelines.inference.config import EvaluateConfig
-from pipelines.inference.scoring.tasks import score
-from pipelines.interface.config import save_config
-from pipelines.interface.devices import local_device
+from pipelines.inference.held_out import answers_to, open_held_out, with_clips, with_full_paths
+from pipelines.inference.questions import Questions
+from pipelines.inference.report import FOLDER, PAGE, EvaluationReport, TaskReport, print_scores, write_report
+from pipelines.inference.scoring.answers import TaskScores
+from pipelines.inference.scoring.scores import score_task
 from pipelines.interface.progress import Progress
-from pipelines.runs.checkpoint import load_run
-from pipelines.runs.spec import RunSpec
+
+OTHER_SEED = 0
+"""Of the circle in which clips change places: everywhere the same, so that the same answers serve again."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One answered example."""
-
-    example_id: str
-    clip_id: str
-    task: str
-    question: str
-    reference: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class TaskScore:
-    """A task's metrics over its held-out examples."""
-
-    task: str
-    examples: int
-    metrics: dict[str, float]
-
-
-def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[TaskScore]:
-    """Answer every selected example, write predictions.jsonl and metrics.json, print a table.
+def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[TaskScores]:
+    """Answer what was not answered before, score all, write the report, and return the scores of each task.
 
     Raises:
-        UserError: If nothing is selected, or the cache has another recipe than the run learnt from.
+        UserError: If nothing is selected, the cache has another recipe than the run learnt from, the LLM is another, or
+            another job answers for this run.
+        JobIncompleteError: If questions stay without an answer; the answers there are stay.
     """
-    torch.set_num_threads(config.threads)
-    device = local_device(config.device)
-    cache = FeatureCache(config.cache)
-    RunSpec.read(config.run).recipe.require_same(cache.recipe, here=config.run, there=config.cache)
-    examples = load_examples(
-        config.manifest,
-        cache,
-        splits=config.splits,
-        tasks=config.tasks,
-        max_missing_fraction=config.max_missing_fraction,
+    config = with_full_paths(config)  # workers run in folders of their own
+    progress = progress or Progress()
+    with progress.opening("evaluate: looking at run, examples and answers"):
+        model, questions = open_held_out(config)
+    model = replace(model, whisper=config.whisper, beats=config.beats)
+    clips = {OWN: questions.table["clip_id"].combine_chunks()}
+    if config.check_heard:
+        clips[SILENCE] = pa.array([SILENT_CLIP] * len(questions), pa.string())
+        clips[OTHER] = questions.of_other_clips(OTHER_SEED)
+    wanted = pa.concat_tables([with_clips(questions, heard) for heard in clips.values()])
+    settings = DecodeSettings(
+        num_beams=config.num_beams, max_new_tokens=config.max_new_tokens, lora_scaling=config.lora_scaling
     )
-    run = load_run(config.run, checkpoint=config.checkpoint, device=device)
-    set_lora_scaling(run.model.llm, config.lora_scaling)
-    predictions: list[Prediction] = []
-    with (progress or Progress()).phase("evaluate", unit="examples", total=len(examples)) as phase:
-        for first in range(0, len(examples), config.batch_examples):
-            indices = range(first, min(first + config.batch_examples, len(examples)))
-            picked = [(0, index) for index in indices]
-            batch = read_batch(examples, cache, picked, frames=run.spec.frames, prompt_seed=None)
-            answers = run.model.generate(
-                batch.to(device), num_beams=config.num_beams, max_new_tokens=config.max_new_tokens
-            )
-            for row, question, answer in zip(examples.rows(indices), batch.questions, answers, strict=True):
-                about = (row["example_id"], row["clip_id"], row["task"], question, row["answer"])
-                predictions.append(Prediction(*about, answer))
-            phase.advance(len(indices))
-    scores = score_tasks(predictions)
-    _write(config, predictions, scores, step=run.step, num_missing=examples.missing.num_rows)
-    _print_scores(scores)
-    return scores
+    (answers,) = answer(config, model, [settings], wanted, progress)
+    table = _joined(questions, clips, answers)
+    report = EvaluationReport(
+        run=config.run,
+        step=model.step,
+        splits=tuple(config.splits),
+        settings=settings,
+        questions=len(questions),
+        examples=questions.num_examples,
+        missing=questions.missing,
+        tasks=tuple(map(_score, by_test_set(table))),
+    )
+    out = config.out or evaluation_folder(config.run, config.splits)
+    write_report(out, config, report, table)
+    print_scores(report)
+    print(f"{out}: report.md, scores.json, answers.parquet")
+    _write_page(config, out, report, table, channel=model.spec.recipe.channel, progress=progress)
+    return [task.own for task in report.tasks]
+
+
+def _write_page(
+    config: EvaluateConfig, out: str, report: EvaluationReport, answers: pa.Table, *, channel: str, progress: Progress
+) -> None:
+    uri = storage.join(out, PAGE)
+    if not config.page_examples:
+        if storage.file_exists(uri):
+            storage.delete_file(uri)  # it shows what was answered before
+        return
+    from pipelines.inference.page.page import write_evaluation_page  # which decodes with PyTorch
+
+    write_evaluation_page(
+        out,
+        report,
+        answers,
+        manifest=config.manifest,
+        channel=channel,
+        most=config.page_examples,
+        progress=progress,
+    )
+    print(f"page: {uri}")
 
 
 def evaluation_folder(run: str, splits: Sequence[str]) -> str:
-    """Return where a run's answers to some splits are written by default."""
-    return storage.join(run, "evaluation", "+".join(splits) or "all")
+    """Return where a run's scores on some splits are written by default."""
+    return storage.join(run, FOLDER, "+".join(splits) or "all")
 
 
-def score_tasks(predictions: list[Prediction]) -> list[TaskScore]:
-    """Score each task's predictions, tasks in alphabetical order."""
-    by_task: dict[str, list[Prediction]] = defaultdict(list)
-    for prediction in predictions:
-        by_task[prediction.task].append(prediction)
-    return [
-        TaskScore(task, len(found), score(task, [p.reference for p in found], [p.answer for p in found]))
-        for task, found in sorted(by_task.items())
-    ]
+def _joined(questions: Questions, clips: dict[str, pa.Array], answers: pa.Table) -> pa.Table:
+    """Return the questions beside their answers: of each column the clips that were heard for it."""
+    table = questions.table
+    for column, clip_ids in clips.items():
+        given = answers_to(questions, clip_ids, answers)
+        table = table.append_column(column, given["answer"])
+        if column == OWN:
+            table = table.append_column("tokens", given["tokens"]).append_column("seconds", given["seconds"])
+    return table
 
 
-def _write(
-    config: EvaluateConfig, predictions: list[Prediction], scores: list[TaskScore], *, step: int, num_missing: int
-) -> None:
-    out = config.out or evaluation_folder(config.run, config.splits)
-    lines = "".join(json.dumps(vars(prediction), ensure_ascii=False) + "\n" for prediction in predictions)
-    storage.write_bytes(storage.join(out, "predictions.jsonl"), lines.encode())
-    metrics = {"step": step, "missing_examples": num_missing, "tasks": [vars(task) for task in scores]}
-    storage.write_bytes(storage.join(out, "metrics.json"), json.dumps(metrics, indent=2).encode())
-    save_config(config, storage.join(out, "evaluate.yaml"))
-
-
-def _print_scores(scores: list[TaskScore]) -> None:
-    table = Table("task", "examples", "metric", "score", box=None, pad_edge=False)
-    for task in scores:
-        for metric, value in task.metrics.items():
-            table.add_row(task.task, str(task.examples), metric, f"{value:.3f}")
-    Console().print(table)
+def _score(part: TaskAnswers) -> TaskReport:
+    scores = {
+        column: score_task(part.task, answered, test_set=part.test_set)
+        for column in HEARD
+        if (answered := part.heard(column))
+    }
+    return TaskReport(own=scores[OWN], silence=scores.get(SILENCE), other=scores.get(OTHER))

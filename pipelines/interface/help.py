@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+import re
 import textwrap
 import typing
 from dataclasses import dataclass, fields, is_dataclass
@@ -10,6 +11,11 @@ from functools import reduce
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+
+Change = Literal["", "free", "grows"]
+"""Whether a key may change when what it made is continued: not at all, freely, or to a larger number."""
+CHANGE = "change"
+"""Name of that in a field's metadata."""
 
 
 def type_of_key(config_type: Any, key: str) -> Any:
@@ -28,9 +34,10 @@ class Key:
     default: str
     unit: str
     meaning: str
+    change: Change = ""
 
 
-def describe_keys(config_type: type, prefix: str = "") -> list[Key]:
+def describe_keys(config_type: type, prefix: str = "", change: Change = "") -> list[Key]:
     """List every key of a config with type, default, unit and meaning, nested ones as `outer.inner`."""
     keys: list[Key] = []
     docs = _field_docs(config_type)
@@ -38,13 +45,14 @@ def describe_keys(config_type: type, prefix: str = "") -> list[Key]:
     schema = OmegaConf.structured(config_type)
     for field in fields(config_type):
         name, hint = prefix + field.name, hints[field.name]
+        may = field.metadata.get(CHANGE, change)
         if is_dataclass(hint):
-            keys += describe_keys(typing.cast(type, hint), f"{name}.")
+            keys += describe_keys(typing.cast(type, hint), f"{name}.", may)
             continue
         unit, _, meaning = docs.get(field.name, "").removeprefix("[").partition("]")
         missing = OmegaConf.is_missing(schema, field.name)
         default = "needed" if missing else _show(OmegaConf.to_container(schema)[field.name])  # type: ignore[index, call-overload]
-        keys.append(Key(name, _type_name(hint), default, unit, meaning.strip()))
+        keys.append(Key(name, _type_name(hint), default, unit, meaning.strip(), may))
     return keys
 
 
@@ -60,10 +68,25 @@ def _show(value: Any) -> str:
     return "''" if value == "" else str(value)
 
 
+_MODULE = re.compile(r"\b(\w+\.)+(?=\w)")
+
+
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "|".join(map(str, typing.get_args(hint)))
-    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else _MODULE.sub("", str(hint))
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def name_kind(hint: Any) -> str:
+    """Say in words what a key of this type holds, such as `a whole number` or `one of float16, int8`."""
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    if typing.get_origin(hint) is list:
+        return "a list, [one,two]"
+    return _KINDS.get(hint, "a mapping of keys" if is_dataclass(hint) else _type_name(hint))
 
 
 def _field_docs(config_type: type) -> dict[str, str]:

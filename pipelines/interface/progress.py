@@ -4,12 +4,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Timer
 
 from rich import progress as bars
 from rich.console import Console
 
 PLAIN_SECONDS, PLAIN_FRACTION = 10.0, 0.02
 """A plain line comes after so many seconds, later after this part of the time passed: some 300 lines in a day."""
+QUIET_SECONDS = 0.7
 SPEED_SECONDS = 3600.0
 """Past over which the time remaining is estimated; pieces of work may take many minutes."""
 
@@ -21,6 +23,8 @@ class Phase:
         self.name, self.unit, self.total = name, unit, total
         self.done, self.note = 0.0, ""
         self.start = self._printed = time.monotonic()
+        self._first: float | None = None
+        self._told: tuple[float, float | None, str] | None = None
         self._live = live
         self._task = live.add_task(name, total=total, unit=unit, note="") if live else None
 
@@ -29,6 +33,7 @@ class Phase:
 
     def update(self, done: float, *, note: str | None = None, total: float | None = None) -> None:
         """Say how much is done by now."""
+        self._first = done if self._first is None else self._first
         self.done, self.note, self.total = done, self.note if note is None else note, total or self.total
         if self._live and self._task is not None:
             self._live.update(self._task, completed=done, total=self.total, note=self.note)
@@ -36,11 +41,15 @@ class Phase:
             self.print_line()
 
     def print_line(self) -> None:
-        """Print the phase as a plain line."""
-        self._printed = time.monotonic()
+        """Print the phase as a plain line, unless that is what the last line said."""
+        self._printed, told = time.monotonic(), (self.done, self.total, self.note)
+        if told == self._told:
+            return
+        self._told = told
         total = f"/{self.total:.12g}" if self.total else ""
         seconds = self._printed - self.start
-        left = (self.total - self.done) * seconds / self.done if self.total and self.done else 0.0
+        gone = self.done - (self._first or 0.0)  # what a continued run has done before is no measure of speed
+        left = (self.total - self.done) * seconds / gone if self.total and gone else 0.0
         remaining = f", {left:.0f} s left" if left > 0 else ""
         print(
             f"{self.name}: {self.done:.12g}{total} {self.unit} in {seconds:.1f} s{remaining}  {self.note}".rstrip(),
@@ -53,6 +62,24 @@ class Progress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
+
+    @contextmanager
+    def opening(self, what: str) -> Iterator[None]:
+        """Show, while the block runs, what goes on that has no parts to count: a line that is gone afterwards.
+
+        Without a terminal the line stays, so it is only printed of what takes longer than `QUIET_SECONDS`.
+        """
+        if self._console.is_terminal:
+            with self._console.status(what):
+                yield
+            return
+        timer = Timer(QUIET_SECONDS, lambda: print(f"{what} …", file=sys.stderr, flush=True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def phase(self, name: str, *, unit: str, total: float | None = None) -> Iterator[Phase]:

@@ -1,13 +1,17 @@
 """What a reader of a corpus needs: its shared keys, the examples it yields, the entries it skips."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from omegaconf import MISSING
 
 from cluster.config import RayConfig
 from encoders.audio import Segment
+from llm.errors import LLMError
+from llm.prompts import question_for
 from pipelines import storage
-from pipelines.errors import MissingError
+from pipelines.errors import MissingError, UserError
+from pipelines.interface.words import command
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,14 @@ class PrepareConfig:
     """[URI] Folder of the manifest to write."""
     append: bool = False
     """[true/false] Add to the manifest that is there; what it holds already is not written twice."""
+    missing: Literal["skip", "keep", "fail"] = "skip"
+    """[name] What happens to clips whose recordings are not there, or empty: skip leaves them out and lists them, keep
+    leaves them to the extraction, fail stops at the first."""
     ray: RayConfig = field(default_factory=RayConfig)
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        return command("extract", manifest=self.out, cache="CACHE", whisper="tiny", beats="tiny")
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,14 @@ class Skipped:
     detail: str = ""
 
 
+def some_file(root: str, depth: int = 4) -> str:
+    """Return the URI of a file below a folder, for a message that shows how names look there; empty if none is near."""
+    for name in storage.list_names(root)[:1]:
+        return storage.join(root, name)
+    folders = storage.list_folders(root)[:8] if depth else []
+    return next((found for name in folders if (found := some_file(storage.join(root, name), depth - 1))), "")
+
+
 def require_folder(uri: str, key: str) -> str:
     """Return the folder's full URI.
 
@@ -51,3 +70,15 @@ def require_folder(uri: str, key: str) -> str:
     if not storage.folder_exists(uri):
         raise MissingError(f"{key}={uri}: no such folder")
     return storage.full_path(uri)
+
+
+def require_question(task: str, place: str) -> None:
+    """Refuse a task that has no questions of its own, for examples that bring none.
+
+    Raises:
+        UserError: Naming the place and, if the task is unknown, the nearest ones.
+    """
+    try:
+        question_for(task)
+    except LLMError as error:
+        raise UserError(f"{place}: {error}") from None

@@ -9,7 +9,7 @@ from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from cluster.config import RayConfig
 from cluster.connection import connect
-from pipelines.manifest.lengths import read_lengths
+from pipelines.manifest.lengths import UNREADABLE, Look, look_at
 from pipelines.manifest.tables import Clip
 
 PROBE_RETRIES = 10
@@ -24,10 +24,10 @@ class HasClips(Protocol):
 BatchT = TypeVar("BatchT", bound=HasClips)
 
 
-def with_lengths_on_ray(batches: Iterable[BatchT], config: RayConfig) -> Iterator[tuple[BatchT, list[float | str]]]:
-    """Yield each batch with what `read_lengths` returns for its clips, in the batches' order."""
+def with_lengths_on_ray(batches: Iterable[BatchT], config: RayConfig) -> Iterator[tuple[BatchT, list[Look]]]:
+    """Yield each batch with what `look_at` returns for its clips, in the batches' order."""
     connect(config)
-    read = ray.remote(read_lengths).options(num_cpus=1, max_retries=PROBE_RETRIES)
+    read = ray.remote(look_at).options(num_cpus=1, max_retries=PROBE_RETRIES)
     most = 2 * int(ray.cluster_resources().get("CPU", 1))
     in_flight: deque[tuple[BatchT, Any]] = deque()
     for batch in batches:
@@ -38,9 +38,9 @@ def with_lengths_on_ray(batches: Iterable[BatchT], config: RayConfig) -> Iterato
         yield _received(*in_flight.popleft())
 
 
-def _received(batch: BatchT, reference: Any) -> tuple[BatchT, list[float | str]]:
+def _received(batch: BatchT, reference: Any) -> tuple[BatchT, list[Look]]:
     try:
         return batch, ray.get(reference)
     except (WorkerCrashedError, OutOfMemoryError) as error:
         reason = f"each process that read headers with it ended: {type(error).__name__}"
-        return batch, [reason] * len(batch.clips)
+        return batch, [Look(None, problem=UNREADABLE, detail=reason)] * len(batch.clips)

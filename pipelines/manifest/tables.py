@@ -4,6 +4,7 @@ A clip is keyed by a digest of its corpus and segments, so that n examples about
 same clip has the same id on every machine. Tables are read and written as streams; a writer keeps 16 bytes per id.
 """
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from encoders.audio import Segment
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
+from pipelines.storage.arrays import Keys
 from pipelines.storage.tables import ROWS_PER_GROUP
 
 CLIPS, EXAMPLES = "clips.parquet", "examples.parquet"
@@ -38,8 +40,12 @@ CLIP_SCHEMA = pa.schema(
             ),
         ),
         ("seconds", pa.float64()),
+        ("sources", pa.list_(pa.string())),
     ]
 )
+OPTIONAL = ("sources",)
+"""Columns that manifests and plans made before 2026-11-28 lack: they read as null there."""
+NULLABLE = ("seconds", "sources", "question")
 EXAMPLE_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("example_id", "clip_id", "corpus", "split", "task", "question", "answer")]
 )
@@ -47,7 +53,10 @@ EXAMPLE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What the encoders hear: segments of recordings below `root`, `seconds` long (None: header unreadable)."""
+    """What the encoders hear: segments of recordings below `root`, `seconds` long (None: header unreadable).
+
+    `sources` tells each segment's recording from another of its name (`lengths.source_of`); empty: not known.
+    """
 
     clip_id: str
     corpus: str
@@ -55,6 +64,7 @@ class Clip:
     root: str
     segments: tuple[Segment, ...]
     seconds: float | None
+    sources: tuple[str, ...] = ()
 
     @property
     def recordings(self) -> list[str]:
@@ -96,12 +106,26 @@ def read_clips(uri: str) -> Iterator[Clip]:
 def clip_from_row(row: Mapping[str, Any]) -> Clip:
     """Build a clip from a row of a table with the columns of `CLIP_SCHEMA`."""
     segments = tuple(Segment(**segment) for segment in row["segments"])
-    return Clip(**{**{name: row[name] for name in CLIP_SCHEMA.names}, "segments": segments})
+    columns = {name: row[name] for name in CLIP_SCHEMA.names if name not in OPTIONAL}
+    return Clip(**{**columns, "segments": segments, "sources": tuple(row.get("sources") or ())})
 
 
 def row_from_clip(clip: Clip) -> dict[str, Any]:
     """Return a clip as a row of a table with the columns of `CLIP_SCHEMA`."""
-    return {**vars(clip), "segments": [vars(segment) for segment in clip.segments]}
+    segments = [vars(segment) for segment in clip.segments]
+    return {**vars(clip), "segments": segments, "sources": list(clip.sources) or None}
+
+
+def source_key(sources: Sequence[str]) -> int:
+    """Return 64 bits instead of a clip's sources, 0 where they are not known."""
+    if not sources:
+        return 0
+    return int.from_bytes(hashlib.blake2b("\0".join(sources).encode(), digest_size=8).digest(), "little") or 1
+
+
+def source_keys(sources: pa.Array) -> Keys:
+    """Return `source_key` of each row of the column [N]."""
+    return np.array([source_key(row or ()) for row in sources.to_pylist()], np.uint64)
 
 
 def read_examples(uri: str) -> Iterator[Example]:
@@ -114,7 +138,18 @@ def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.Rec
     """Yield columns of `CLIPS` or `EXAMPLES`, up to `ROWS_PER_GROUP` rows at a time. Raises as `read_clips`."""
     with _open_table(uri, name, columns) as file:
         for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns):
-            yield batch.select(list(columns))
+            yield with_columns(batch, columns)
+
+
+def with_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Return columns of a batch in this order, null where an older file lacks an optional one."""
+    for name in columns:
+        if name in OPTIONAL and name not in batch.schema.names:
+            batch = batch.append_column(name, pa.nulls(batch.num_rows, CLIP_SCHEMA.field(name).type))
+    for name in columns:
+        if name not in NULLABLE and batch[name].null_count:
+            raise pa.ArrowInvalid(f"column {name} lacks a value in some row")  # which `open_parquet` puts a name to
+    return batch.select(list(columns))
 
 
 def take_rows(uri: str, name: str, columns: Sequence[str], rows_N: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
@@ -131,10 +166,11 @@ def take_rows(uri: str, name: str, columns: Sequence[str], rows_N: np.ndarray[An
             if np.diff(np.searchsorted(ascending_N, (start, end))):
                 for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=list(columns)):
                     first, last = np.searchsorted(ascending_N, (start, start + batch.num_rows))
-                    parts.append(batch.take(pa.array(ascending_N[first:last] - start)))
+                    parts.append(with_columns(batch, columns).take(pa.array(ascending_N[first:last] - start)))
                     start += batch.num_rows
             start = end
-        table = pa.Table.from_batches(parts, None if parts else file.schema_arrow).select(list(columns))
+        none = pa.RecordBatch.from_pylist([], schema=file.schema_arrow)
+        table = pa.Table.from_batches(parts or [with_columns(none, columns)])
     if np.array_equal(ascending_N, rows_N):
         return table
     places_N = np.empty_like(order_N)
@@ -153,10 +189,8 @@ def _open_table(uri: str, name: str, columns: Sequence[str]) -> Iterator[pq.Parq
     table = storage.join(uri, name)
     if not storage.file_exists(table):
         raise MissingError(f"{uri}: no manifest there ({name} is missing); salmonn prepare … makes one")
-    with storage.open_parquet(table) as file:
-        missing = [column for column in columns if column not in file.schema_arrow.names]
-        if missing:
-            raise UserError(f"{table}: column {missing[0]} is missing; found {', '.join(file.schema_arrow.names)}")
+    fields = {field.name: field for field in (*CLIP_SCHEMA, *EXAMPLE_SCHEMA)}
+    with storage.open_parquet(table, pa.schema([fields[column] for column in columns]), optional=OPTIONAL) as file:
         yield file
 
 

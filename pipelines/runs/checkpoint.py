@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llm.lora import adapter_state_dict, load_adapter, save_adapter
+from llm.lora import MAIN_ADAPTER, adapter_state_dict, load_adapter, save_adapter
+from llm.naming import base_name, hub_name
 from llm.salmonn import Salmonn
 from pipelines import storage
 from pipelines.errors import UserError
@@ -31,8 +32,8 @@ from pipelines.runs.folder import (
     complete_steps,
     find_checkpoint,
 )
-from pipelines.runs.model import build_model
-from pipelines.runs.spec import RunSpec, fetched
+from pipelines.runs.model import build_beside, build_model
+from pipelines.runs.spec import RunSpec, fetched, identified, require_same_llm
 from pipelines.storage.ahead import DaemonPool
 
 WRITE_SECONDS = 3600.0
@@ -73,7 +74,7 @@ def save_checkpoint(
     target = checkpoint_uri(run, step)
     with tempfile.TemporaryDirectory() as folder:
         save_file(snapshot.aligner, Path(folder) / ALIGNER)
-        save_adapter(snapshot.model.llm, Path(folder) / ADAPTER, snapshot.adapter)
+        save_adapter(snapshot.model.llm, Path(folder) / ADAPTER, snapshot.adapter, base=_base_name(spec.llm))
         (Path(folder) / CARD).write_text(model_card(spec, step))
         if snapshot.optimizer is not None:
             torch.save(snapshot.optimizer, Path(folder) / OPTIMIZER)
@@ -90,7 +91,11 @@ def save_checkpoint(
 def model_card(spec: RunSpec, step: int) -> str:
     """Return the README.md of a checkpoint, in the Hugging Face hub's form: YAML for machines, then text."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipelines.runs"), keep_trailing_newline=True)
-    return environment.get_template("model_card.md").render(spec=spec, step=step)
+    return environment.get_template("model_card.md").render(spec=spec, step=step, hub_name=hub_name(spec.llm))
+
+
+def _base_name(llm: str) -> str:
+    return "tiny (in the folder llm of the adapter's run)" if llm == "tiny" else base_name(llm)
 
 
 class CheckpointWriter:
@@ -148,11 +153,11 @@ def fetched_checkpoint(run: str, step: int, *names: str) -> Iterator[Path]:
             raise UserError(f"{uri}: the checkpoint is damaged ({error})") from None
 
 
-def load_weights(run: str, step: int, model: Salmonn) -> None:
-    """Load aligner and adapter of a checkpoint, strictly."""
+def load_weights(run: str, step: int, model: Salmonn, *, adapter: str = MAIN_ADAPTER) -> None:
+    """Load aligner and adapter of a checkpoint, strictly; the adapter becomes the one of this name."""
     with fetched_checkpoint(run, step, ALIGNER, ADAPTER) as folder:
         model.aligner.load_state_dict(load_file(folder / ALIGNER))
-        load_adapter(model.llm, folder / ADAPTER)
+        load_adapter(model.llm, folder / ADAPTER, adapter=adapter)
 
 
 def load_optimizer(run: str, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -167,16 +172,38 @@ class LoadedRun:
     model: Salmonn
     spec: RunSpec
     step: int
+    adapter: str = MAIN_ADAPTER
+    """Which LoRA of the LLM is the run's; of runs that share an LLM each has another."""
 
 
-def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu") -> LoadedRun:
-    """Load a run's checkpoint (`best`, `last` or a step), ready to answer.
+def load_run(uri: str, *, checkpoint: str = "last", device: str = "cpu", llm: str = "") -> LoadedRun:
+    """Load a run's checkpoint (`best`, `last` or a step), ready to answer; `llm` says where its LLM lies now.
 
     Raises:
         FileNotFoundError: If there is no run.
         UserError: If it has no such complete checkpoint, or one that does not fit.
     """
-    spec, step = RunSpec.read(uri), find_checkpoint(uri, checkpoint)
+    spec, step = identified(RunSpec.read(uri), uri, llm=llm), find_checkpoint(uri, checkpoint)
     model = build_model(spec, uri, device=device)
     load_weights(uri, step, model)
     return LoadedRun(model.eval(), spec, step)
+
+
+def load_runs(uris: Sequence[str], *, checkpoint: str = "last", device: str = "cpu", llm: str = "") -> list[LoadedRun]:
+    """Load checkpoints of runs over one LLM, which is loaded once; raises as `load_run`.
+
+    Raises:
+        UserError: If a run learnt with another LLM than the first one, or holds its weights in another type.
+    """
+    first = load_run(uris[0], checkpoint=checkpoint, device=device, llm=llm)
+    loaded = [first]
+    for uri in uris[1:]:
+        spec = identified(RunSpec.read(uri), uri, llm=llm)
+        require_same_llm(first.spec.llm_identity, spec.llm_identity, of=uris[0], llm=f"{spec.llm} of {uri}")
+        if spec.dtype != first.spec.dtype:
+            raise UserError(f"{uri}: its LLM is {spec.dtype}, that of {uris[0]} is {first.spec.dtype}")
+        step, adapter = find_checkpoint(uri, checkpoint), f"beside{len(loaded)}"
+        model = build_beside(first.model, spec, adapter=adapter, device=device)
+        load_weights(uri, step, model, adapter=adapter)
+        loaded.append(LoadedRun(model.eval(), spec, step, adapter))
+    return loaded

@@ -20,9 +20,20 @@ from pipelines.interface.figures import (
     name_series,
 )
 from pipelines.interface.page import Section, Tile, write_report
+from pipelines.runs import seeds
 from pipelines.runs.config import RunsCompareConfig
 from pipelines.runs.metrics import read_metrics
-from pipelines.runs.summary import COLUMNS, _number, _print_table, config_differences, read_config, summarise
+from pipelines.runs.summary import (
+    COLUMNS,
+    RunSummary,
+    _number,
+    _print_table,
+    config_differences,
+    flat,
+    read_config,
+    seed_rows,
+    summarise,
+)
 
 
 def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
@@ -39,8 +50,13 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
         summaries = [replace(summary, name=run) for summary, run in zip(summaries, config.runs, strict=True)]
     names = [summary.name for summary in summaries]
     rows = [summary.cells() for summary in summaries]
-    differences = config_differences([_flat(read_config(run)) for run in config.runs])
+    numbers, spread = _number_rows(summaries), seed_rows(config.runs, summaries)
+    differences = config_differences([flat(read_config(run)) for run in config.runs])
     _print_table(COLUMNS, rows)
+    if numbers:
+        _print_table(("number", *names), numbers)
+    if spread:
+        _print_table(seeds.COLUMNS, spread)
     _print_table(("key", *names), differences)
     if config.out:
         lines = dict(zip(names, map(read_metrics, config.runs), strict=True))
@@ -53,6 +69,8 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
             tiles=[Tile(f"loss of {summary.name}", _number(summary.loss)) for summary in summaries],
             sections=[
                 Section("What they came to", columns=COLUMNS, rows=rows),
+                *([Section("Losses by task, and scores", columns=("number", *names), rows=numbers)] if numbers else []),
+                *([Section("How far seeds lie apart", columns=seeds.COLUMNS, rows=spread)] if spread else []),
                 Section(
                     "Where their configs differ",
                     "" if differences else "Nowhere.",
@@ -67,11 +85,12 @@ def runs_compare(config: RunsCompareConfig) -> list[list[str]]:
     return differences
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return found
+def _number_rows(summaries: Sequence[RunSummary]) -> list[list[str]]:
+    """Return a row per loss of a task and per score that any run has, with all the runs' numbers."""
+    found = [summary.numbers() for summary in summaries]
+    names = dict.fromkeys(name for numbers in found for name in numbers)
+    shown = [name for name in names if name not in ("loss", "held-out loss", "lowest held-out")]
+    return [[name, *(_number(numbers.get(name)) for numbers in found)] for name in shown]
 
 
 def draw_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, caption: str) -> Picture:

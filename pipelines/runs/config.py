@@ -9,6 +9,7 @@ from encoders.features import Codec, Kernel
 from llm.settings import Precision
 from pipelines import storage
 from pipelines.interface.config import require_range
+from pipelines.interface.words import command
 from pipelines.runs.folder import newest_step
 from pipelines.runs.spec import RunSpec
 
@@ -35,20 +36,25 @@ class ImportConfig:
     """[dtype] The frozen LLM's weights, as in train."""
     num_heads: int = 12
     """[count] Attention heads of the Q-Former, which its tensors do not tell."""
-    window_seconds: float = 0.333333
-    """[seconds] Audio covered by one window, likewise."""
-    stride_seconds: float = 0.333333
-    """[seconds] From the start of one window to the start of the next, likewise."""
-    lora_alpha: int = 32
-    """[factor] LoRA updates are scaled by alpha / rank, likewise."""
+    window_seconds: float = 0.0
+    """[seconds] Audio covered by one window; 0: what the config in the checkpoint says, or 0.333333."""
+    stride_seconds: float = 0.0
+    """[seconds] From the start of one window to the start of the next; 0: likewise."""
+    lora_alpha: int = 0
+    """[factor] LoRA updates are scaled by alpha / rank; 0: what the config in the checkpoint says, or 32."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_range(self, ("num_heads", "lora_alpha"), low=1)
+        require_range(self, ("num_heads",), low=1)
+        require_range(self, ("window_seconds", "stride_seconds", "lora_alpha"), low=0)
 
     def require_paths(self) -> None:
         """Check that what is read is there."""
         storage.open_file(self.ckpt).close()
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        return command("ask", run=self.out, audio="RECORDING", question="What can be heard?")
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,14 @@ class ExportConfig:
 class RunsListConfig:
     runs: str = MISSING
     """[URI] Folder whose folders are runs."""
+
+
+@dataclass(frozen=True)
+class RunsDeleteConfig:
+    run: str = MISSING
+    """[URI] Folder of the run to remove, with its checkpoints, its evaluations and whatever else is in it."""
+    yes: bool = False
+    """[true/false] Remove it; otherwise it is only said what would go."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
       run.json              recipe and encoders of the features, the LLM, the widths
       start.json            which checkpoint of the run before it started from, if there is one
       metrics.jsonl         one line every few steps, with the alarms that rang
+      scores.jsonl          what checkpoints scored by generating answers, a line for each score (train eval_every=N)
       report.html           what was forecast and what came, once training has ended
       llm/                  the tiny LLM, if that is the base
       tensorboard/          event files

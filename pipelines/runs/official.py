@@ -1,7 +1,7 @@
 """Checkpoints of the official SALMONN code: `salmonn import-official` and `salmonn export-official`.
 
-Such a file is `{"model": {name: tensor}}` with all that was trained. The official trainer puts its optimizer, config
-and place in the run beside it, which are not read.
+Such a file is `{"model": {name: tensor}}` with all that was trained. The official trainer puts its optimizer, place in
+the run and config beside it. Of these the config is read, for what tensors do not tell.
 """
 
 import re
@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from encoders.features import is_file
+from llm.identity import llm_identity
 from llm.loading import llm_width
 from llm.lora import (
     WEIGHTS_NAME,
@@ -27,6 +29,7 @@ from pipelines.cache.encoder_recipe import load_recipe
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import USER_ERRORS, ExistsError, UserError
 from pipelines.interface.config import save_config
+from pipelines.interface.version import product_version
 from pipelines.runs.checkpoint import Snapshot, fetched_checkpoint, save_checkpoint
 from pipelines.runs.config import ExportConfig, ImportConfig
 from pipelines.runs.folder import ADAPTER, ALIGNER, newest_step
@@ -36,6 +39,10 @@ from qformer.aligner import Aligner
 from qformer.config import CLIP_FRAMES
 from qformer.official import config_from_official, load_official, official_name
 
+OF_CONFIG = {"lora_alpha": "lora_alpha", "window_seconds": "second_per_window", "stride_seconds": "second_stride"}
+"""Keys, and what the `model` part of the trainer's config calls them."""
+RELEASED = {"lora_alpha": 32, "window_seconds": 0.333333, "stride_seconds": 0.333333}
+
 
 def import_official(config: ImportConfig) -> None:
     """Make a run of an official checkpoint, to answer with and to start training from, its tensors as they are.
@@ -44,13 +51,14 @@ def import_official(config: ImportConfig) -> None:
         FileNotFoundError: If there is no such checkpoint.
         ExistsError: If `out` holds a run.
         UserError: If the file is no official checkpoint, or does not fit the LLM or the encoders; what is missing,
-            left over or of another shape is named.
+            left over or of another shape is named, and a key that contradicts the config in the file.
     """
     config = _with_full_paths(config)
     for name in ("config.yaml", "run.json"):
         if storage.file_exists(storage.join(config.out, name)):
             raise ExistsError(f"out={config.out}: holds a run already")
-    tensors = read_official(config.ckpt)
+    tensors, settings = read_official(config.ckpt)
+    config = _with_settings(config, settings)
     width, recipe = llm_width(config.llm), _recipe(config)
     try:
         spec = _describe(config, tensors, width, recipe)
@@ -77,18 +85,19 @@ def export_official(config: ExportConfig) -> None:
     """
     if storage.file_exists(config.out) or storage.folder_exists(config.out):
         raise ExistsError(f"out={config.out}: is there already")
-    RunSpec.read(config.run)
-    step = newest_step(config.run)
+    spec, step = RunSpec.read(config.run), newest_step(config.run)
     with fetched_checkpoint(config.run, step, ALIGNER, ADAPTER) as folder:
         aligner = {official_name(name): tensor for name, tensor in load_file(folder / ALIGNER).items()}
         adapter = adapter_to_official(load_file(folder / ADAPTER / WEIGHTS_NAME))
         with storage.staged_file(config.out, exclusive=True) as path:
             torch.save({"model": aligner | adapter}, path)
     print(f"{config.out}: {len(aligner | adapter)} tensors of {config.run}, step {step}")
+    if spec.hear == "clip":
+        print(f"{config.run} learnt clips at their own length (hear=clip); the official code lets it hear 30 s of each")
 
 
-def read_official(uri: str) -> dict[str, Tensor]:
-    """Return the tensors of an official checkpoint under their names, each with memory of its own.
+def read_official(uri: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Return the tensors of an official checkpoint, each with memory of its own, and its config of the model, if any.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -109,7 +118,28 @@ def read_official(uri: str) -> dict[str, Tensor]:
     for name, tensor in model.items():
         if not _is_weight(tensor) and not (isinstance(tensor, Tensor) and str(name).endswith(".position_ids")):
             raise UserError(f"{uri}: model.{name} holds no weights")
-    return {str(name): tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model.items()}
+    named = {str(name): tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model.items()}
+    about = checkpoint.get("config")
+    settings = about.get("model") if isinstance(about, dict) else None
+    return named, settings if isinstance(settings, dict) else {}
+
+
+def _with_settings(config: ImportConfig, settings: Mapping[str, Any]) -> ImportConfig:
+    """Return the config with what the checkpoint says, or the release has, where no key is given."""
+    told: dict[str, Any] = {}
+    for key, name in OF_CONFIG.items():
+        given, said = getattr(config, key), settings.get(name, 0)
+        if (
+            isinstance(said, bool)
+            or not isinstance(said, int | float)
+            or said < 0
+            or (key == "lora_alpha" and said % 1)
+        ):
+            raise UserError(f"ckpt={config.ckpt}: its config says {name} {said!r}, which is no {key}")
+        if given and said and given != said:
+            raise UserError(f"{key}={given}: the config in ckpt={config.ckpt} says {name} {said}; leave {key} out")
+        told[key] = type(RELEASED[key])(given or said or RELEASED[key])
+    return replace(config, **told)
 
 
 def _is_weight(value: object) -> bool:
@@ -118,7 +148,7 @@ def _is_weight(value: object) -> bool:
 
 def _with_full_paths(config: ImportConfig) -> ImportConfig:
     given = {key: getattr(config, key) for key in ("ckpt", "llm", "whisper", "beats", "out")}
-    names = [key for key, path in given.items() if path in ("tiny", "none") or (key == "llm" and is_hub_name(path))]
+    names = [key for key, path in given.items() if not is_file(path) or (key == "llm" and is_hub_name(path))]
     paths: dict[str, Any] = {key: storage.full_path(path) for key, path in given.items() if key not in names}
     return replace(config, **paths)
 
@@ -156,6 +186,8 @@ def _describe(config: ImportConfig, tensors: Mapping[str, Tensor], width: int, r
         examples_digest="",
         aligner=aligner,
         lora=lora,
+        version=product_version(),
+        llm_identity=llm_identity(config.llm) if config.llm != "tiny" else {},
     )
 
 

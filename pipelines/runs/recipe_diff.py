@@ -3,6 +3,7 @@
 from pipelines import storage
 from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
 from pipelines.errors import JobIncompleteError
+from pipelines.interface.words import counted
 from pipelines.runs.config import RecipeDiffConfig
 from pipelines.runs.spec import RunSpec
 
@@ -20,7 +21,9 @@ def recipe_diff(config: RecipeDiffConfig) -> None:
         return
     for field, a, b in differences:
         print(f"{field}\n  a  {a}\n  b  {b}")
-    raise JobIncompleteError(f"{config.a} and {config.b} differ in {len(differences)} fields of their recipes")
+    raise JobIncompleteError(
+        f"{config.a} and {config.b} differ in {counted(len(differences), 'field')} of their recipes"
+    )
 
 
 def _recipe(folder: str) -> Recipe:

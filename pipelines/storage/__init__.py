@@ -5,9 +5,12 @@ Nothing here knows what a file holds. Other folders say `from pipelines import s
 
 from pipelines.storage.files import (
     delete_file,
+    delete_folder,
     file_exists,
     file_nbytes,
     folder_exists,
+    folder_nbytes,
+    list_below,
     list_folders,
     list_names,
     list_unfinished,
@@ -15,22 +18,35 @@ from pipelines.storage.files import (
     open_file,
     read_bytes,
     read_json,
+    read_samples,
+    remove_empty,
     remove_stale,
+    sample_starts,
     staged_file,
     write_bytes,
 )
-from pipelines.storage.tables import iter_batches, open_parquet, write_table
-from pipelines.storage.uris import full_path, is_local, join, parent, resolve
+from pipelines.storage.hold import Holder, held, held_by
+from pipelines.storage.lines import LineFile, LineTail
+from pipelines.storage.tables import iter_batches, open_parquet, read_parquet, write_table
+from pipelines.storage.uris import full_path, is_local, join, parent, resolve, root_of
 
 __all__ = [
+    "Holder",
+    "LineFile",
+    "LineTail",
     "delete_file",
+    "delete_folder",
     "file_exists",
     "file_nbytes",
     "folder_exists",
+    "folder_nbytes",
     "full_path",
+    "held",
+    "held_by",
     "is_local",
     "iter_batches",
     "join",
+    "list_below",
     "list_folders",
     "list_names",
     "list_unfinished",
@@ -40,8 +56,13 @@ __all__ = [
     "parent",
     "read_bytes",
     "read_json",
+    "read_parquet",
+    "read_samples",
+    "remove_empty",
     "remove_stale",
     "resolve",
+    "root_of",
+    "sample_starts",
     "staged_file",
     "write_bytes",
     "write_table",

@@ -9,11 +9,12 @@ import json
 import os
 import posixpath
 import shutil
+import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -60,6 +61,18 @@ def list_folders(uri: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
 
+def list_below(uri: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the sorted paths below a folder, at any depth, of files whose names end so in upper or lower case.
+
+    Files and folders whose names begin with a dot are left out.
+    """
+    filesystem, path = resolve(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    files = (info.path[len(path) :].lstrip("/") for info in infos if info.type == fs.FileType.File)
+    names = (name for name in files if not any(part.startswith(".") for part in name.split("/")))
+    return sorted(name for name in names if name.lower().endswith(suffixes))
+
+
 def open_file(uri: str) -> BinaryIO:
     """Open a file, or a member of a tar (`archive.tar!member`), for reading with random access.
 
@@ -71,6 +84,36 @@ def open_file(uri: str) -> BinaryIO:
         return open_recording(uri, _open_input)
     except FileNotFoundError:
         raise MissingError(f"{uri}: no such file") from None
+
+
+def read_samples(path: str, nbytes: int) -> tuple[int, list[bytes]] | None:
+    """Return a file's length and so many bytes from its beginning, middle and end; None if it is not a plain local one.
+
+    It takes a tenth of the processor time of `open_file` and reads, which say what is wrong with all others.
+
+    Args:
+        path: Absolute, on this machine.
+        nbytes: Of each of the samples, which do not overlap: a short file has fewer, and less in its last one.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        starts = sample_starts(status.st_size, nbytes)
+        return status.st_size, [os.pread(descriptor, nbytes, start) for start in starts]
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def sample_starts(file_nbytes: int, nbytes: int) -> list[int]:
+    """Return where samples of so many bytes from a file's beginning, middle and end begin."""
+    return sorted({0, max(0, (file_nbytes - nbytes) // 2), max(0, file_nbytes - nbytes)})
 
 
 def open_copy(uri: str) -> BinaryIO:
@@ -105,10 +148,12 @@ def read_json(uri: str) -> Any:
     """Return what a JSON file holds.
 
     Raises:
+        MissingError: If there is none.
         UserError: If it is not JSON, naming the file.
     """
+    data = read_bytes(uri)  # whose MissingError is a ValueError too
     try:
-        return json.loads(read_bytes(uri))
+        return json.loads(data)
     except ValueError as error:  # of JSON and of UTF-8
         raise UserError(f"{uri}: damaged, not JSON ({error})") from None
 
@@ -196,6 +241,32 @@ def _fsync(path: Path) -> None:
 def delete_file(uri: str) -> None:
     filesystem, path = resolve(uri)
     filesystem.delete_file(path)
+
+
+def delete_folder(uri: str) -> None:
+    """Remove a folder and all that is in it; of a link in it the link goes, not what it leads to.
+
+    Raises:
+        UserError: If the folder is itself a link.
+    """
+    filesystem, path = resolve(uri)
+    if is_local(uri) and Path(path).is_symlink():
+        raise UserError(f"{uri}: a link to {Path(path).resolve()}; name that folder")
+    filesystem.delete_dir(path)
+
+
+def folder_nbytes(uri: str) -> int:
+    """Return the bytes of all files in a folder and the folders in it; 0 if it does not exist."""
+    filesystem, path = resolve(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return sum(info.size or 0 for info in infos)
+
+
+def remove_empty(uri: str) -> None:
+    """Remove a folder of this machine if it is there and empty; object stores have none that are."""
+    if is_local(uri):
+        with suppress(OSError):
+            Path(resolve(uri)[1]).rmdir()
 
 
 def write_bytes(uri: str, data: bytes, *, exclusive: bool = False) -> None:

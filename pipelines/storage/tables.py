@@ -1,7 +1,7 @@
 """Parquet files, written whole and read group by group."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,20 +19,57 @@ def write_table(uri: str, table: pa.Table) -> None:
         pq.write_table(table, path, compression="zstd")
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """Open a Parquet file.
+@contextmanager
+def open_parquet(
+    uri: str, schema: pa.Schema | None = None, *, optional: Collection[str] = ()
+) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for the block; it may hold more columns than the schema's, and lack the optional ones.
 
     Raises:
         MissingError: If there is none.
-        UserError: If it is not Parquet.
+        UserError: If it is not Parquet, has not the columns of the schema, or the block finds damage in it.
     """
     filesystem, path = resolve(uri)
     if not file_exists(uri):
         raise MissingError(f"{uri}: no such file")
     try:
-        return pq.ParquetFile(filesystem.open_input_file(path))
+        opened = pq.ParquetFile(filesystem.open_input_file(path))
     except pa.ArrowInvalid as error:
         raise UserError(f"{uri}: not a Parquet file ({error})") from None
+    with opened as file, _damage_named(uri):
+        if schema:
+            _require_columns(file.schema_arrow, schema, optional, uri)
+        yield file
+
+
+def _require_columns(found: pa.Schema, wanted: pa.Schema, optional: Collection[str], uri: str) -> None:
+    for field in wanted:
+        times = found.names.count(field.name)
+        if not times and field.name not in optional:
+            raise UserError(f"{uri}: column {field.name} is missing; found {', '.join(found.names)}")
+        if times > 1:
+            raise UserError(f"{uri}: column {field.name} is there {times} times")
+        if times and not found.field(field.name).type.equals(field.type):
+            raise UserError(f"{uri}: column {field.name} is of type {found.field(field.name).type}, not {field.type}")
+
+
+def read_parquet(uri: str, schema: pa.Schema | None = None, *, optional: Collection[str] = ()) -> pa.Table:
+    """Return a Parquet file whole; raises as `open_parquet`."""
+    with open_parquet(uri, schema, optional=optional) as file:
+        return file.read()
+
+
+@contextmanager
+def _damage_named(uri: str) -> Iterator[None]:
+    """Name the file where pyarrow finds damage in it: errors of its own, and an OSError without a number."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise UserError(f"{uri}: damaged ({' '.join(str(error).split())})") from None
+    except OSError as error:
+        if error.errno is not None:  # storage's
+            raise
+        raise UserError(f"{uri}: damaged ({' '.join(str(error).split())})") from None
 
 
 def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -73,6 +73,14 @@ def _split_query(uri: str) -> tuple[str, str, str]:
     return uri.partition("?") if "://" in uri else (uri, "", "")
 
 
+def root_of(path: str) -> str:
+    """Return what an absolute path or a URI starts from: `/` or `scheme://bucket`; empty of a relative path."""
+    scheme, mark, rest = path.partition("://")
+    if mark and scheme.isalnum():
+        return "/" if scheme == "file" else f"{scheme}://{rest.partition('/')[0]}"
+    return "/" if path.startswith("/") else ""
+
+
 def is_local(uri: str) -> bool:
     """Tell whether a URI is on a filesystem of this machine."""
     return isinstance(resolve(uri)[0], fs.LocalFileSystem)

@@ -15,6 +15,8 @@ from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.recipe import read_recipe
 from pipelines.errors import UserError
 from pipelines.interface.config import is_yaml, require_range
+from pipelines.interface.help import CHANGE
+from pipelines.interface.words import command
 from pipelines.manifest.tables import require_clips
 from pipelines.training.alarms import AlarmConfig
 from qformer.config import QFormerConfig
@@ -48,9 +50,9 @@ class OptimConfig:
 
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-FREE = {"free": True}
-"""Marks a key that may change when a run continues: it does not change what is computed. (Recipe, examples and mix are
-compared by what they hold.)"""
+FREE, GROWS = {CHANGE: "free"}, {CHANGE: "grows"}
+"""Marks of a key that may change when a run continues: it does not change what is computed, or, `steps`, may grow.
+(Recipe, examples and mix are compared by what they hold.)"""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,18 @@ class TrainConfig:
     shard_window: int = 4
     """[shards] Shards that examples are shuffled among with order=shards; twice as many lie in temporary files of each
     worker if the cache is remote."""
-    steps: int = 90_000
-    """[steps] Length of the run."""
+    steps: int = field(default=90_000, metadata=GROWS)
+    """[steps] Length of the run; a run that has ended, or not, goes on with more, its learning rate as if it had begun
+    with so many."""
     batch_examples: int = 64
     """[examples] Global batch of a step, over all workers."""
     micro_batch_examples: int = 8
     """[examples] Most that a worker computes at a time; a global batch is dealt into such parts, of equal tokens."""
     heard_seconds: float = 30.0
     """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on."""
+    hear: Literal["", "all", "clip"] = ""
+    """[name] all: each clip's 30 s, the silence behind its sound too, as the published model does. clip: its sound
+    alone, so that a short clip becomes few audio tokens. Empty: as the run it starts from, or all."""
     max_answer_tokens: int = 300
     """[tokens] Longer answers are cut."""
     lora_scaling: float = 1.0
@@ -132,6 +138,11 @@ class TrainConfig:
     """[names] Held-out splits to validate on."""
     valid_every: int = field(default=0, metadata=FREE)
     """[steps] Between validations; one that finds the lowest loss yet makes a checkpoint, which is kept. 0: never."""
+    eval_every: int = field(default=0, metadata=FREE)
+    """[steps] Between checkpoints that are scored by generating answers about `valid_splits`, beside the training, as
+    evaluate does, greedily; a multiple of `checkpoint_every`. The last one is scored too. 0: none."""
+    eval_questions: int = field(default=64, metadata=FREE)
+    """[count] Most questions of each task, corpus and split that a checkpoint is scored on, always the same ones."""
     max_skipped_steps: int = field(default=20, metadata=FREE)
     """[steps] A step whose loss or gradient is not finite changes no weight; as many in a row end the run."""
     wandb: str = field(default="", metadata=FREE)
@@ -156,8 +167,8 @@ class TrainConfig:
         require_precision(self.precision)
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
         require_range(self, (*counts, "workers", "threads", "log_every", "max_skipped_steps"), low=1)
-        require_range(self, ("checkpoint_every", "keep_checkpoints"), low=1)
-        require_range(self, ("max_failures", "valid_every", "forecast_step_seconds"), low=0)
+        require_range(self, ("checkpoint_every", "keep_checkpoints", "eval_questions"), low=1)
+        require_range(self, ("max_failures", "valid_every", "eval_every", "forecast_step_seconds"), low=0)
         require_range(self, ("min_workers",), low=0, high=self.workers)
         require_range(self, ("collective_timeout_seconds", "no_workers_seconds"), low=1)
         if self.shard_llm and self.precision in ("int8", "int4"):
@@ -165,20 +176,34 @@ class TrainConfig:
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
         require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
-        if self.valid_every and not self.valid_splits:
-            raise UserError(f"valid_every={self.valid_every}: valid_splits names no split")
-        if self.valid_every and (not self.splits or set(self.splits) & set(self.valid_splits)):
-            raise UserError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
+        for key in ("valid_every", "eval_every"):
+            self._require_held_out(key)
+        if self.eval_every % self.checkpoint_every:
+            raise UserError(
+                f"eval_every={self.eval_every}: must be a multiple of checkpoint_every={self.checkpoint_every}"
+            )
         if self.wandb and not find_spec("wandb"):
             raise UserError(f"wandb={self.wandb}: the package is not installed; pip install wandb")
+
+    def _require_held_out(self, key: str) -> None:
+        every = getattr(self, key)
+        if every and not self.valid_splits:
+            raise UserError(f"{key}={every}: valid_splits names no split")
+        if every and (not self.splits or set(self.splits) & set(self.valid_splits)):
+            raise UserError(f"valid_splits={self.valid_splits}: splits={self.splits} are learnt, not held out")
 
     def require_paths(self) -> None:
         """Check that what is read is there."""
         require_clips(self.manifest)
         read_recipe(self.cache)
 
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        run = self.run or storage.join(self.runs, self.name)
+        return command("evaluate", run=run, manifest=self.manifest, cache=self.cache)
 
-FREE_KEYS = frozenset(key.name for key in fields(TrainConfig) if key.metadata.get("free"))
+
+FREE_KEYS = frozenset(key.name for key in fields(TrainConfig) if key.metadata.get(CHANGE) == "free")
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
@@ -188,6 +213,11 @@ def with_full_paths(config: TrainConfig) -> TrainConfig:
         before = storage.join(config.runs, config.after) if config.after else ""
         run = config.run or storage.join(config.runs, config.name)
         config = replace(config, run=run, init_from=config.init_from or before)
+    elif config.after and not config.init_from:
+        raise UserError(
+            f"after={config.after}: in which folder? runs=DIR finds it and names this run too; with run=… give "
+            f"init_from=…, or after= to start anew"
+        )
     return full_paths(config)
 
 

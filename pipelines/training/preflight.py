@@ -1,7 +1,7 @@
 """What is checked before a run asks for a cluster, and how a run is described once."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +10,7 @@ import yaml
 
 from cluster.apart import call_in_subprocess
 from encoders.features import FRAME_RATE_HZ
+from llm.identity import llm_identity
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.batches.example_set import ExampleSet, tasks_of
@@ -18,8 +19,10 @@ from pipelines.cache.clip_index import ClipIndex
 from pipelines.errors import UserError
 from pipelines.interface.config import read_saved_config, save_config, to_yaml
 from pipelines.interface.differences import first_difference
+from pipelines.interface.version import product_version
+from pipelines.interface.words import counted
 from pipelines.runs.folder import MIX, complete_steps, is_described
-from pipelines.runs.spec import RunSpec, copy_llm, fetched
+from pipelines.runs.spec import RunSpec, copy_llm, fetched, local_llm, require_heard, require_same_llm, require_silence
 from pipelines.training.config import FREE_KEYS, TrainConfig
 from pipelines.training.data import RunData
 from qformer.config import AlignerConfig
@@ -37,16 +40,40 @@ class RunInputs:
 def open_run(config: TrainConfig, *, pending: Sequence[str], data: RunData | None = None) -> ExampleSet:
     """Check everything that can be checked before a cluster is asked for; return the examples to learn from."""
     inputs = check_run(config, data)
-    if not is_described(config.run):
+    if is_described(config.run):
+        _continue_run(config)
+    else:
         describe_run(config, inputs, pending=pending)
     missing = inputs.examples.missing
     if missing.num_rows:
         uri = storage.join(config.run, "missing.parquet")
         storage.write_table(uri, missing)
-        print(f"{config.run}: {missing.num_rows} examples are left out, {uri} lists them: no features")
+        print(f"{config.run}: {counted(missing.num_rows, 'example')} left out, {uri} lists them: no features")
+    longer = _count_longer(inputs, config.heard_seconds)
+    if longer:
+        whose = f"{longer} of {counted(len(inputs.examples), 'example')}"
+        print(f"{config.run}: of {whose} only the first heard_seconds={config.heard_seconds:g} are heard")
     if inputs.examples.mixture:
         print(f"{config.run}: {inputs.examples.mixture.describe()}")
     return inputs.examples
+
+
+def _continue_run(config: TrainConfig) -> None:
+    """Say what is other than when the run began, and record a larger number of steps."""
+    uri, version = storage.join(config.run, "config.yaml"), RunSpec.read(config.run).version
+    steps = read_saved_config(uri)["steps"]
+    if version != product_version():
+        begun = f"salmonn {version}" if version else "an earlier version"
+        print(f"{config.run}: begun by {begun}, goes on with salmonn {product_version()}")
+    if steps < config.steps:
+        print(f"{config.run}: goes on to {config.steps} steps; it was a run of {steps}")
+        save_config(config, uri)
+
+
+def _count_longer(inputs: RunInputs, seconds: float) -> int:
+    """Count examples whose clips are longer than this; 50 ms more are no loss."""
+    lengths = inputs.index.index["seconds"].to_numpy()[inputs.examples.positions]
+    return int((lengths > seconds + 0.05).sum())
 
 
 def check_run(config: TrainConfig, data: RunData | None = None) -> RunInputs:
@@ -76,7 +103,10 @@ def _check_run_folder(config: TrainConfig) -> None:
     there = read_saved_config(uri)
     here: dict[str, Any] = yaml.safe_load(to_yaml(config))
     kept = [{key: value for key, value in values.items() if key not in FREE_KEYS} for values in (here, there)]
-    difference = first_difference(kept[0], kept[1])
+    steps = there.get("steps", config.steps)
+    if config.steps < steps:
+        raise UserError(f"steps={config.steps}: {config.run} is a run of {steps} steps; so many or more continue it")
+    difference = first_difference(kept[0] | {"steps": steps}, kept[1])
     if difference:
         raise UserError(f"{config.run} holds a run with another config: {difference}; give another folder")
 
@@ -97,7 +127,7 @@ def _check_prompts(examples: pa.Table) -> None:
 
 def _check_same_inputs(config: TrainConfig, index: ClipIndex, examples_digest: str, mix: Sequence[MixRow]) -> None:
     spec = RunSpec.read(config.run)
-    spec.recipe.require_same(index.recipe, here=config.run, there=config.cache)
+    require_heard(spec, index.recipe, run=config.run, cache=config.cache)
     if spec.examples_digest != examples_digest:
         raise UserError(f"{config.run} learnt from other examples than {config.manifest} and {config.cache} hold now")
     _check_same_mix(config, mix)
@@ -111,8 +141,10 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     """
     index = inputs.index
     before = RunSpec.read(config.init_from) if config.init_from else None
+    hear = config.hear or (before.hear if before else "all")
+    require_silence(hear, index.recipe, run=config.run, cache=config.cache)
     if before:
-        _check_start(config, before, index, pending)
+        _check_start(config, replace(before, hear=hear), index, pending)
     widths = {name: stream.width for name, stream in index.recipe.streams.items()}
     aligner = AlignerConfig(
         speech_width=widths["speech"],
@@ -123,8 +155,10 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     frames = round(config.heard_seconds * FRAME_RATE_HZ)
     lora, dtype = config.lora, config.precision
     digest = inputs.examples.digest
+    with local_llm(config.run, config.llm) as folder:
+        identity = llm_identity(folder)
     spec = RunSpec(
-        recipe=index.recipe,
+        recipe=index.recipe.as_heard(hear),
         encoders=index.encoders,
         llm=config.llm,
         dtype=dtype,
@@ -132,6 +166,9 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
         examples_digest=digest,
         aligner=aligner,
         lora=lora,
+        version=product_version(),
+        llm_identity=identity,
+        hear=hear,
     )
     if before:
         _check_sizes(config, spec, before)
@@ -152,11 +189,14 @@ def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:
 
 
 def _check_start(config: TrainConfig, before: RunSpec, index: ClipIndex, pending: Sequence[str]) -> None:
-    index.recipe.require_same(before.recipe, here=config.cache, there=config.init_from)
+    require_heard(before, index.recipe, run=config.init_from, cache=config.cache)
     if config.init_from not in pending and not complete_steps(config.init_from):
         raise UserError(f"init_from={config.init_from}: that run has no complete checkpoint yet")
-    if before.llm != config.llm:
+    if before.llm == config.llm:
+        return
+    if "tiny" in (before.llm, config.llm) or not before.llm_identity:
         raise UserError(f"init_from={config.init_from} trained on llm={before.llm}, not on llm={config.llm}")
+    require_same_llm(before.llm_identity, llm_identity(config.llm), of=f"init_from={config.init_from}", llm=config.llm)
 
 
 def _check_sizes(config: TrainConfig, spec: RunSpec, before: RunSpec) -> None:

@@ -4,7 +4,8 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -12,12 +13,14 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from cluster.apart import call_in_thread
 from cluster.connection import cluster_device, connect
 from cluster.failures import describe_error
 from cluster.room import actors_that_fit
 from pipelines import storage
 from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.progress import Progress
+from pipelines.interface.words import counted
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.config import TrainConfig, with_full_paths
@@ -42,7 +45,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> TrainReport:
     """Train a run to its last step, from its newest checkpoint if it has one.
 
     Raises:
-        UserError: If the data, the LLM or the run's folder do not fit the config.
+        UserError: If the data, the LLM or the run's folder do not fit the config, or another job trains the run.
         JobIncompleteError: If the workers failed for good; checkpoints stay.
     """
     return train_in_turn([config], progress)[0]
@@ -53,31 +56,55 @@ def train_in_turn(configs: Sequence[TrainConfig], progress: Progress | None = No
 
     A run may start from one before it. Workers, threads and Ray are the first run's. Raises as `train`.
     """
-    start = time.monotonic()
     configs = [with_full_paths(config) for config in configs]  # workers run in folders of their own
-    num_examples = [
-        len(open_run(config, pending=[other.run for other in configs[:place]])) for place, config in enumerate(configs)
-    ]
+    with ExitStack() as holds:
+        for config in configs:
+            holds.enter_context(storage.held(config.run))
+        return _train_in_turn(configs, progress or Progress())
+
+
+def _train_in_turn(configs: Sequence[TrainConfig], progress: Progress) -> list[TrainReport]:
+    start = time.monotonic()
+    with progress.opening("train: looking at examples, features and LLM"):
+        num_examples = [
+            len(open_run(config, pending=[other.run for other in configs[:place]]))
+            for place, config in enumerate(configs)
+        ]
     todo = [config for config in configs if not _is_complete(config)]
     for config in configs:
         if config not in todo:
-            print(f"{config.run}: complete, nothing to do ({config.steps} steps)")
+            print(f"{config.run}: complete, nothing to do ({counted(config.steps, 'step')}); steps=MORE goes on")
     if todo:
-        own_cluster = connect(todo[0].ray)
+        with progress.opening("train: Ray is starting"):
+            own_cluster = connect(todo[0].ray)
         total = sum(config.steps for config in todo)
         with (
-            (progress or Progress()).phase("train", unit="steps", total=total) as phase,
+            progress.phase("train", unit="steps", total=total) as phase,
             watched(todo, phase),
             reported(todo),
+            _scored(todo),
         ):
             _fit(todo, own_cluster=own_cluster)
     reports = [_report(config, examples) for config, examples in zip(configs, num_examples, strict=True)]
     for config, report in zip(configs, reports, strict=True):
         if config in todo:
-            print(f"{config.run}: {report.steps} steps, loss {report.loss:.3f}, {report.examples} examples")
+            print(
+                f"{config.run}: {counted(report.steps, 'step')}, loss {report.loss:.3f}, "
+                f"{counted(report.examples, 'example')}"
+            )
     if todo:
-        print(f"trained in {time.monotonic() - start:.1f} s, the workers' start included")
+        print(f"trained in {time.monotonic() - start:.1f} s, the workers' start included; steps=MORE goes on from here")
     return reports
+
+
+@contextmanager
+def _scored(configs: Sequence[TrainConfig]) -> Iterator[None]:
+    with ExitStack() as scoring:
+        if scores := [config for config in configs if config.eval_every]:
+            from pipelines.training.monitoring.scores import scored  # few runs need what answers are scored with
+
+            scoring.enter_context(scored(scores))
+        yield
 
 
 def _is_complete(config: TrainConfig) -> bool:
@@ -121,13 +148,18 @@ def _fit(configs: Sequence[TrainConfig], *, own_cluster: bool) -> None:
         ),
     )
     try:
-        reason = trainer.fit().return_value  # type: ignore[attr-defined]  # the types are the earlier version's
+        # In the main thread Ray Train takes an interrupt for itself, and ends with 1 and without a word.
+        reason = call_in_thread(trainer.fit).return_value  # type: ignore[attr-defined]  # the types are the earlier version's
+    except (KeyboardInterrupt, SystemExit):
+        ray.shutdown()  # the workers end before the run's folder is let go
+        raise
     except TrainingFailedError as error:
         failures = getattr(error, "worker_failures", None)
         lacking = f"its workers did not start (no_workers_seconds={first.no_workers_seconds:g}): {error}"
         reason = _describe_failures(failures) if failures else lacking
-        raise JobIncompleteError(f"{first.run}: training failed: {reason}") from error
-    if reason:
+        run = next((config.run for config in configs if not _is_complete(config)), first.run)
+        raise JobIncompleteError(f"{run}: training failed: {reason}") from error
+    if reason:  # a worker returns why there is no sense in trying again
         raise JobIncompleteError(reason)
 
 

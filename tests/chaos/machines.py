@@ -18,8 +18,10 @@ class Machines:
         for _ in range(count):
             self.start_one()
 
-    def start_one(self) -> None:
-        self.nodes.append(self.cluster.add_node(num_cpus=self._cpus, object_store_memory=80 * 2**20))
+    def start_one(self, **settings) -> None:
+        """Start a machine, with settings of `ray.cluster_utils.Cluster.add_node`."""
+        node = self.cluster.add_node(num_cpus=self._cpus, object_store_memory=80 * 2**20, **settings)
+        self.nodes.append(node)
 
     def lose(self, node) -> None:
         """Kill a machine's processes."""

@@ -1,11 +1,13 @@
 """Extraction on a cluster of several machines while everything dies at random: the cache must come out the same.
 
-Kept out of the quick tests: `make chaos` (some ten minutes). CHAOS_FAULTS and CHAOS_SEED change how many and which.
+Kept out of the quick tests: `make chaos` (some half an hour). CHAOS_FAULTS, CHAOS_TOGETHER and CHAOS_SEED
+change how many and which.
 """
 
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import pytest
 import torch
 
 from pipelines import storage
-from pipelines.cache.index import committed_units
+from pipelines.cache.index import committed_units, read_rejects
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.tools.config import CacheVerifyConfig
 from pipelines.cache.tools.verify import cache_verify
@@ -34,6 +36,7 @@ from tests.toy import write_tone_corpus
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 NUM_FAULTS = int(os.environ.get("CHAOS_FAULTS", "50"))
+NUM_TOGETHER = int(os.environ.get("CHAOS_TOGETHER", "50"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 PATIENCE_SECONDS = 30.0
 JOB_SECONDS = 900
@@ -202,3 +205,59 @@ def test_audio_and_cache_on_an_object_store_that_fails(machines, tmp_path):
             chaos.during(f"S3: {fault}", lambda fault=fault: server.gate.failing(fault))
         chaos.run(NUM_FAULTS - NUM_FAULTS // 2)
         print(f"{server.gate.met} connections met a fault")
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_jobs_that_start_together_encode_each_clip_once(machines, tmp_path, store):
+    manifest = prepare_tones(tmp_path, num_clips=24, damaged=1)
+    undisturbed = str(tmp_path / "undisturbed")
+    assert start_job(machines, manifest, undisturbed, tmp_path / "log", workers=1).wait() == 0
+    rng, ends = random.Random(SEED), Counter[int]()
+    with s3_server("bucket") if store == "s3" else contextlib.nullcontext() as server:
+        for attempt in range(NUM_TOGETHER):
+            cache = server.uri(f"bucket/cache-{attempt}") if server else str(tmp_path / f"cache-{attempt}")
+            logs = [tmp_path / f"log-{attempt}-{number}" for number in range(rng.choice((2, 3)))]
+            jobs = []
+            for log in logs:
+                jobs.append(start_job(machines, manifest, cache, log, workers=1))
+                time.sleep(rng.choice((0.0, 0.0, 0.05, 0.5)))
+            codes = [job.wait(JOB_SECONDS) for job in jobs]
+            said = [log.read_text() for log in logs]
+            assert 0 in codes and set(codes) <= {0, 2}, said
+            for code, text in zip(codes, said, strict=True):
+                assert ("another job is at work there" in text) == (code == 2), text
+            assert sum("shards written" in text for text in said) == 1, said
+            assert digests(cache) == digests(undisturbed)
+            cache_verify(CacheVerifyConfig(cache=cache))
+            ends.update(codes)
+    print(f"{NUM_TOGETHER} times two or three jobs at once, {store}: ends {dict(ends)}", flush=True)
+
+
+def test_node_that_does_not_see_the_recordings_costs_no_clip(tmp_path):
+    """One node asks another store, which has the bucket and no recordings in it."""
+    corpus = write_tone_corpus(tmp_path, num_clips=60)
+    with s3_server("bucket") as server, s3_server("bucket") as empty, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.gate.port}")
+        server.upload(corpus / "audio", "bucket/audio")
+        server.upload(corpus / "audio", "bucket/fewer")
+        manifests = {name: str(tmp_path / f"manifest-{name}") for name in ("audio", "fewer")}
+        for name, manifest in manifests.items():
+            root = f"s3://bucket/{name}?region=us-east-1"
+            prepare_table(TableConfig(table=str(corpus / "table.jsonl"), audio_root=root, out=manifest))
+        storage.delete_file("s3://bucket/fewer/tone-7.wav?region=us-east-1")
+        machines = Machines(1)
+        try:
+            assert start_job(machines, manifests["audio"], str(tmp_path / "whole"), tmp_path / "log").wait() == 0
+            machines.start_one(env_vars={"AWS_ENDPOINT_URL": f"http://127.0.0.1:{empty.gate.port}"})
+            log = tmp_path / "log-blind"
+            assert start_job(machines, manifests["audio"], str(tmp_path / "blind"), log).wait() == 0
+            assert digests(str(tmp_path / "blind")) == digests(str(tmp_path / "whole"))
+            assert "did not find or could not read recordings of" in log.read_text()
+            log = tmp_path / "log-fewer"
+            assert start_job(machines, manifests["fewer"], str(tmp_path / "fewer"), log).wait() == 0
+            rejects = read_rejects(str(tmp_path / "fewer"), committed_units(str(tmp_path / "fewer"))).to_pylist()
+            assert len(rejects) == 1 and "tone-7.wav" in rejects[0]["recording"]
+            assert re.search(r"no such file on node \S+, nor on node \S+", rejects[0]["error"])
+        finally:
+            machines.cluster.shutdown()

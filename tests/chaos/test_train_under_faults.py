@@ -1,7 +1,7 @@
 """Training on a cluster of several machines while everything dies at random: examples and losses must be the same.
 
-Kept out of the quick tests: `make chaos` (some twenty minutes). CHAOS_TRAIN_FAULTS and CHAOS_SEED change how many and
-which.
+Kept out of the quick tests: `make chaos` (some forty minutes). CHAOS_TRAIN_FAULTS, CHAOS_TOGETHER and CHAOS_SEED change
+how many and which.
 
 Covers cluster.preemption.
 """
@@ -32,6 +32,7 @@ from tests.pipelines.builders import fill, make_worker, prepare_tones, train_her
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 NUM_FAULTS = int(os.environ.get("CHAOS_TRAIN_FAULTS", "16"))
+NUM_TOGETHER = int(os.environ.get("CHAOS_TOGETHER", "50"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 STEPS, CHECKPOINT_EVERY = 300, 5
 JOB_SECONDS = 900
@@ -234,3 +235,26 @@ def test_fewer_workers_go_on_when_a_machine_is_lost_and_more_when_it_comes_back(
     )
     both = min(len(ours), len(theirs))
     assert both >= 36 and ours[:both] == theirs[:both]
+
+
+def test_jobs_that_start_together_train_a_run_once(machines, config, tmp_path):
+    short = replace(config, steps=4, checkpoint_every=2, valid_every=0, valid_splits=[], run=str(tmp_path / "one"))
+    train_here(short)
+    rng, ends = random.Random(SEED), Counter[int]()
+    for attempt in range(NUM_TOGETHER):
+        run = str(tmp_path / f"run-{attempt}")
+        logs = [tmp_path / f"log-{attempt}-{number}" for number in range(rng.choice((2, 3)))]
+        jobs = []
+        for log in logs:
+            jobs.append(start_job(machines, short, run, log, "workers=1"))
+            time.sleep(rng.choice((0.0, 0.0, 0.05, 0.5)))
+        codes = [job.wait(JOB_SECONDS) for job in jobs]
+        said = [log.read_text() for log in logs]
+        assert 0 in codes and set(codes) <= {0, 2}, said
+        for code, text in zip(codes, said, strict=True):
+            assert ("another job is at work there" in text) == (code == 2), text
+        assert sum("4 steps, loss" in text for text in said) == 1, said
+        assert [line["loss"] for line in read_metrics(run)] == [line["loss"] for line in read_metrics(short.run)]
+        assert len(list((Path(run) / "ray").iterdir())) == 1  # one launch
+        ends.update(codes)
+    print(f"{NUM_TOGETHER} times two or three jobs at once: ends {dict(ends)}", flush=True)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.unit_queue import FatalUnitError
+from cluster.unit_queue import Attempt, FatalUnitError, NotHereError
 
 
 @dataclass(frozen=True)
@@ -15,22 +15,29 @@ class FakeUnit:
     seconds: float = 0.0
     last_bad_attempt: int = 1_000
     """The action is taken up to this attempt; later ones just work."""
+    blind: tuple[str, ...] = ()
+    """Nodes that refuse it."""
 
 
 class FakeActor:
-    def __init__(self, folder: str = "", start_seconds: float = 0.0) -> None:
-        self.folder = folder
+    def __init__(self, folder: str = "", start_seconds: float = 0.0, node: str = "a") -> None:
+        self.folder, self.node = folder, node
         time.sleep(start_seconds)
 
-    def ready(self) -> None:
-        pass
+    def ready(self) -> str:
+        return self.node
 
-    def run(self, unit: FakeUnit, attempt: int) -> tuple[str, int]:
+    def progress(self) -> float:
+        return 0.5
+
+    def run(self, unit: FakeUnit, attempt: Attempt) -> tuple[str, int]:
         if self.folder:
-            (Path(self.folder) / f"{unit.unit_id}.{attempt}").write_text(str(os.getpid()))
+            (Path(self.folder) / f"{unit.unit_id}.{attempt.number}").write_text(str(os.getpid()))
         time.sleep(unit.seconds)
-        if attempt <= unit.last_bad_attempt:
-            self._act(unit, attempt)
+        if unit.action == "refused" and self.node in unit.blind:
+            raise NotHereError(self.node, (unit.unit_id,), f"{unit.unit_id}: no such file")
+        if attempt.number <= unit.last_bad_attempt:
+            self._act(unit, attempt.number)
         return unit.unit_id, os.getpid()
 
     def _act(self, unit: FakeUnit, attempt: int) -> None:

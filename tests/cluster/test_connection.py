@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -25,6 +26,14 @@ class TestLocal:
     def test_a_local_cluster_wants_a_token(self) -> None:
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert ray.get(ray.remote(num_cpus=0)(lambda: os.environ["RAY_AUTH_TOKEN"]).remote())  # workers get it too
+
+
+def test_a_call_without_a_cluster_starts_none() -> None:
+    code = "import cluster, ray; ray.put(1)"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Ray has not been started yet" in done.stderr.splitlines()[-1]
 
 
 @pytest.fixture

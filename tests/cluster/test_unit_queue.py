@@ -1,6 +1,7 @@
-"""Covers cluster.limits, cluster.room."""
+"""Covers cluster.limits, cluster.node, cluster.room."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ from tests.cluster.fakes import DiesAtStart, FakeActor, FakeUnit, RaisesAtStart
 
 
 def make_actor(actor: type = FakeActor, *arguments: Any, num_cpus: float = 1) -> Any:
-    options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0}
+    options = {"num_cpus": num_cpus, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
     return ray.remote(actor).options(**options).remote(*arguments)
 
 
@@ -74,6 +75,19 @@ class Run:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 class TestUnits:
+    def test_what_is_done_of_running_units_is_told_while_they_run(self) -> None:
+        run = Run()
+        run([FakeUnit(str(number), seconds=3.0) for number in range(2)], num_actors=2)
+        told = [progress.begun for progress in run.progress]
+        assert max(told) == 1.0 and told[-1] == 0.0
+        assert all(progress.begun == 0.0 for progress in run.progress if progress.done == 2)
+
+    def test_a_thousand_actors_are_asked_in_turn(self, monkeypatch) -> None:
+        monkeypatch.setattr("cluster.unit_queue.MOST_ASKED", 1)
+        run = Run()
+        run([FakeUnit(str(number), seconds=4.0) for number in range(3)], num_actors=3)
+        assert {0.5, 1.0, 1.5} <= {progress.begun for progress in run.progress}
+
     def test_every_unit_is_done_once(self) -> None:
         run = Run()
         report = run(good_units(500), num_actors=2)
@@ -92,7 +106,7 @@ class TestUnits:
         report = run([*bad, *good_units(20)], num_actors=2)
         failed = {unit.unit_id: unit for unit in report.failed}
         assert sorted(failed) == ["dies", "raises"]
-        assert failed["raises"].error == "OSError: raises: disk on fire, attempt 3"
+        assert failed["raises"].error == "node a: OSError: raises: disk on fire, attempt 3"
         assert "process has died" in failed["dies"].error
         assert "\n" not in failed["dies"].error
         assert [unit.attempts for unit in report.failed] == [3, 3]
@@ -104,9 +118,39 @@ class TestUnits:
     def test_a_hanging_unit_is_killed_at_its_limit(self) -> None:
         run = Run()
         report = run([FakeUnit("hangs", "hang"), *good_units(10)], limits=QueueLimits(max_tries=2, unit_seconds=1.0))
-        assert [(unit.unit_id, unit.error) for unit in report.failed] == [("hangs", "no result after 1 s")]
+        assert [(unit.unit_id, unit.error) for unit in report.failed] == [("hangs", "node a: no result after 1 s")]
         assert report.done == 10
         assert report.actor_deaths == 0
+
+    def test_a_unit_that_a_node_refuses_is_done_by_another(self) -> None:
+        nodes = iter(["a", "b"])
+        run = Run()
+        units = [FakeUnit(f"{number}", "refused", 0.01, blind=("a",)) for number in range(30)]
+        report = run(units, num_actors=2, start=lambda: make_actor(FakeActor, "", 0.0, next(nodes)))
+        assert (report.done, report.failed) == (30, [])
+        assert 1 <= report.refusals["a"] <= 30 and set(report.refusals) == {"a"}
+        assert report.retries == 0 and {result.attempt for result in run.results} <= {1, 2}
+
+    def test_a_unit_that_every_node_refuses_fails_and_the_rest_is_done(self) -> None:
+        nodes = iter(["a", "b"])
+        run = Run()
+        units = [FakeUnit("none", "refused", blind=("a", "b")), *[FakeUnit(f"{number}") for number in range(10)]]
+        report = run(units, num_actors=2, start=lambda: make_actor(FakeActor, "", 0.0, next(nodes)))
+        assert report.done == 10 and [unit.unit_id for unit in report.failed] == ["none"]
+        assert re.fullmatch(r"node [ab]: none: no such file; no other node was there to try", report.failed[0].error)
+        assert report.refusals == {"a": 1, "b": 1}
+
+    def test_where_the_only_node_refuses_everything_the_job_stops_early(self) -> None:
+        run = Run()
+        units = (FakeUnit(f"{number}", "refused", blind=("a",)) for number in range(1_000))
+        with pytest.raises(FatalUnitError, match=r"no unit can be done on any node so far; node a: \d+: no such file"):
+            run(units)
+
+    def test_units_that_the_only_node_refuses_do_not_hold_up_the_others(self) -> None:
+        run = Run()
+        refused = [FakeUnit(f"none-{number}", "refused", blind=("a",)) for number in range(6)]
+        report = run([FakeUnit("first"), *refused, *good_units(10)])
+        assert report.done == 11 and len(report.failed) == 6
 
     def test_a_retried_unit_goes_to_the_back(self) -> None:
         run = Run()
@@ -213,6 +257,8 @@ class TestStarts:
 
     def test_pool_size_is_what_the_cluster_holds(self) -> None:
         assert pool_size(0, num_cpus_per_actor=1) == 4
+        assert pool_size(9, num_cpus_per_actor=1) == 9  # the cluster may grow
+        assert [pool_size(wanted, num_cpus_per_actor=1, own_cluster=True) for wanted in (0, 3, 9)] == [4, 3, 4]
         assert pool_size(0, num_cpus_per_actor=3) == 1
         assert pool_size(50, num_cpus_per_actor=1) == 50
         with pytest.raises(ValueError, match=r"needs 5 CPU and 0 GPU on one machine.* 4 CPU and 0 GPU"):

@@ -28,6 +28,13 @@ def test_streams_come_in_the_order_given_whatever_the_batches() -> None:
     assert seconds["beats"] > 0
 
 
+@pytest.mark.parametrize("beats", [None, tiny_beats()])
+def test_clips_are_counted_as_their_streams_are_encoded(beats) -> None:
+    counts: list[float] = []
+    ClipEncoder(tiny_whisper(), beats).encode(waves(1, 3.2, 1.7, 2), on_clips=counts.append)
+    assert sum(counts) == 4 and len(counts) > 1
+
+
 def test_a_clip_gives_the_same_features_in_twenty_random_batches() -> None:
     encoder = ClipEncoder(tiny_whisper(), tiny_beats())
     generator = np.random.Generator(np.random.PCG64(0))

@@ -22,6 +22,7 @@ from llm.lora import (
     save_adapter,
     set_lora_scaling,
     settings_from_official,
+    use_lora,
 )
 from llm.settings import LoraSettings, Precision
 from tests import SHARED
@@ -65,6 +66,29 @@ def test_lora_is_float32_over_a_bfloat16_base(tiny_llm_dir: Path) -> None:
     assert model(IDS).logits.dtype == torch.bfloat16
 
 
+def test_adapters_of_one_llm_take_turns_and_none_touches_the_others(adapted_llm: PeftModel, tmp_path: Path) -> None:
+    """The second has another rank and other modules, and is loaded from a folder."""
+    adapted_llm.eval()
+    first = adapted_llm(IDS).logits
+    save_adapter(adapted_llm, tmp_path, base="base")
+    add_lora(adapted_llm, LoraSettings(rank=2, alpha=8, target_modules=["o_proj"]), adapter="second").eval()
+    assert torch.equal(adapted_llm(IDS).logits, first)
+    use_lora(adapted_llm, "second")
+    bare = adapted_llm(IDS).logits
+    state = {
+        name: torch.full_like(tensor, 0.05)
+        for name, tensor in adapter_state_dict(adapted_llm, adapter="second").items()
+    }
+    load_adapter_state(adapted_llm, state, adapter="second")
+    second = adapted_llm(IDS).logits
+    assert not torch.equal(second, bare) and not torch.equal(second, first)
+    add_lora(adapted_llm, LoraSettings(rank=4, alpha=8), adapter="copy").eval()
+    load_adapter(adapted_llm, tmp_path, adapter="copy")
+    for adapter, expected in (("default", first), ("second", second), ("copy", first), ("default", first)):
+        use_lora(adapted_llm, adapter)
+        torch.testing.assert_close(adapted_llm(IDS).logits, expected)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
 def test_an_llm_without_its_adapter_is_the_one_that_was_loaded(tiny_llm_dir: Path, precision: Precision) -> None:
     if precision.startswith("int"):
@@ -86,7 +110,7 @@ def test_an_llm_without_its_adapter_is_the_one_that_was_loaded(tiny_llm_dir: Pat
 def test_a_saved_adapter_loads_here_and_with_peft_itself(
     adapted_llm: PeftModel, tiny_llm_dir: Path, tmp_path: Path
 ) -> None:
-    save_adapter(adapted_llm, tmp_path)
+    save_adapter(adapted_llm, tmp_path, base="some-lab/base")
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     expected = adapted_llm.eval()(IDS).logits
     ours = add_lora(load_llm(tiny_llm_dir)[0], LoraSettings(rank=4, alpha=8, dropout=0.3)).eval()
@@ -96,9 +120,9 @@ def test_a_saved_adapter_loads_here_and_with_peft_itself(
     assert torch.equal(theirs(IDS).logits, expected)
 
 
-def test_a_saved_adapter_does_not_name_a_folder_of_this_machine(adapted_llm: PeftModel, tmp_path: Path) -> None:
-    save_adapter(adapted_llm, tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+def test_a_saved_adapter_names_its_base_and_no_folder_of_this_machine(adapted_llm: PeftModel, tmp_path: Path) -> None:
+    save_adapter(adapted_llm, tmp_path, base="some-lab/base")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == ("some-lab/base")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +136,7 @@ def test_a_saved_adapter_does_not_name_a_folder_of_this_machine(adapted_llm: Pef
 def test_an_adapter_of_other_settings_is_refused(
     adapted_llm: PeftModel, tiny_llm_dir: Path, tmp_path: Path, other: LoraSettings, words: str
 ) -> None:
-    save_adapter(adapted_llm, tmp_path)
+    save_adapter(adapted_llm, tmp_path, base="some-lab/base")
     with pytest.raises(ValueError, match=words):
         load_adapter(add_lora(load_llm(tiny_llm_dir)[0], other), tmp_path)
 

@@ -120,15 +120,32 @@ def test_answers_of_a_batch_are_those_of_its_examples(salmonn: Salmonn, batch: B
     options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 12}
     together = salmonn.generate(batch, **options)
     assert together == [salmonn.generate(_example(batch, i), **options)[0] for i in range(3)]
-    assert len(set(together)) == 3
+    assert len(set(together)) > 1  # or equal answers would say nothing; untrained, two of three may be the same
 
 
 def test_sampled_answers_depend_on_the_seed(salmonn: Salmonn, batch: Batch) -> None:
     def sample(seed: int) -> list[str]:
         torch.manual_seed(seed)
-        return salmonn.generate(batch, num_beams=1, do_sample=True, temperature=1.5, top_p=1.0, max_new_tokens=8)
+        return salmonn.sample(batch, temperature=1.5, top_p=1.0, max_new_tokens=8)
 
     assert sample(0) == sample(0) != sample(1)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t \n", "\u3000"])
+def test_blanks_at_an_answers_end_are_not_learnt(salmonn: Salmonn, blank: str) -> None:
+    assert salmonn._answer(f"a dog barks{blank}") == salmonn._answer("a dog barks")
+    assert len(salmonn._answer(f"a dog{blank}barks")) > len(salmonn._answer("a dog")) > 1
+
+
+@pytest.mark.parametrize("token", ["</s>", "<s>", "<unk>"])
+def test_a_control_token_spelled_in_a_text_is_text(salmonn: Salmonn, token: str) -> None:
+    ids = salmonn._answer(f"say {token} now")
+    assert ids.count(salmonn.tokenizer.eos_token_id) == 1 and ids[-1] == salmonn.tokenizer.eos_token_id
+    special = {salmonn.tokenizer.bos_token_id, salmonn.tokenizer.unk_token_id}
+    assert not special & set(ids)
+    assert token in salmonn.tokenizer.decode(ids[:-1], skip_special_tokens=True)
+    prompt = salmonn._prompt(f"what is {token}?", num_audio_tokens=2)
+    assert prompt.count(salmonn.tokenizer.eos_token_id) == 0
 
 
 def test_a_cut_answer_loses_its_end(salmonn: Salmonn, batch: Batch) -> None:
@@ -165,7 +182,7 @@ def test_generation_leaves_the_mode_as_it_was_and_warns_of_nothing(salmonn: Salm
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         once = salmonn.generate(batch, num_beams=2, max_new_tokens=4)
-        salmonn.generate(batch, num_beams=1, do_sample=True, temperature=0.7, max_new_tokens=2)
+        salmonn.sample(batch, temperature=0.7, max_new_tokens=2)
     assert salmonn.training and salmonn.aligner.training
     assert salmonn.generate(batch, num_beams=2, max_new_tokens=4) == once  # no dropout
 
@@ -223,7 +240,7 @@ def test_a_frozen_random_llm_learns_to_say_what_is_heard(
         optimizer.step()
         optimizer.zero_grad()
     unheard = noisy_batch(64)
-    answers = salmonn.generate(unheard, num_beams=1, max_new_tokens=4)
+    answers = [answer.text for answer in salmonn.generate(unheard, num_beams=1, max_new_tokens=4)]
     assert sum(map(str.__eq__, answers, unheard.answers)) / 64 > 0.9
 
 
@@ -422,4 +439,4 @@ def test_generated_answers_equal_the_official_model(official: Official, name: st
     batch = Batch(torch.zeros(1, 1, 1), None, None, [_official_question(case["prompts"][0])])
     notes = json.loads((GOLDEN / "salmonn_small" / "generation_notes.json").read_text())
     expected = official.tokenizer.decode(notes[f"{name}.beams{num_beams}"]["official_ids"][0], skip_special_tokens=True)
-    assert salmonn.generate(batch, num_beams=num_beams, max_new_tokens=20) == [expected.strip()]
+    assert salmonn.generate(batch, num_beams=num_beams, max_new_tokens=20)[0].text == expected.strip()

@@ -3,11 +3,13 @@
 import hashlib
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
+from cluster.unit_queue import Attempt
 from encoders.clip_encoder import load_clip_encoder
 from pipelines.cache.encoder_recipe import recipe_of
 from pipelines.cache.index import committed_units
@@ -29,9 +31,9 @@ from tests import ROOT
 from tests.toy import write_tone_corpus
 
 
-def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny") -> ExtractWorker:
+def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny", speech_frames="all") -> ExtractWorker:
     encoder = load_clip_encoder(whisper=whisper, beats=beats)
-    recipe = recipe_of(encoder, codec=codec, precision="float32")
+    recipe = replace(recipe_of(encoder, codec=codec, precision="float32"), speech_frames=speech_frames)
     encoders = {"speech": whisper, "audio": beats}
     write_recipe(str(cache), recipe, encoders=encoders, recorded={})
     return ExtractWorker(
@@ -51,7 +53,7 @@ def prepare_tones(folder, **keys) -> str:
 def fill(cache, manifest, worker, *, shard_nbytes=1_500_000):
     extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=shard_nbytes)
     for unit in read_units(str(cache), skip=committed_units(str(cache))):
-        worker.run(unit, 1)
+        worker.run(unit, Attempt())
 
 
 def shard_digests(cache):
@@ -94,3 +96,8 @@ def events(file: Path) -> Iterator[Event]:
 
 
 README = (ROOT / "README.md").read_text()
+
+
+def stores_of(run) -> Iterator[Path]:
+    """Yield the folders of a run's answers, one for each way of answering."""
+    return (path.parent for path in (Path(run) / "answers").glob("*/setup.json"))

@@ -3,6 +3,9 @@
 Covers cluster.errors, encoders.errors, llm.errors, pipelines.errors, pipelines.interface.completion, qformer.errors.
 """
 
+import os
+import pty
+import shlex
 import subprocess
 import sys
 
@@ -13,8 +16,11 @@ from encoders.audio import AudioError
 from llm.errors import LLMError
 from pipelines.cli import VERBS, main
 from pipelines.errors import ExistsError, JobIncompleteError, MissingError, UserError
+from pipelines.interface.config import load_config
+from pipelines.interface.help import describe_keys
 from qformer.errors import AlignerError
 from tests import ROOT
+from tests.toy import write_tone_corpus
 
 
 def raise_from_a_verb(monkeypatch, error: BaseException) -> None:
@@ -100,6 +106,61 @@ def test_bash_takes_the_completion():
     ).stdout
     done = subprocess.run(["bash", "-c", f"{script}\ncomplete -p salmonn"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "complete -o default -F _salmonn salmonn")
+
+
+NEEDED = {
+    **{
+        name: ["out=my m", "root=r", "table=t.csv", "annotation=a.json", "audio_root=a"]
+        for name in VERBS
+        if name.startswith("prepare ")
+    },
+    "plan extract": ["manifest=m", "whisper=tiny", "beats=tiny"],
+    "extract": ["manifest=m", "cache=my c", "whisper=w", "beats=none"],
+    "train": ["manifest=m", "cache=c", "run=my r", "llm=tiny"],
+    "sweep": ["manifest=m", "cache=c", "sweep=s", "llm=tiny", "grid.seed=[1,2]"],
+    "evaluate": ["run=my r", "manifest=m", "cache=c"],
+    "import-official": ["ckpt=c", "llm=l", "whisper=tiny", "beats=tiny", "out=o"],
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in VERBS if hasattr(VERBS[name].load_config_type(), "next_step") and "submit" not in name]
+)
+def test_the_next_step_that_a_verb_names_is_a_command_with_all_its_keys(name):
+    config_type = VERBS[name].load_config_type()
+    if name == "plan train":
+        return  # its next step is a sentence
+    known = {key.name for key in describe_keys(config_type)}
+    words = [word for word in NEEDED[name] if word.partition("=")[0].partition(".")[0] in known or "grid." in word]
+    missing = [key.name for key in describe_keys(config_type) if key.default == "needed"]
+    words += [f"{key}=x" for key in missing if not any(word.startswith(f"{key}=") for word in words)]
+    salmonn, *step = shlex.split(load_config(config_type, words).next_step())
+    verb = max((verb for verb in VERBS if " ".join(step).startswith(f"{verb} ")), key=len)
+    assert salmonn == "salmonn" and load_config(VERBS[verb].load_config_type(), step[len(verb.split()) :])
+
+
+def test_a_verb_says_what_comes_next_where_nothing_else_is_read(tmp_path, capsys):
+    write_tone_corpus(tmp_path)
+    words = [f"table={tmp_path}/table.jsonl", f"audio_root={tmp_path}/audio", f"out={tmp_path}/my m"]
+    assert main(["prepare", "table", *words]) == 0
+    told = capsys.readouterr()
+    assert told.err.endswith(f"next: salmonn extract 'manifest={tmp_path}/my m' cache=CACHE whisper=tiny beats=tiny\n")
+    assert "next:" not in told.out
+
+
+def test_a_terminal_sees_at_once_which_verb_starts(tmp_path):
+    corpus = write_tone_corpus(tmp_path)
+    words = ["prepare", "table", f"table={corpus}/table.jsonl", f"audio_root={corpus}/audio", f"out={tmp_path}/m"]
+    shown = bytearray()
+
+    def read(descriptor: int) -> bytes:
+        shown.extend(data := os.read(descriptor, 1024))
+        return data
+
+    program = f"import os; os.chdir({str(ROOT)!r}); from pipelines.cli import main; raise SystemExit(main({words!r}))"
+    assert pty.spawn([sys.executable, "-c", program], read) == 0
+    text = shown.decode()
+    assert text.index("prepare table: starting") < text.index("12 clips") < text.index("next: salmonn extract")
 
 
 def test_a_package_of_the_same_name_from_elsewhere_is_refused(tmp_path):

@@ -64,6 +64,28 @@ def test_what_lies_in_the_padding_does_not_matter(aligner: Aligner) -> None:
     assert torch.equal(aligner(speech, audio, **frames), clean)
 
 
+@pytest.mark.parametrize(("window", "stride"), [(0.34, 0.34), (0.34, 0.2), (0.2, 0.3), (0.02, 0.02), (1.0, 0.5)])
+def test_clips_of_their_own_lengths_reach_their_last_frame_and_no_further(window: float, stride: float) -> None:
+    """Of each clip alone: both norms, zeros behind its frames, every window that begins before they end."""
+    torch.manual_seed(0)
+    aligner = Aligner(dataclasses.replace(SMALL, window_seconds=window, stride_seconds=stride)).eval()
+    lengths, audio_lengths = torch.tensor([1, 17, 18, 60, 34]), torch.tensor([0, 8, 16, 56, 32])
+    speech, audio = torch.randn(5, 60, 12), torch.randn(5, 56, 8)
+    tokens = aligner.by_clip(speech, audio, speech_frames=lengths, audio_frames=audio_lengths)
+    counts = [aligner.num_reached_tokens(int(length)) for length in lengths]
+    assert aligner.ln_audio is not None and len(tokens) == sum(counts) and min(counts) >= 1
+    for clip, own in enumerate(tokens.split(counts)):
+        size, step = aligner.config.window_frames, aligner.config.stride_frames
+        frames = torch.zeros(1, (counts[clip] - 1) * step + size, 20)
+        reached = min(int(lengths[clip]), frames.shape[1])
+        assert reached == lengths[clip] or step > size  # frames between windows are skipped
+        frames[:, :reached, :12] = aligner.ln_speech(speech[clip : clip + 1, :reached])
+        heard = min(int(audio_lengths[clip]), frames.shape[1])
+        frames[:, :heard, 12:] = aligner.ln_audio(audio[clip : clip + 1, :heard])
+        expected = aligner.projection(aligner.qformer(frames, window_frames=size, stride_frames=step).flatten(1, 2))
+        torch.testing.assert_close(own, expected[0], atol=1e-6, rtol=1e-5)
+
+
 def test_padding_is_zero_after_the_norm(aligner: Aligner) -> None:
     """The same numbers by hand: norm, zeros, concatenation, Q-Former, projection."""
     speech, audio = torch.randn(1, 34, 12), torch.randn(1, 20, 8)

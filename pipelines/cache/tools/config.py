@@ -39,8 +39,8 @@ class CacheLsConfig:
 class CachePruneConfig:
     cache: str = MISSING
     """[URI] Folder of the feature cache."""
-    manifest: list[str] = MISSING
-    """[URIs] Folders of the manifests whose clips stay."""
+    manifest: list[str] = field(default_factory=list)
+    """[URIs] Folders of the manifests whose clips stay; none: all stay, each once, and only stray files go."""
     min_waste: float = 0.2
     """[fraction] Share of a shard's clips that must be unwanted for it to be written anew."""
     apply: bool = False
@@ -83,6 +83,9 @@ class CacheVerifyConfig:
     """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays."""
     seed: int = 0
     """[number] Chooses the clips that are read."""
+    repair: bool = False
+    """[true/false] Take faulty shards out of the index, so that extract with the same keys makes them anew; nothing
+    else is touched."""
     threads: int = 4
     """[count] Shards read at a time."""
 
@@ -118,6 +121,26 @@ class CacheExportConfig:
             raise UserError("either clips=… or manifest=… says what is exported")
         if self.clips and (self.splits or self.tasks):
             raise UserError("splits=… and tasks=… choose among a manifest's clips; clips=… names them")
+
+
+@dataclass(frozen=True)
+class CacheTrimConfig:
+    cache: str = MISSING
+    """[URI] Folder of the feature cache, with all of Whisper's frames."""
+    out: str = MISSING
+    """[URI] Folder of the cache that holds those of the sound alone; it is made, or continued."""
+    shard_megabytes: int = 512
+    """[MB] Predicted size at which a shard is full."""
+    threads: int = 4
+    """[count] Shards copied at a time."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("shard_megabytes", "threads"), low=1)
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        read_recipe(self.cache)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""`salmonn cache export` and `merge`: clips from caches into another, as their shards store them.
+"""`salmonn cache export`, `merge` and `trim`: clips from caches into another, as their shards store them.
 
 The target is planned as an extraction would plan it, and each unit is then read from the sources instead of encoded. So
 the target is a cache like any other: the same selection gives the same bytes, a second run continues where the first
 stopped, and `salmonn extract` adds what is still missing. Ten million clips cost 2 GB per source for its index and 1 GB
-for the ids of the plan; arrays are held one clip per thread, and never decoded.
+for the ids of the plan; arrays are held one clip per thread, and never decoded; `trim` leaves out their last rows.
 """
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -20,11 +20,12 @@ from pipelines import storage
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import ShardInfo, committed_units, read_rejects
 from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
-from pipelines.cache.recipe import RECIPE, read_recipe
-from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
-from pipelines.cache.tools.config import CacheExportConfig, CacheMergeConfig
+from pipelines.cache.recipe import RECIPE, Recipe, read_recipe, write_recipe
+from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, trimmed, write_shard
+from pipelines.cache.tools.config import CacheExportConfig, CacheMergeConfig, CacheTrimConfig
 from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
+from pipelines.interface.words import counted
 from pipelines.manifest.tables import Clip, read_clips, read_examples
 from pipelines.storage.threads import run_threads
 
@@ -61,6 +62,19 @@ def cache_merge(config: CacheMergeConfig) -> None:
     _copy(config.caches, config.out, None, config.shard_megabytes * MEGABYTE, config.threads)
 
 
+def cache_trim(config: CacheTrimConfig) -> None:
+    """Copy all clips without the speech frames of the silence behind their sound: what `speech_frames=heard` extracts.
+
+    Raises:
+        FileNotFoundError: If there is no cache.
+        UserError: If it has no such frames, or the target has another recipe.
+    """
+    recipe = read_recipe(config.cache)[0]
+    if recipe.speech_frames == "heard":
+        raise UserError(f"{config.cache}: is trimmed already (speech_frames=heard); cache export copies it")
+    _copy([config.cache], config.out, None, config.shard_megabytes * MEGABYTE, config.threads, trim=True)
+
+
 def _manifest_clips(config: CacheExportConfig) -> set[bytes]:
     if not (config.splits or config.tasks):
         return {bytes.fromhex(clip.clip_id) for clip in read_clips(config.manifest)}
@@ -85,17 +99,42 @@ def _open_source(uri: str) -> _Source:
     return _Source(ClipIndex(uri), {row["clip_id"]: stored_error(row) for row in rows})
 
 
-def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard_nbytes: int, threads: int) -> None:
-    start = time.perf_counter()
+def _copy(
+    uris: Sequence[str],
+    out: str,
+    wanted: Collection[bytes] | None,
+    shard_nbytes: int,
+    threads: int,
+    *,
+    trim: bool = False,
+) -> None:
     recipe = read_recipe(uris[0])[0]
-    for other in [*uris[1:], *([out] if storage.file_exists(storage.join(out, RECIPE)) else [])]:
+    for other in uris[1:]:
         recipe.require_same(read_recipe(other)[0], here=uris[0], there=other)
+    recipe = replace(recipe, speech_frames="heard") if trim else recipe
+    if storage.file_exists(storage.join(out, RECIPE)):
+        recipe.require_same(read_recipe(out)[0], here=f"{uris[0]}, trimmed," if trim else uris[0], there=out)
     sources = [_open_source(uri) for uri in uris]
     if wanted is not None and next(_decided_clips(uris[0], wanted), None) is None:
         raise UserError(f"{uris[0]}: holds none of the {len(wanted)} selected clips")
+    with storage.held(out):
+        _write_copy(sources, out, wanted, recipe, shard_nbytes=shard_nbytes, threads=threads)
+
+
+def _write_copy(
+    sources: Sequence[_Source],
+    out: str,
+    wanted: Collection[bytes] | None,
+    recipe: Recipe,
+    *,
+    shard_nbytes: int,
+    threads: int,
+) -> None:
+    start = time.perf_counter()
+    uris = [source.cache.uri for source in sources]
     if not storage.file_exists(storage.join(out, RECIPE)):
-        recipe_bytes = storage.read_bytes(storage.join(uris[0], RECIPE))
-        storage.write_bytes(storage.join(out, RECIPE), recipe_bytes, exclusive=True)
+        about = storage.read_json(storage.join(uris[0], RECIPE))
+        write_recipe(out, recipe, encoders=about["encoders"], recorded=about["recorded"])
     for uri in uris:
         extend_plan(out, _decided_clips(uri, wanted), recipe=recipe, shard_nbytes=shard_nbytes)
     done = committed_units(out)
@@ -105,7 +144,10 @@ def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard
 
     def copied(located: tuple[ExtractUnit, np.ndarray[Any, np.dtype[np.int64]]]) -> ShardInfo:
         unit, positions = located
-        return write_shard(out, unit.unit, recipe, _stored_clips(sources, unit.clips, positions))
+        clips = _stored_clips(sources, unit.clips, positions)
+        if recipe.speech_frames != sources[0].cache.recipe.speech_frames:
+            clips = (trimmed(clip) if isinstance(clip, StoredClip) else clip for clip in clips)
+        return write_shard(out, unit.unit, recipe, clips)
 
     units = _complete_units(sources, read_units(out, skip=done), positions_SN)
     infos = []
@@ -116,11 +158,12 @@ def _copy(uris: Sequence[str], out: str, wanted: Collection[bytes] | None, shard
     nbytes, seconds = sum(info.nbytes for info in infos), time.perf_counter() - start
     clips, rejects = sum(info.clips for info in infos), sum(info.rejects for info in infos)
     print(
-        f"{out}: {len(infos)} shards written, {len(done)} were there; {clips} clips, {rejects} rejects, "
+        f"{out}: {counted(len(infos), 'shard')} written, {len(done)} were there; "
+        f"{counted(clips, 'clip')}, {counted(rejects, 'reject')}, "
         f"{nbytes / 1e6:.1f} MB in {seconds:.1f} s ({nbytes / 1e6 / seconds:.0f} MB/s)"
     )
     if len(infos) < len(planned):
-        print(f"{out}: {len(planned) - len(infos)} shards hold clips of no source; salmonn extract encodes them")
+        print(f"{out}: {len(planned) - len(infos)} of the shards hold clips of no source; salmonn extract encodes them")
 
 
 def _decided_clips(cache: str, wanted: Collection[bytes] | None) -> Iterator[Clip]:

@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 
 from pipelines import storage
 from pipelines.cache.clip_index import ClipIndex
-from pipelines.cache.index import committed_units, read_rejects
+from pipelines.cache.index import committed_units, read_rejects, shard_nbytes
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import count_planned_clips, count_units
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.errors import UserError
+from pipelines.interface.words import counted
 
 
 def cache_info(config: CacheInfoConfig) -> None:
@@ -25,8 +26,9 @@ def cache_info(config: CacheInfoConfig) -> None:
     recipe, encoders = read_recipe(config.cache)
     units, planned = committed_units(config.cache), count_units(config.cache)
     print(f"cache      {config.cache}")
-    version = f"preprocessing {recipe.preprocessing_version}"
-    print(f"recipe     {recipe.digest[:16]}  {recipe.codec}, {recipe.precision}, {version}")
+    parts = [recipe.codec, recipe.precision, f"preprocessing {recipe.preprocessing_version}"]
+    parts += ["speech frames of the sound alone"] if recipe.speech_frames == "heard" else []
+    print(f"recipe     {recipe.digest[:16]}  {', '.join(parts)}")
     for name, stream in recipe.streams.items():
         print(f"{name:<10} {stream.width} wide, 50 Hz, weights {stream.digest[:16]} ({encoders[name]})")
     nbytes = sum(_checked_nbytes(config.cache, unit, recipe) for unit in sorted(units))
@@ -38,15 +40,16 @@ def cache_info(config: CacheInfoConfig) -> None:
         hours = (pc.sum(index["seconds"]).as_py() or 0.0) / 3600
         print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
         _print_fidelity(index, recipe)
+        _print_doubts(index)
     _print_rejects(config.cache, units)
 
 
 def _checked_nbytes(cache: str, unit: int, recipe: Recipe) -> int:
     with storage.open_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet")) as file:
-        about = file.schema_arrow.metadata
-    if about[b"recipe"].decode() != recipe.digest:
+        schema = file.schema_arrow
+    if (schema.metadata or {}).get(b"recipe", b"").decode(errors="replace") != recipe.digest:
         raise UserError(f"{cache}: shard {unit_name(unit)} was written with another recipe than recipe.json's")
-    expected = int(about[b"shard_nbytes"])
+    expected = shard_nbytes(schema)
     shard = storage.join(cache, "shards", f"{unit_name(unit)}.tar")
     if storage.file_nbytes(shard) != expected:
         raise UserError(f"{shard}: has {storage.file_nbytes(shard)} bytes, its index says {expected}")
@@ -63,8 +66,20 @@ def _print_fidelity(index: pa.Table, recipe: Recipe) -> None:
             cosine, worst_cosine = pc.mean(sampled[f"{stream}_cosine"]), pc.min(sampled[f"{stream}_worst_cosine"])
             print(
                 f"fidelity   {stream}: {pc.mean(snrs).as_py():.1f} dB, the worst clip {worst:.1f} ({clip}); cosine "
-                f"{cosine.as_py():.6f}, the worst frame {worst_cosine.as_py():.5f}; {sampled.num_rows} clips sampled"
+                f"{cosine.as_py():.6f}, the worst frame {worst_cosine.as_py():.5f}; "
+                f"{counted(sampled.num_rows, 'clip')} sampled"
             )
+
+
+def _print_doubts(index: pa.Table) -> None:
+    """Print of how many clips it is not certain that what was heard is what was recorded, by reason."""
+    if "doubt" not in index.column_names:
+        return
+    doubtful = index.filter(index["doubt"].is_valid())
+    print(f"doubts     {doubtful.num_rows}")
+    for reason, count in Counter(doubtful["doubt"].to_pylist()).most_common():
+        first = doubtful["clip_id"][pc.index(doubtful["doubt"], reason).as_py()].as_py()
+        print(f"           {count} × {reason}; the first clip: {first}")
 
 
 def _print_rejects(cache: str, units: frozenset[int]) -> None:

@@ -9,6 +9,7 @@ from pipelines.cache.plan import read_units
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.tools.config import CacheLsConfig
 from pipelines.errors import UserError
+from pipelines.interface.words import counted
 
 
 def cache_ls(config: CacheLsConfig) -> None:
@@ -32,7 +33,7 @@ def cache_ls(config: CacheLsConfig) -> None:
         print(line)
         shown += 1
     more = next(lines, None) is not None
-    print(f"{shown} clips" + ("; there are more, limit=0 shows all" if more else ""))
+    print(counted(shown, "clip") + ("; there are more, limit=0 shows all" if more else ""))
 
 
 def _lines(config: CacheLsConfig, recipe: Recipe, committed: frozenset[int]) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""`salmonn cache prune`: a feature cache without the clips that no manifest names any more.
+"""`salmonn cache prune`: a feature cache without the clips that no manifest names any more, and with none twice.
 
 A shard keeps its number; its plan loses the clips that go, so that an extraction with an older manifest plans and
 encodes them anew. Units are numbered without gaps, so a shard that loses all its clips stays as an empty one, unless
 none comes after it. Shards come first and the plan last: killed at any line, the same command finishes the work.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,13 +15,27 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.cache.index import committed_units, member_names, read_index, read_rejects
 from pipelines.cache.layout import FOLDERS, UNITS, find_orphans
-from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units
+from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units, repeated_clips
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
 from pipelines.cache.tools.config import CachePruneConfig
 from pipelines.errors import UserError
+from pipelines.interface.words import counted
 from pipelines.manifest.tables import read_clips
 from pipelines.storage.tables import ROWS_PER_GROUP
+
+
+class _Wanted:
+    """Which clips stay where: those that a manifest names, or all; a repeated one in the first of its units."""
+
+    def __init__(self, cache: str, manifests: Sequence[str]) -> None:
+        self._named = {bytes.fromhex(clip.clip_id) for manifest in manifests for clip in read_clips(manifest)}
+        self._are_all = not manifests
+        self.repeated = {clip: min(units) for clip, units in repeated_clips(cache).items()}
+
+    def has(self, unit: int, clip_id: str) -> bool:
+        is_named = self._are_all or bytes.fromhex(clip_id) in self._named
+        return is_named and self.repeated.get(clip_id, unit) == unit
 
 
 @dataclass
@@ -36,17 +51,21 @@ class _Pruning:
 def cache_prune(config: CachePruneConfig) -> None:
     """Drop the clips that none of the manifests names, and what belongs to no shard; without `apply` only say which.
 
-    No job may use the cache meanwhile. On a local filesystem a job that writes is known by its unfinished files; one
-    that only reads, or writes to an object store, is not. Ten million wanted clips cost 1 GB for their ids.
+    No job may use the cache meanwhile: one that writes is known by its hold, and on a local filesystem by unfinished
+    files, one that only reads is not. Ten million wanted clips cost 1 GB for their ids.
 
     Raises:
         FileNotFoundError: If there is no cache or manifest.
         UserError: If a job seems to write to the cache, or no clip would remain.
     """
+    read_recipe(config.cache)
+    with storage.held(config.cache) if config.apply else nullcontext():
+        _prune(config)
+
+
+def _prune(config: CachePruneConfig) -> None:
     recipe, _ = read_recipe(config.cache)
-    if not config.manifest:
-        raise UserError("manifest=[…] names no manifest")
-    wanted = {bytes.fromhex(clip.clip_id) for manifest in config.manifest for clip in read_clips(manifest)}
+    wanted = _Wanted(config.cache, config.manifest)
     committed = committed_units(config.cache)
     pruning = _plan_pruning(config, recipe, wanted, committed)
     orphans = find_orphans(config.cache, committed)
@@ -62,18 +81,18 @@ def cache_prune(config: CachePruneConfig) -> None:
     for orphan in orphans:
         print(f"{orphan}: {verb}")
     print(
-        f"{config.cache}: {pruning.clips} clips of {len(pruning.units)} shards ({pruning.nbytes / 1e6:.1f} MB) and "
+        f"{config.cache}: {counted(pruning.clips, 'clip')} of {counted(len(pruning.units), 'shard')} "
+        f"({pruning.nbytes / 1e6:.1f} MB) and "
         f"{len(orphans)} stray files {verb}" + ("" if config.apply else "; apply=true does it")
     )
 
 
-def _plan_pruning(
-    config: CachePruneConfig, recipe: Recipe, wanted: Collection[bytes], committed: Collection[int]
-) -> _Pruning:
+def _plan_pruning(config: CachePruneConfig, recipe: Recipe, wanted: _Wanted, committed: Collection[int]) -> _Pruning:
     pruning = _Pruning(units=set())
     for unit in read_units(config.cache):
-        dropped = {clip.clip_id for clip in unit.clips if bytes.fromhex(clip.clip_id) not in wanted}
-        if not dropped or len(dropped) < config.min_waste * len(unit.clips):
+        dropped = {clip.clip_id for clip in unit.clips if not wanted.has(unit.unit, clip.clip_id)}
+        is_waste = len(dropped) >= config.min_waste * len(unit.clips) or not wanted.repeated.keys().isdisjoint(dropped)
+        if not dropped or not is_waste:
             pruning.last = unit.unit
             continue
         pruning.units.add(unit.unit)
@@ -99,9 +118,7 @@ def _require_idle(config: CachePruneConfig) -> None:
                 )
 
 
-def _prune_shards(
-    cache: str, recipe: Recipe, wanted: Collection[bytes], committed: Collection[int], pruning: _Pruning
-) -> None:
+def _prune_shards(cache: str, recipe: Recipe, wanted: _Wanted, committed: Collection[int], pruning: _Pruning) -> None:
     for unit in read_units(cache):
         if unit.unit not in pruning.units:
             continue
@@ -115,19 +132,17 @@ def _prune_shards(
                     storage.delete_file(storage.join(cache, file))
         elif unit.unit in committed:
             write_shard(cache, unit.unit, recipe, _kept(cache, recipe, unit, wanted), replace=True)
-        elif not any(bytes.fromhex(clip.clip_id) in wanted for clip in unit.clips):
+        elif not any(wanted.has(unit.unit, clip.clip_id) for clip in unit.clips):
             write_shard(cache, unit.unit, recipe, (), replace=True)
 
 
-def _kept(
-    cache: str, recipe: Recipe, unit: ExtractUnit, wanted: Collection[bytes]
-) -> Iterator[StoredClip | RejectedClip]:
+def _kept(cache: str, recipe: Recipe, unit: ExtractUnit, wanted: _Wanted) -> Iterator[StoredClip | RejectedClip]:
     """Yield a committed unit's wanted clips in their order."""
     rows = {row["clip_id"]: row for row in read_index(cache, unit.unit).to_pylist()}
     rejects = {row["clip_id"]: stored_error(row) for row in read_rejects(cache, {unit.unit}).to_pylist()}
     with storage.open_file(storage.join(cache, "shards", f"{unit.unit_id}.tar")) as file:
         for clip in unit.clips:
-            if bytes.fromhex(clip.clip_id) not in wanted:
+            if not wanted.has(unit.unit, clip.clip_id):
                 continue
             if clip.clip_id in rows:
                 yield read_stored(file, rows[clip.clip_id], clip, recipe)
@@ -137,7 +152,7 @@ def _kept(
                 raise UserError(f"{cache}: clip {clip.clip_id} is planned, but neither encoded nor rejected")
 
 
-def _prune_plan(cache: str, wanted: Collection[bytes], units: Collection[int]) -> None:
+def _prune_plan(cache: str, wanted: _Wanted, units: Collection[int]) -> None:
     """Write the plan's files anew without the unwanted clips of some units, the last first; one without rows goes."""
     names = storage.list_names(storage.join(cache, UNITS), ".parquet")
     for name in sorted(names, key=lambda name: -int(name.removesuffix(".parquet"))):
@@ -157,7 +172,7 @@ def _prune_plan(cache: str, wanted: Collection[bytes], units: Collection[int]) -
                     writer.write_batch(batch)
 
 
-def _planned(file: pq.ParquetFile, wanted: Collection[bytes], units: Collection[int]) -> Iterator[pa.RecordBatch]:
+def _planned(file: pq.ParquetFile, wanted: _Wanted, units: Collection[int]) -> Iterator[pa.RecordBatch]:
     for batch in storage.iter_batches(file, ROWS_PER_GROUP):
         pairs = zip(batch["unit"].to_pylist(), batch["clip_id"].to_pylist(), strict=True)
-        yield batch.filter(pa.array([unit not in units or bytes.fromhex(clip) in wanted for unit, clip in pairs]))
+        yield batch.filter(pa.array([unit not in units or wanted.has(unit, clip) for unit, clip in pairs]))

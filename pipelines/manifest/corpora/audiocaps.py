@@ -6,6 +6,7 @@ captions whose recording is not there are skipped. `val` is the split `dev` here
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -13,12 +14,21 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
-from pipelines.manifest.corpora.recordings import NOT_THERE, Recordings, recording_name
-from pipelines.manifest.corpora.text_files import read_rows, require_layout
-from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped, require_folder
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.corpora.recordings import require_parts, with_recordings, with_times
+from pipelines.manifest.corpora.text_files import read_rows
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
+CUT_SECONDS = 10.0
+PACKAGINGS = {
+    "{split}/{youtube_id}.wav": "own downloads, cut to the ten seconds",
+    "{split}/{audiocap_id}.wav": "audiocaps-download with format wav",
+    "{split}/{audiocap_id}.ogg": "audiocaps-download as it comes (vorbis)",
+    "audio_32000Hz/{split}/{youtube_id}_{start_time}.flac": "aac-datasets, whose captions are in csv_files_v1",
+    "{split}/{youtube_id}_{start_ms}_{end_ms}.wav": "downloads named as AudioSet's are, by milliseconds",
+}
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,10 @@ class AudioCapsConfig(PrepareConfig):
     """[URI] Folder that the recordings' paths start from."""
     captions: str = ""
     """[URI] Folder of train.csv, val.csv and test.csv; empty: the root."""
-    recording: str = "{split}/{youtube_id}.wav"
-    """[template] A recording's name below the root, made of split (as the file is named) and the columns audiocap_id,
-    youtube_id and start_time."""
+    recording: str = ""
+    """[template] A recording's name below the root, made of split (as the file is named), the columns audiocap_id,
+    youtube_id and start_time, and end_time, start_ms and end_ms; empty: the first packaging of docs/packagings.md that
+    is there."""
     splits: list[str] = field(default_factory=lambda: list(SPLITS))
     """[names] Files to read: train, val, test."""
     corpus: str = "audiocaps"
@@ -45,25 +56,28 @@ class AudioCapsConfig(PrepareConfig):
 def prepare_audiocaps(config: AudioCapsConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of the splits asked for."""
     root = require_folder(config.root, "root")
-    files = [f"{split}.csv" for split in config.splits]
-    require_layout(config.captions or root, files, expected="the captions of all splits=[…]; or give captions=…")
+    require_parts(
+        config.captions or root,
+        "splits",
+        config.splits,
+        {split: [[f"{split}.csv"]] for split in SPLITS},
+        expected="the captions of all splits=[…]; or give captions=…",
+    )
     return write_manifest(read_audiocaps(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
 
-def read_audiocaps(config: AudioCapsConfig) -> Iterator[CorpusExample | Skipped]:
+def read_audiocaps(config: AudioCapsConfig) -> Iterator[CorpusExample]:
     """Yield the captions in the files' order.
 
     Raises:
-        FileNotFoundError: If not one of the recordings is there.
         UserError: Naming the file and line that is malformed, or the column that is missing.
     """
-    there = Recordings(config.root)
     for split in config.splits:
-        uri = storage.join(config.captions or config.root, f"{split}.csv")
-        for place, row in read_rows(uri, ["audiocap_id", "youtube_id", "start_time", "caption"]):
-            recording = recording_name(config.recording, {**row, "split": split}, place)
-            if recording not in there:
-                yield Skipped(recording, NOT_THERE)
-            else:
-                yield CorpusExample((Segment(recording),), SPLITS[split], "audiocaption", row["caption"].strip())
-    there.require_any()
+        for _, row, recording in with_recordings(_rows(config, split), config.recording, PACKAGINGS, config.root):
+            yield CorpusExample((Segment(recording),), SPLITS[split], "audiocaption", row["caption"].strip())
+
+
+def _rows(config: AudioCapsConfig, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    uri = storage.join(config.captions or config.root, f"{split}.csv")
+    for place, row in read_rows(uri, ["audiocap_id", "youtube_id", "start_time", "caption"]):
+        yield place, {**with_times(row, "start_time", seconds=CUT_SECONDS), "split": split}

@@ -13,12 +13,20 @@ from encoders.audio import Segment
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
 from pipelines.interface.progress import Progress
+from pipelines.manifest.corpora.recordings import with_recordings
 from pipelines.manifest.corpora.text_files import read_rows, require_layout
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 
+PACKAGINGS = {
+    "clips/{path}": "Common Voice's archive",
+    "clips/{stem}.wav": "its clips converted to WAV",
+    "clips/{stem}.flac": "its clips converted to FLAC",
+}
 LANGUAGES = {"en2zh": "zh-CN", "en2de": "de", "en2ja": "ja"}
 TASKS = (*LANGUAGES, "asr")
+TRANSLATIONS = "covost_v2.en_{}.tsv"
 SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test"}
 """As the corpus's own script takes them: rows of any other split belong to none."""
 
@@ -27,6 +35,9 @@ SPLITS = {"train": "train", "train_covost": "train", "dev": "dev", "test": "test
 class CovostConfig(PrepareConfig):
     root: str = MISSING
     """[URI] Common Voice's folder `en`, with clips/ and validated.tsv in it."""
+    recording: str = ""
+    """[template] A clip's name below the root, made of the column path, and stem, which is path without its ending;
+    empty: the first packaging of docs/packagings.md that is there."""
     translations: str = ""
     """[URI] Folder of the files covost_v2.en_….tsv; empty: the root."""
     tasks: list[str] = field(default_factory=lambda: ["en2zh"])
@@ -43,7 +54,8 @@ class CovostConfig(PrepareConfig):
 
 def prepare_covost(config: CovostConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of the languages asked for."""
-    root = require_layout(config.root, ["clips", "validated.tsv"], expected="the folder en of Common Voice 4")
+    entries = ["validated.tsv"] if config.recording else ["clips", "validated.tsv"]
+    root = require_layout(config.root, entries, expected="the folder en of Common Voice 4")
     return write_manifest(read_covost(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
 
@@ -57,29 +69,39 @@ def read_covost(config: CovostConfig) -> Iterator[CorpusExample | Skipped]:
         UserError: Naming the row that is malformed.
     """
     for task in config.tasks:
-        if task == "asr":
-            splits = {path: split for path, split, _ in _translations(config, _any_language(config))}
-            for _, row in read_rows(storage.join(config.root, "validated.tsv"), ["path", "sentence"], tabs=True):
-                if row["path"] in splits:
-                    yield _example(row["path"], splits[row["path"]], task, row["sentence"])
-        else:
-            for path, split, translation in _translations(config, LANGUAGES[task]):
-                yield _example(path, split, task, translation)
+        rows = _sentences(config) if task == "asr" else _translations(config, LANGUAGES[task])
+        for _, row, recording in with_recordings(rows, config.recording, PACKAGINGS, config.root):
+            if row["text"].strip():
+                yield CorpusExample((Segment(recording),), row["split"], task, row["text"].strip())
+            else:
+                yield Skipped(recording, f"no text for {task}")
 
 
-def _example(path: str, split: str, task: str, answer: str) -> CorpusExample | Skipped:
-    recording = f"clips/{path}"
-    if not answer.strip():
-        return Skipped(recording, f"no text for {task}")
-    return CorpusExample((Segment(recording),), split, task, answer.strip())
+def _sentences(config: CovostConfig) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of Common Voice that the corpus has, with its splits."""
+    splits = {row["path"]: row["split"] for _, row in _translations(config, _any_language(config))}
+    for place, row in read_rows(storage.join(config.root, "validated.tsv"), ["path", "sentence"], tabs=True):
+        if row["path"] in splits:
+            yield place, _clip(row["path"], splits[row["path"]], row["sentence"])
 
 
-def _translations(config: CovostConfig, language: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, split, translation)."""
-    uri = storage.join(config.translations or config.root, f"covost_v2.en_{language}.tsv")
-    for _, row in read_rows(uri, ["path", "translation", "split"], tabs=True):
+def _translations(config: CovostConfig, language: str) -> Iterator[tuple[str, dict[str, str]]]:
+    folder = config.translations or config.root
+    uri = storage.join(folder, TRANSLATIONS.format(language))
+    if not storage.file_exists(uri):
+        there = [task for task, other in LANGUAGES.items() if _is_there(folder, other)]
+        raise MissingError(f"{uri}: no such file" + f"; tasks=[{','.join(there)}] can be made" * bool(there))
+    for place, row in read_rows(uri, ["path", "translation", "split"], tabs=True):
         if row["split"] in SPLITS:
-            yield row["path"], SPLITS[row["split"]], row["translation"]
+            yield place, _clip(row["path"], SPLITS[row["split"]], row["translation"])
+
+
+def _clip(path: str, split: str, text: str) -> dict[str, str]:
+    return {"path": path, "stem": path.rpartition(".")[0] or path, "split": split, "text": text}
+
+
+def _is_there(folder: str, language: str) -> bool:
+    return storage.file_exists(storage.join(folder, TRANSLATIONS.format(language)))
 
 
 def _any_language(config: CovostConfig) -> str:

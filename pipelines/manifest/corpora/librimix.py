@@ -16,10 +16,13 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.librispeech import read_transcripts
-from pipelines.manifest.corpora.text_files import read_rows, require_layout
+from pipelines.manifest.corpora.recordings import require_parts, with_recordings
+from pipelines.manifest.corpora.text_files import read_rows
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 
+PACKAGINGS = {"wav{rate}/max/{subset}/{mixture}/{name}": "its generation script"}
 LIBRISPEECH_SPLITS = {
     "train-360": "train-clean-360",
     "train-100": "train-clean-100",
@@ -34,6 +37,9 @@ class LibriMixConfig(PrepareConfig):
     """[URI] The folder Libri2Mix, with wav16k or wav8k in it."""
     librispeech: str = MISSING
     """[URI] The folder LibriSpeech; only its transcripts are read."""
+    recording: str = ""
+    """[template] A mixture's name below the root, made of rate, subset, mixture and name (of the file in its table);
+    empty: the packaging of docs/packagings.md."""
     subsets: list[str] = field(default_factory=lambda: list(LIBRISPEECH_SPLITS))
     """[names] Subsets to read, which become the splits."""
     rate: Literal["16k", "8k"] = "16k"
@@ -58,8 +64,10 @@ class LibriMixConfig(PrepareConfig):
 
 def prepare_librimix(config: LibriMixConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of some subsets."""
-    tables = [f"{config.folder}/metadata/{_table(config, subset)}" for subset in config.subsets]
-    root = require_layout(config.root, tables, expected="the folder Libri2Mix, generated with --modes max")
+    tables = {subset: [[f"{config.folder}/metadata/{_table(config, subset)}"]] for subset in LIBRISPEECH_SPLITS}
+    root = require_parts(
+        config.root, "subsets", config.subsets, tables, expected="the folder Libri2Mix, generated with --modes max"
+    )
     return write_manifest(read_librimix(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
 
@@ -77,22 +85,26 @@ def read_librimix(config: LibriMixConfig) -> Iterator[CorpusExample]:
     rate_hz = int(config.rate.removesuffix("k")) * 1000
     for subset in config.subsets:
         transcripts = {
-            PurePosixPath(recording).stem: text
-            for recording, text in read_transcripts(librispeech, LIBRISPEECH_SPLITS[subset])
+            said["utterance"]: said["text"] for _, said in read_transcripts(librispeech, LIBRISPEECH_SPLITS[subset])
         }
-        table = storage.join(config.root, config.folder, "metadata", _table(config, subset))
-        for place, row in read_rows(table, ["mixture_ID", "mixture_path", "length"]):
+        rows = _mixtures(config, subset)
+        for place, row, recording in with_recordings(rows, config.recording, PACKAGINGS, config.root):
             utterances = row["mixture_ID"].split("_")
             for utterance in utterances:
                 if utterance not in transcripts:
                     split = LIBRISPEECH_SPLITS[subset]
                     raise UserError(f"{place}: no transcript of {utterance!r} below {librispeech}/{split}")
-            # The paths are of the machine that made the mixtures.
-            name = PurePosixPath(row["mixture_path"]).name
-            recording = f"{config.folder}/{subset}/{config.mixture}/{name}"
             segment = Segment(recording, 0.0, _samples(row["length"], place) / rate_hz)
             texts = sorted((transcripts[utterance] for utterance in utterances), key=len, reverse=True)
             yield CorpusExample((segment,), subset, "overlapped_speech_recognition", "\n".join(texts))
+
+
+def _mixtures(config: LibriMixConfig, subset: str) -> Iterator[tuple[str, dict[str, str]]]:
+    table = storage.join(config.root, config.folder, "metadata", _table(config, subset))
+    of_all = {"rate": config.rate, "subset": subset, "mixture": config.mixture}
+    for place, row in read_rows(table, ["mixture_ID", "mixture_path", "length"]):
+        # The paths are of the machine that made the mixtures.
+        yield place, {**row, **of_all, "name": PurePosixPath(row["mixture_path"]).name}
 
 
 def _table(config: LibriMixConfig, subset: str) -> str:

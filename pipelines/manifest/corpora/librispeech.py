@@ -3,7 +3,7 @@
 Transcripts are upper case in the corpus, lower case here. Phones are ARPAbet without stress.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -13,21 +13,31 @@ from pipelines import storage
 from pipelines.errors import MissingError, UserError
 from pipelines.interface.progress import Progress
 from pipelines.manifest.corpora.phones import lexicon_phones, read_lexicon, textgrid_phones
+from pipelines.manifest.corpora.recordings import with_recordings
 from pipelines.manifest.corpora.text_files import read_lines, require_layout
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped, require_folder
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 
+PACKAGINGS = {
+    "{split}/{speaker}/{chapter}/{utterance}.flac": "its archives",
+    "{split}/{speaker}/{chapter}/{utterance}.wav": "the same, converted to WAV",
+}
 TASKS = ("asr", "gender_recognition", "phone_recognition")
+TEXTGRID = "{split}/{speaker}/{chapter}/{utterance}.TextGrid"
 GENDERS = {"M": "male", "F": "female"}
 
-Answer = Callable[[str, str], str | None]
-"""What a task answers about (recording, text), None where it has no answer."""
+Answer = Callable[[Mapping[str, str]], str | None]
+"""What a task answers about an utterance of `read_transcripts`, None where it has no answer."""
 
 
 @dataclass(frozen=True)
 class LibriSpeechConfig(PrepareConfig):
     root: str = MISSING
     """[URI] The folder `LibriSpeech` that the archives unpack to, with SPEAKERS.TXT and the splits in it."""
+    recording: str = ""
+    """[template] A recording's name below the root, made of split, speaker, chapter and utterance; empty: the first
+    packaging of docs/packagings.md that is there."""
     splits: list[str] = field(default_factory=list)
     """[names] Splits to read, such as [train-clean-100,test-other]; empty: all that are there."""
     tasks: list[str] = field(default_factory=lambda: ["asr"])
@@ -69,11 +79,12 @@ def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample | Skip
             raise UserError(f"{config.root}: no split {split!r}; found {', '.join(found) or 'no folders'}")
     answers = {task: _answer(config, task) for task in config.tasks}
     for split in config.splits or found:
-        for recording, text in read_transcripts(config.root, split):
+        said = read_transcripts(config.root, split)
+        for _, utterance, recording in with_recordings(said, config.recording, PACKAGINGS, config.root):
             for task, answer in answers.items():
-                answered = answer(recording, text)
+                answered = answer(utterance)
                 if answered is None:
-                    yield Skipped(recording, "phones are not known", text)
+                    yield Skipped(recording, "phones are not known", utterance["text"])
                 else:
                     yield CorpusExample((Segment(recording),), split, task, answered)
 
@@ -81,20 +92,20 @@ def read_librispeech(config: LibriSpeechConfig) -> Iterator[CorpusExample | Skip
 def _answer(config: LibriSpeechConfig, task: str) -> Answer:
     if task == "gender_recognition":
         genders = _read_genders(config.root)
-        return lambda recording, _: _gender(config.root, genders, recording)
+        return lambda utterance: _gender(config.root, genders, utterance)
     if task == "phone_recognition" and config.lexicon:
         lexicon = read_lexicon(config.lexicon)
-        return lambda _, text: lexicon_phones(text, lexicon)
+        return lambda utterance: lexicon_phones(utterance["text"], lexicon)
     if task == "phone_recognition":
         folder = require_folder(config.alignments, "alignments")
         if not set(storage.list_folders(folder)) & set(storage.list_folders(config.root)):
             raise MissingError(f"alignments={folder}: no folder of a split; expected <split>/…/<utterance>.TextGrid")
-        return lambda recording, _: textgrid_phones(storage.join(folder, recording.replace(".flac", ".TextGrid")))
-    return lambda _, text: text
+        return lambda utterance: textgrid_phones(storage.join(folder, TEXTGRID.format(**utterance)))
+    return lambda utterance: utterance["text"]
 
 
-def read_transcripts(root: str, split: str) -> Iterator[tuple[str, str]]:
-    """Yield (recording, lower-case text) of a split's utterances, sorted.
+def read_transcripts(root: str, split: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (place, utterance) of a split, sorted: its split, speaker, chapter and utterance, and text in lower case.
 
     Raises:
         UserError: Naming the line that is not an utterance of its chapter and a text.
@@ -107,14 +118,15 @@ def read_transcripts(root: str, split: str) -> Iterator[tuple[str, str]]:
                     utterance, _, text = line.partition(" ")
                     if not utterance.startswith(f"{speaker}-{chapter}-") or not text.strip():
                         raise UserError(f"{place}: {line!r} is not an utterance {speaker}-{chapter}-… and its text")
-                    yield f"{folder}/{utterance}.flac", text.strip().lower()
+                    about = {"split": split, "speaker": speaker, "chapter": chapter, "utterance": utterance}
+                    yield place, {**about, "text": text.strip().lower()}
 
 
-def _gender(root: str, genders: dict[str, str], recording: str) -> str:
-    speaker = recording.split("/")[1]
-    if speaker not in genders:
-        raise UserError(f"{root}/SPEAKERS.TXT: does not name the speaker of {recording}")
-    return genders[speaker]
+def _gender(root: str, genders: Mapping[str, str], utterance: Mapping[str, str]) -> str:
+    if utterance["speaker"] not in genders:
+        place = "{split}/{speaker}/{chapter}/{utterance}".format(**utterance)
+        raise UserError(f"{root}/SPEAKERS.TXT: does not name the speaker of {place}")
+    return genders[utterance["speaker"]]
 
 
 def _read_genders(root: str) -> dict[str, str]:

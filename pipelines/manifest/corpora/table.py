@@ -1,46 +1,62 @@
-"""Any table of recordings and texts: CSV, JSON lines, or Parquet.
+"""Any table of recordings and texts: CSV, TSV, JSON, Parquet or Arrow.
 
 It is also the way in for texts that somebody spoke or had spoken, and whose recordings are therefore nobody else's:
 keywords of Inspec's abstracts (task `keywords`, the answer's keywords between semicolons), WikiQA's questions (`sqqa`).
 """
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 from omegaconf import MISSING
 
 from encoders.audio import Segment
 from pipelines import storage
-from pipelines.errors import UserError
+from pipelines.errors import UserError, shorten
 from pipelines.interface.progress import Progress
+from pipelines.manifest.corpora.embedded import taken_back_on_failure, unpack_sound
+from pipelines.manifest.corpora.gigaspeech import is_garbage, written
 from pipelines.manifest.corpora.recordings import recording_name
-from pipelines.manifest.corpus import CorpusExample, PrepareConfig, require_folder
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.corpora.rows import read_rows_of
+from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped, require_folder, require_question
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 from pipelines.storage.tables import ROWS_PER_GROUP
+
+ROWS_WITH_SOUND = 64
 
 
 @dataclass(frozen=True)
 class TableConfig(PrepareConfig):
     table: str = MISSING
-    """[URI] The file: .csv, .jsonl or .parquet."""
+    """[URI] The file: .csv, .tsv, .jsonl, .json (a list, or an object a line), each also as .gz; .parquet, .arrow, or a
+    WebDataset .tar; or a folder of such."""
     audio_root: str = ""
-    """[URI] Folder that the paths start from; empty: the table's folder."""
+    """[URI] Folder that the paths start from; empty: the table's folder or, of absolute paths, the root of all."""
     corpus: str = "table"
     """[name] Corpus name in the manifest; part of every clip's identity."""
     columns: list[str] = field(default_factory=list)
     """[names] The columns of a CSV file without a header line; empty: its first line says them."""
-    delimiter: str = ","
-    """[character] Between the cells of a CSV file."""
+    delimiter: str = ""
+    """[character] Between the cells of a CSV or TSV file; empty: a comma or a tab. `\\t` is a tab."""
     quotes: bool = True
     """[true/false] Whether double quotes hold the cells of a CSV file together; false: they are text."""
     recording: str = "{path}"
     """[template] The recording below audio_root, made of the row's columns, such as wavs/{id}.wav."""
+    audio_column: str = ""
+    """[column] Holds the sound itself, as bytes or `{bytes, path}`, copied into tars; `recording` is unused."""
+    audio_out: str = ""
+    """[URI] Folder of those tars; empty: `recordings` in out."""
+    start_column: str = "start_seconds"
+    """[column] Where the segment starts, in seconds, or in milliseconds if its name ends in _ms."""
+    end_column: str = ""
+    """[column] Where the segment ends, likewise; empty: it lasts as the column duration_seconds says, if any."""
     text_column: str = "text"
     """[column] The answer: transcript, caption, label."""
+    text_form: Literal["plain", "gigaspeech"] = "plain"
+    """[name] gigaspeech: upper case with tags <COMMA>, <PERIOD> …, which become lower case and marks; rows without
+    speech (<MUSIC>, <NOISE> …) are left out."""
     task: str = "asr"
     """[name] Task of all rows, unless there is a column `task`."""
     split: str = "train"
@@ -48,99 +64,128 @@ class TableConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check the delimiter."""
-        if len(self.delimiter) != 1:
+        if len(self.delimiter.replace("\\t", "\t")) > 1:
             raise UserError(f"delimiter={self.delimiter!r}: must be one character")
 
 
 def prepare_table(config: TableConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of a table; columns `question`, `start_seconds` and `duration_seconds` are read if present."""
-    root = config.audio_root or storage.parent(config.table)
-    root = require_folder(root, "audio_root")
-    return write_manifest(read_table(config), corpus=config.corpus, root=root, config=config, progress=progress)
+    rows = _rows(config)
+    if not config.audio_column:
+        return _prepare(config, rows, progress)
+    out = storage.full_path(config.audio_out or storage.join(config.out, "recordings"))
+    config = replace(config, audio_out=out, audio_root=out, recording="{path}")
+    with taken_back_on_failure(out):
+        return _prepare(config, unpack_sound(rows, config.audio_column, out=out, table=config.table), progress)
 
 
-def read_table(config: TableConfig) -> Iterator[CorpusExample]:
-    """Yield a table's examples.
+def _prepare(
+    config: TableConfig, rows: Iterator[tuple[str, Mapping[str, Any]]], progress: Progress | None
+) -> PrepareReport:
+    first = next(rows, None)
+    root = config.audio_root or _root_of(config, first)
+    root = require_folder(root, "audio_root") if storage.is_local(root) else storage.full_path(root)
+    examples = read_table(config, root, chain([first] if first else [], rows))
+    return write_manifest(examples, corpus=config.corpus, root=root, config=config, progress=progress)
+
+
+def _rows(config: TableConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    delimiter = config.delimiter.replace("\\t", "\t")
+    rows = ROWS_WITH_SOUND if config.audio_column else ROWS_PER_GROUP
+    return read_rows_of(config.table, columns=config.columns, delimiter=delimiter, quotes=config.quotes, rows=rows)
+
+
+def _root_of(config: TableConfig, first: tuple[str, Mapping[str, Any]] | None) -> str:
+    """Return the table's folder, or what absolute paths and URIs start from."""
+    path = recording_name(config.recording, _present(first[1]), first[0], absolute=True) if first else ""
+    folder = config.table if storage.folder_exists(config.table) else storage.parent(config.table)
+    return storage.root_of(path) or folder
+
+
+def _present(cells: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: cell for column, cell in cells.items() if cell is not None}
+
+
+def read_table(
+    config: TableConfig, root: str, rows: Iterable[tuple[str, Mapping[str, Any]]]
+) -> Iterator[CorpusExample | Skipped]:
+    """Yield the examples of a table's (place, row).
 
     Raises:
-        UserError: Naming the file, the row and the column that is missing or empty.
+        UserError: Naming the file, the row and the column that is missing, empty or no text.
     """
-    for number, cells in _rows(config):
-        place, row = f"{config.table}:{number}", {column: cell for column, cell in cells.items() if cell is not None}
-        path = recording_name(config.recording, row, place)
+    asked: set[str] = set()
+    for place, cells in rows:
+        row = _present(cells)
+        path = _below(root, recording_name(config.recording, row, place, absolute=True), place)
         if config.text_column not in row:
             raise UserError(f"{place}: {config.text_column} is missing; found {', '.join(map(repr, row))}")
-        start = _seconds(row, "start_seconds", place) or 0.0
-        yield CorpusExample(
-            (Segment(path, start, _seconds(row, "duration_seconds", place)),),
-            _text(row, "split", place) or config.split,
-            _text(row, "task", place) or config.task,
-            _text(row, config.text_column, place),
-            _text(row, "question", place) or None,
-        )
+        answer = _text(row, config.text_column, place)
+        if not answer.strip():
+            raise UserError(f"{place}: {config.text_column} is empty; a row without an answer teaches nothing")
+        task, question = _text(row, "task", place) or config.task, _text(row, "question", place) or None
+        if question is None and task not in asked:
+            require_question(task, place)
+            asked.add(task)
+        segment = Segment(path, *_span(config, cells, place))
+        if config.text_form == "gigaspeech":
+            if is_garbage(answer):
+                yield Skipped(path, "segment without speech", answer)
+                continue
+            answer = written(answer, punctuation=True)
+        yield CorpusExample((segment,), _text(row, "split", place) or config.split, task, answer, question)
+
+
+def _below(root: str, path: str, place: str) -> str:
+    """Return a recording's name below the root, also of an absolute path or a URI."""
+    if not storage.root_of(path):
+        return path
+    base, mark, query = root.partition("?")
+    name = path.removesuffix(mark + query).removeprefix(base.rstrip("/") + "/")
+    if name == path or storage.root_of(name):
+        raise UserError(f"{place}: recording {path} does not lie below audio_root={root}")
+    return name
 
 
 def _text(row: Mapping[str, Any], column: str, place: str) -> str:
+    """Return a cell as a text; numbers that are whole and UTF-8 in bytes mean one, other types do not."""
     value = row.get(column)
-    if isinstance(value, list | dict):
-        raise UserError(f"{place}: {column} {value!r} must be a text")
-    return "" if value is None else str(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise UserError(f"{place}: {column} holds bytes that are not UTF-8, no text") from None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{place}: {column} {shorten(repr(value))} must be a text, not {type(value).__name__}")
+    if value and "\0" in value:
+        raise UserError(f"{place}: {column} {shorten(repr(value))} holds a NUL")
+    return value or ""
+
+
+def _span(config: TableConfig, row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
+    """Return where a row's segment starts and how long it lasts, None: up to the recording's end."""
+    for column in (config.start_column, config.end_column):
+        if column not in (*row, "", "start_seconds"):
+            raise UserError(f"{place}: {column} is missing; found {', '.join(map(repr, row))}")
+    start = _seconds(row, config.start_column, place) or 0.0
+    if not config.end_column:
+        return start, _seconds(row, "duration_seconds", place)
+    end = _seconds(row, config.end_column, place)
+    if end is not None and end <= start:
+        raise UserError(f"{place}: {config.end_column} {row[config.end_column]!r} does not come after the start")
+    return start, end and round(end - start, 6)
 
 
 def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
-    value = row.get(column)
+    value, unit = row.get(column), "milliseconds" if column.endswith("_ms") else "seconds"
     if value is None or value == "":
         return None
     try:
-        seconds = float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        seconds = -1.0
-    if not 0.0 <= seconds < float("inf"):
-        raise UserError(f"{place}: {column} {value!r} must be a number of seconds, 0 or more")
-    return seconds
-
-
-def _rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line or row number, row)."""
-    uri = config.table
-    ending = uri.partition("?")[0].rpartition(".")[2].lower()
-    if ending == "csv":
-        yield from _csv_rows(config)
-    elif ending in ("jsonl", "ndjson"):
-        yield from _json_rows(uri)
-    elif ending == "parquet":
-        with storage.open_parquet(uri) as file:
-            rows = (row for batch in storage.iter_batches(file, ROWS_PER_GROUP) for row in batch.to_pylist())
-            yield from enumerate(rows, start=1)
-    else:
-        raise UserError(f"table={uri}: the name must end in .csv, .jsonl or .parquet")
-
-
-def _csv_rows(config: TableConfig) -> Iterator[tuple[int, dict[str, Any]]]:
-    uri, columns = config.table, config.columns or None
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quotes else csv.QUOTE_NONE
-    with storage.open_file(uri) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, columns, delimiter=config.delimiter, quoting=quoting)
-        try:
-            for row in reader:
-                yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{uri}:{reader.line_num}: not CSV in UTF-8 ({error})") from None
-
-
-def _json_rows(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    with storage.open_file(uri) as binary, io.TextIOWrapper(binary, encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line)
-        except ValueError as error:  # of JSON and of UTF-8
-            raise UserError(f"{uri}:{number}: not a JSON object in UTF-8 ({error})") from None
-
-
-def _json_object(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise UserError(f"found {type(row).__name__}")
-    return row
+        number = -1.0
+    if not 0.0 <= number < float("inf"):
+        raise UserError(f"{place}: {column} {shorten(repr(value))} must be a number of {unit}, 0 or more")
+    return number / 1000 if unit == "milliseconds" else number

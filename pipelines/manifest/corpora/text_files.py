@@ -1,22 +1,17 @@
 """Text files of corpora, read piece by piece; what is wrong in them is named with file and place."""
 
+import codecs
 import csv
 import io
-import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
+
+import ijson
 
 from pipelines import storage
-from pipelines.errors import MissingError, UserError
+from pipelines.errors import MissingError, UserError, shorten
 from pipelines.manifest.corpus import require_folder
-
-JSON_CHUNK_CHARS = 2**20
-JSON_ITEM_CHARS = 2**26
-"""A longer item of a JSON list counts as damaged; a day's recording in segments of two seconds has some 2**24."""
-
-_BETWEEN_ITEMS = re.compile(r"[\s,]*")
 
 
 def require_layout(root: str, entries: Sequence[str], *, expected: str) -> str:
@@ -83,39 +78,45 @@ def read_rows(uri: str, columns: Sequence[str], *, tabs: bool = False) -> Iterat
 def read_json_items(uri: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (`file: key[number]`, object) of the list of objects under `key`, without ever holding the whole file.
 
+    Only the outermost object's own `key` counts.
+
     Raises:
         MissingError: If there is no such file.
-        UserError: If there is no such list, or an item is not an object.
+        UserError: If it is not JSON in UTF-8, there is no such list, or an item is not an object.
     """
-    decoder = json.JSONDecoder()
-    with _open_text(uri) as file:
-        text, position, number = _text_of_list(file, uri, key), 0, 0
-        while True:
-            position = _BETWEEN_ITEMS.match(text, position).end()  # type: ignore[union-attr]  # it matches "" too
-            if text.startswith("]", position):
-                return
-            place = f"{uri}: {key}[{number}]"
-            try:
-                item, end = decoder.raw_decode(text, position)
-            except json.JSONDecodeError as error:
-                rest = text[position:]
-                chunk = "" if len(rest) > JSON_ITEM_CHARS else file.read(max(JSON_CHUNK_CHARS, len(rest)))
-                if not chunk:
-                    raise UserError(f"{place}: not JSON, or cut short ({error.msg})") from None
-                text, position = rest + chunk, 0
-                continue
-            if not isinstance(item, dict):
-                raise UserError(f"{place}: is {type(item).__name__}, not an object")
+    found = False
+    with storage.open_file(uri) as file:
+        for place, item in read_json_list(uri, file, f"{key}.item"):
+            found = True
             yield place, item
-            position, number = end, number + 1
+    if not found:  # empty, or not there
+        with storage.open_file(uri) as file:
+            events = ijson.parse(_without_mark(file))
+            if not any((prefix, event) == (key, "start_array") for prefix, event, _ in events):
+                raise UserError(f"{uri}: has no list under {key!r}")
 
 
-def _text_of_list(file: TextIO, uri: str, key: str) -> str:
-    """Return the first text after the bracket that opens the list."""
-    opening = re.compile(rf'"{re.escape(key)}"\s*:\s*\[')
-    text = ""
-    while chunk := file.read(JSON_CHUNK_CHARS):
-        text = text[-JSON_CHUNK_CHARS:] + chunk
-        if found := opening.search(text):
-            return text[found.end() :]
-    raise UserError(f"{uri}: has no list under {key!r}")
+def read_json_list(uri: str, file: BinaryIO, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, object) of a list of objects in an open file, named as ijson names it (`item`: the whole file).
+
+    Raises:
+        UserError: If the file is not JSON in UTF-8, or an item is not an object.
+    """
+    name = f"{uri}: {prefix.removesuffix('item').rstrip('.')}"
+    number = 0
+    try:
+        for item in ijson.items(_without_mark(file), prefix, use_float=True):
+            if not isinstance(item, dict):
+                raise UserError(f"{name}[{number}]: is {type(item).__name__}, not an object")
+            yield f"{name}[{number}]", item
+            number += 1
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}[{number}]: not JSON in UTF-8, or cut short ({shorten(str(error))})") from None
+
+
+def _without_mark(file: BinaryIO) -> BinaryIO:
+    """Skip a byte-order mark, with which some programs begin a file."""
+    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
+    if buffered.peek(3)[:3] == codecs.BOM_UTF8:
+        buffered.read(3)
+    return cast(BinaryIO, buffered)

@@ -1,4 +1,4 @@
-"""WavCaps (release of 2023): `json_files/<source>/….json` and `<source>_flac/<id>.flac`, unpacked from its Zip_files.
+"""WavCaps (release of 2023): `json_files/<source>/….json` and the sounds of its Zip_files, `<id>.flac`.
 
 The metadata hold one caption and the length of every sound. Lengths are only compared with `max_seconds`: headers are
 read, since stated ones are rounded, and annotations about the same files then share their clips. All of it is `train`.
@@ -7,6 +7,7 @@ read, since stated ones are rounded, and annotations about the same files then s
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -15,9 +16,11 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.progress import Progress
-from pipelines.manifest.corpora.text_files import read_json_items, require_layout
+from pipelines.manifest.corpora.recordings import recording_folders, require_parts, with_recordings
+from pipelines.manifest.corpora.text_files import read_json_items
 from pipelines.manifest.corpus import CorpusExample, PrepareConfig, Skipped
-from pipelines.manifest.prepare import PrepareReport, write_manifest
+from pipelines.manifest.prepare import write_manifest
+from pipelines.manifest.reports import PrepareReport
 
 SOURCES = {
     "FreeSound": "fsd_final.json",
@@ -25,14 +28,20 @@ SOURCES = {
     "SoundBible": "sb_final.json",
     "AudioSet_SL": "as_final.json",
 }
+PACKAGINGS = {
+    "{source}_flac/{id}.flac": "its zips, unpacked without their folders",
+    "mnt/fast/nobackup/scratch4weeks/xm00178/WavCaps/data/waveforms/{source}_flac/{id}.flac": "its zips as they unpack",
+    "Audio/{source}/{id}.flac": "aac-datasets",
+}
 
 
 @dataclass(frozen=True)
 class WavCapsConfig(PrepareConfig):
     root: str = MISSING
     """[URI] The folder that holds json_files/ and the recordings."""
-    audio: str = ""
-    """[path] Folder below the root that has FreeSound_flac/ and its like; empty: the root itself."""
+    recording: str = ""
+    """[template] A recording's name below the root, made of source and id; empty: the first packaging of
+    docs/packagings.md that is there."""
     sources: list[str] = field(default_factory=lambda: list(SOURCES))
     """[names] Sources to read: FreeSound, BBC_Sound_Effects, SoundBible, AudioSet_SL."""
     max_seconds: float = 180.0
@@ -53,8 +62,17 @@ class WavCapsConfig(PrepareConfig):
 
 def prepare_wavcaps(config: WavCapsConfig, progress: Progress | None = None) -> PrepareReport:
     """Write the manifest of the sources asked for."""
-    entries = [entry for source in config.sources for entry in (_metadata(source), _folder(config, source))]
-    root = require_layout(config.root, entries, expected="json_files/ and the unpacked recordings of all sources=[…]")
+    parts = {
+        source: [[_metadata(source)], recording_folders(config.recording, PACKAGINGS, source=source)]
+        for source in SOURCES
+    }
+    root = require_parts(
+        config.root,
+        "sources",
+        config.sources,
+        parts,
+        expected="json_files/ and the unpacked recordings of all sources=[…]",
+    )
     return write_manifest(read_wavcaps(config), corpus=config.corpus, root=root, config=config, progress=progress)
 
 
@@ -66,15 +84,11 @@ def read_wavcaps(config: WavCapsConfig) -> Iterator[CorpusExample | Skipped]:
     """
     for source in config.sources:
         left_out = _read_blacklist(config.blacklist, source) if config.blacklist else set()
-        for place, entry in read_json_items(storage.join(config.root, _metadata(source)), "data"):
-            name, caption, seconds = entry.get("id"), entry.get("caption"), entry.get("duration")
-            if not (isinstance(name, str | int) and isinstance(caption, str) and isinstance(seconds, int | float)):
-                raise UserError(f"{place}: needs an id, a caption and a duration; found {', '.join(map(repr, entry))}")
-            stem = str(name).removesuffix(".wav")
-            recording = f"{_folder(config, source)}/{stem}.flac"
+        for _, sound, recording in with_recordings(_sounds(config, source), config.recording, PACKAGINGS, config.root):
+            caption, seconds = sound["caption"], sound["duration"]
             if seconds > config.max_seconds:
                 yield Skipped(recording, f"longer than {config.max_seconds:g} s", f"{seconds} s")
-            elif stem in left_out:
+            elif sound["id"] in left_out:
                 yield Skipped(recording, "on the blacklist")
             elif not caption.strip():
                 yield Skipped(recording, "no caption")
@@ -82,12 +96,17 @@ def read_wavcaps(config: WavCapsConfig) -> Iterator[CorpusExample | Skipped]:
                 yield CorpusExample((Segment(recording),), "train", "audiocaption", caption.strip())
 
 
+def _sounds(config: WavCapsConfig, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, entry in read_json_items(storage.join(config.root, _metadata(source)), "data"):
+        name, caption, seconds = entry.get("id"), entry.get("caption"), entry.get("duration")
+        if not (isinstance(name, str | int) and isinstance(caption, str) and isinstance(seconds, int | float)):
+            raise UserError(f"{place}: needs an id, a caption and a duration; found {', '.join(map(repr, entry))}")
+        stem = str(name).removesuffix(".wav")
+        yield place, {"source": source, "id": stem, "caption": caption, "duration": seconds}
+
+
 def _metadata(source: str) -> str:
     return f"json_files/{source}/{SOURCES[source]}"
-
-
-def _folder(config: WavCapsConfig, source: str) -> str:
-    return f"{config.audio.strip('/')}/{source}_flac".lstrip("/")
 
 
 def _read_blacklist(uri: str, source: str) -> set[str]:

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders.sound.recordings import split_member
+from encoders.sound.recordings import UnreadableError, split_member
 from llm.errors import LLMError
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.errors import JobIncompleteError, UserError
+from pipelines.interface.words import counted
 from pipelines.manifest.id_set import ID_NBYTES, ID_TYPE, IdSet, to_ids
+from pipelines.manifest.sources import has_changed
 from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches, read_rows
 from pipelines.manifest.tools.config import ManifestCheckConfig
 from pipelines.storage.arrays import Booleans, Ids
@@ -31,8 +33,9 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 def manifest_check(config: ManifestCheckConfig) -> None:
     """Print what is wrong: how many faults of each kind, and the first.
 
-    A recording leaks if clips of one corpus that hold it belong to several splits, where all whose names begin with
-    `train` count as one. Of a member of a tar only the archive is looked for.
+    Recordings are there, and those that were prepared: some 50 KB of each are read. Of manifests made before 2026-11-28
+    they are only looked for. A recording leaks if clips of one corpus that hold it belong to several splits, where all
+    whose names begin with `train` count as one.
 
     Raises:
         FileNotFoundError: If there is no manifest.
@@ -42,13 +45,14 @@ def manifest_check(config: ManifestCheckConfig) -> None:
     faults = _Faults(config.listed)
     clips = _Clips(config, faults)
     looked_for = 0
-    for found, missing in run_threads(_missing, _in_turns(clips.scan()), threads=config.threads):
-        looked_for += found + len(missing)
+    for looked, missing, changed in run_threads(_faulty, _in_turns(clips.scan()), threads=config.threads):
+        looked_for += looked
         faults.add("missing recordings", missing)
+        faults.add("recordings replaced since they were prepared", changed)
     clips.find_leaks()
     num_examples = _check_examples(config.manifest, clips, faults)
-    counts = f"{clips.num_clips:,} clips, {num_examples:,} examples, {looked_for:,} recordings looked for"
-    print(f"{config.manifest}: {counts}")
+    counts = ((clips.num_clips, "clip"), (num_examples, "example"), (looked_for, "recording"))
+    print(f"{config.manifest}: {', '.join(counted(*each) for each in counts)} looked for")
     faults.show()
     if faults.counts:
         raise JobIncompleteError(
@@ -94,10 +98,10 @@ class _Clips:
         self._split_numbers, self._clip_rows = list[Integers](), list[Integers]()
         self.num_clips = 0
 
-    def scan(self) -> Iterator[str]:
-        """Read the table; yield the URI of each recording to be looked for, once."""
+    def scan(self) -> Iterator[tuple[str, str]]:
+        """Read the table; yield the URI and the source, if known, of each recording to be looked for, once."""
         seen, located = IdSet(), IdSet()
-        columns = ["clip_id", "corpus", "split", "root", "segments"]
+        columns = ["clip_id", "corpus", "split", "root", "segments", "sources"]
         for batch in read_batches(self._config.manifest, CLIPS, columns):
             ids = to_ids(batch["clip_id"])
             repeated = ~seen.add(ids)
@@ -107,6 +111,9 @@ class _Clips:
             recordings = pc.struct_field(pc.list_flatten(batch["segments"]), "recording").to_pylist()
             corpora, roots = (batch[name].to_pylist() for name in ("corpus", "root"))
             places = [(roots[row], name) for row, name in zip(rows_S, recordings, strict=True)]
+            segments_N = pc.list_value_length(batch["segments"]).to_pylist()
+            known = zip(batch["sources"].to_pylist(), segments_N, strict=True)
+            sources = [source for row, count in known for source in row or [""] * count]
             self._ids.append(ids)
             self._split_numbers.append(self.split_numbers(batch["split"]))
             self._clip_rows.append(self.num_clips + rows_S)
@@ -114,15 +121,17 @@ class _Clips:
                 _digests((corpora[row], name) for row, name in zip(rows_S, recordings, strict=True))
             )
             self.num_clips += batch.num_rows
-            yield from self._to_look_for(places, located)
+            yield from self._to_look_for(places, sources, located)
 
-    def _to_look_for(self, places: Sequence[tuple[str, str]], located: IdSet) -> Iterator[str]:
+    def _to_look_for(
+        self, places: Sequence[tuple[str, str]], sources: Sequence[str], located: IdSet
+    ) -> Iterator[tuple[str, str]]:
         digests = _digests(places)
         chosen = digests.view(">u8")[::2] < self._config.fraction * 2.0**64
         for position in np.flatnonzero(located.add(digests) & chosen).tolist():
             root, recording = places[position]
             try:
-                yield storage.join(root, recording)
+                yield storage.join(root, recording), sources[position]
             except UserError as error:
                 self._faults.add("recordings outside their root", [str(error)])
 
@@ -187,15 +196,23 @@ def _digests(places: Iterable[tuple[str, str]]) -> Ids:
     return np.frombuffer(b"".join(digests), ID_TYPE)
 
 
-def _in_turns(uris: Iterator[str]) -> Iterator[list[str]]:
-    while turn := list(islice(uris, FILES_PER_TURN)):
+def _in_turns(places: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    while turn := list(islice(places, FILES_PER_TURN)):
         yield turn
 
 
-def _missing(uris: Sequence[str]) -> tuple[int, list[str]]:
-    """Return how many of the recordings are there, and the others."""
-    missing = [uri for uri in uris if not storage.file_exists(split_member(uri)[0]) and not storage.file_exists(uri)]
-    return len(uris) - len(missing), missing
+def _faulty(places: Sequence[tuple[str, str]]) -> tuple[int, list[str], list[str]]:
+    """Return how many recordings these are, and which of them are missing and which were replaced."""
+    missing, changed = [], []
+    for uri, source in places:
+        try:
+            if source and has_changed(uri, source):
+                changed.append(uri)
+            elif not source and not storage.file_exists(split_member(uri)[0]) and not storage.file_exists(uri):
+                missing.append(uri)
+        except (FileNotFoundError, NotADirectoryError, UnreadableError):
+            missing.append(uri)
+    return len(places), missing, changed
 
 
 def _check_examples(manifest: str, clips: _Clips, faults: _Faults) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.manifest.id_set import to_ids
+from pipelines.manifest.reports import PrepareReport, read_reports, sum_of
 from pipelines.manifest.tables import CLIPS, EXAMPLES, read_batches
 from pipelines.manifest.tools.config import ManifestInfoConfig
 
@@ -47,6 +48,10 @@ class ManifestSummary:
     longest_seconds: float | None
     unknown_lengths: int
     tasks: list[TaskSummary]
+    prepared: PrepareReport
+    """What its prepares added and left out, in sum."""
+    unreported: int
+    """Prepares before 2026-11-28, of which nothing but their examples is known."""
 
 
 def manifest_info(config: ManifestInfoConfig) -> ManifestSummary:
@@ -82,6 +87,7 @@ def summarise(manifest: str) -> ManifestSummary:
     clips = np.bincount(groups_P, minlength=len(groups))
     hours = np.bincount(groups_P, np.nan_to_num(seconds_N[places_P]), len(groups)) / 3600
     known = seconds_N[~np.isnan(seconds_N)]
+    reports, unreported = read_reports(manifest)
     return ManifestSummary(
         clips=len(keys_N),
         examples=examples.total(),
@@ -93,6 +99,8 @@ def summarise(manifest: str) -> ManifestSummary:
             TaskSummary(*names, int(clips[group]), examples[group], float(hours[group]))
             for names, group in sorted(groups.items())
         ],
+        prepared=sum_of(reports),
+        unreported=unreported,
     )
 
 
@@ -137,7 +145,12 @@ def _print(manifest: str, summary: ManifestSummary) -> None:
     print(f"clips     {summary.clips:,}, {summary.hours:,.3f} h{unknown}")
     if summary.shortest_seconds is not None:
         print(f"lengths   {summary.shortest_seconds:.3f} to {summary.longest_seconds:.3f} s")
-    print(f"examples  {summary.examples:,}\n")
+    print(f"examples  {summary.examples:,}")
+    for line in summary.prepared.lines():
+        print(f"  {line}")
+    if summary.unreported:
+        print(f"  {summary.unreported:,} prepares left no report: what they left out is not known")
+    print()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("corpus", "split", "task"):
         table.add_column(name, overflow="fold")

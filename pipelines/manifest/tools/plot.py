@@ -17,6 +17,7 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.interface.figures import ACCENT, SOFT, STYLE, Picture
 from pipelines.interface.page import Section, Tile, write_report
+from pipelines.interface.words import counted
 from pipelines.manifest.tables import CLIPS, read_batches
 from pipelines.manifest.tools.config import ManifestPlotConfig
 from pipelines.manifest.tools.info import ManifestSummary, TaskSummary, summarise
@@ -47,7 +48,10 @@ def manifest_plot(config: ManifestPlotConfig) -> None:
             metadata = {"Date": None} if config.suffix == "svg" else {}
             with storage.staged_file(config.out) as path:
                 figure.savefig(path, format=config.suffix, dpi=150, metadata=metadata)
-    print(f"{config.out}: {summary.clips:,} clips, {summary.examples:,} examples, {_hours(summary.hours)}")
+    print(
+        f"{config.out}: {counted(summary.clips, 'clip')}, {counted(summary.examples, 'example')}, "
+        f"{_hours(summary.hours)}"
+    )
 
 
 def _lengths(manifest: str) -> dict[str, Integers]:
@@ -63,7 +67,7 @@ def _lengths(manifest: str) -> dict[str, Integers]:
 def _draw(summary: ManifestSummary, lengths: dict[str, Integers]) -> Figure:
     tasks = sorted({row.task for row in summary.tasks}, key=lambda task: (sum(_task_hours(summary.tasks, task)), task))
     figure = Figure(figsize=(11.5, 1.6 + 0.75 * max(len(lengths), len(tasks), 2)), layout="constrained")
-    title = f"{summary.clips:,} clips · {summary.examples:,} examples · {_hours(summary.hours)}"
+    title = f"{counted(summary.clips, 'clip')} · {counted(summary.examples, 'example')} · {_hours(summary.hours)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     (left, right), *_ = figure.subfigures(1, 2, squeeze=False, wspace=0.04)
     _draw_lengths(list(left.subplots(len(lengths), 1, sharex=True, squeeze=False)[:, 0]), lengths)

@@ -30,3 +30,7 @@ class PlanTrainConfig(TrainConfig):
             raise UserError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
         if self.shard_llm and self.workers > 1 and not (self.forecast_step_seconds or self.device_teraflops):
             raise UserError(f"shard_llm=true: the whole LLM would be calibrated on one device; {WITHOUT_CALIBRATION}")
+
+    def next_step(self) -> str:
+        """Return what goes on from here."""
+        return "the same words with train instead of plan train"

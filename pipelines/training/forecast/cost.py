@@ -22,22 +22,23 @@ GATHERED_LAYERS = 3
 
 @dataclass(frozen=True)
 class MicroBatchSize:
-    """Positions of the LLM, target tokens and clips of a micro-batch."""
+    """Positions of the LLM, target tokens, frames (with their padding) and audio tokens of a micro-batch."""
 
     positions: int
     targets: int
-    clips: int
+    frames: int
+    audio_tokens: int
 
 
 class TrainCost:
-    """The costs of one model, whose LLM is held in `precision`; each clip is heard for `frames` frames."""
+    """The costs of one model, whose LLM is held in `precision`."""
 
     def __init__(
-        self, model: Salmonn, precision: Precision, *, frames: int, gradient_checkpointing: bool, device: str = "cuda"
+        self, model: Salmonn, precision: Precision, *, gradient_checkpointing: bool, device: str = "cuda"
     ) -> None:
         assert isinstance(model.aligner, Aligner)
         self._model, self._aligner = model, model.aligner
-        self._precision, self._frames, self._again = precision, frames, gradient_checkpointing
+        self._precision, self._again = precision, gradient_checkpointing
         self._value_nbytes = 4 if precision == "float32" else 2
         self._mask_nbytes = 4 if device == "cpu" else 1  # per value that LoRA drops out or not
         config = model.llm.config.get_text_config()
@@ -83,7 +84,7 @@ class TrainCost:
         value = self._value_nbytes
         layer = size.positions * ((8 + 4 * value) * self._width + 3 * value * self._ffn_width + self._lora_nbytes())
         layers = layer + size.positions * self._layers * self._width * value if self._again else self._layers * layer
-        return layers + 8 * size.targets * self._vocabulary + size.clips * self._aligner_kept_nbytes()
+        return layers + 8 * size.targets * self._vocabulary + self._aligner_kept_nbytes(size)
 
     def _lora_nbytes(self) -> int:
         """Return what LoRA's modules keep of a position in a layer: their inputs in float32, and dropout's masks.
@@ -98,15 +99,15 @@ class TrainCost:
         widths = [width for _, width in (inputs if dropout or self._value_nbytes < 4 else set(inputs))]
         return (4 + (self._mask_nbytes if dropout else 0)) * sum(widths) // self._layers
 
-    def _aligner_kept_nbytes(self) -> int:
-        config, tokens = self._aligner.config, self._aligner.num_tokens(self._frames)
+    def _aligner_kept_nbytes(self, size: MicroBatchSize) -> int:
+        config, tokens = self._aligner.config, size.audio_tokens
         channels = config.speech_width + (config.audio_width or 0)
         windows = tokens // config.num_queries * config.window_frames * channels
         read = 2 * config.num_heads * (channels + config.hidden_width)
         per_token = config.num_layers * (read + 3 * config.ffn_width + 12 * config.hidden_width)
-        return 4 * (self._frames * channels + windows + tokens * per_token)
+        return 4 * (size.frames * channels + windows + tokens * per_token)
 
-    def mean_flop(self, positions_S: Integers, targets_S: Integers) -> float:
+    def mean_flop(self, positions_S: Integers, targets_S: Integers, audio_tokens_S: Integers) -> float:
         """Return the operations of one of S examples, forward and backward, a multiply-add being two.
 
         A frozen weight takes two per position each way, one that learns four in backward; attention goes over a square
@@ -122,4 +123,4 @@ class TrainCost:
         attention = float((positions_S**2).mean()) * (2 * passes + 2) * 2 * self._width * self._layers
         head = float(targets_S.mean()) * 2 * 2 * self._width * self._vocabulary
         aligner = sum(weight.numel() for weight in self._aligner.parameters())
-        return float(layers + attention + head) + 6 * aligner * self._aligner.num_tokens(self._frames)
+        return float(layers + attention + head) + 6 * aligner * float(audio_tokens_S.mean())

@@ -55,12 +55,12 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
         spec = RunSpec.read(run)
         model = build_model(spec, run, device="meta")
         model.max_answer_tokens = config.max_answer_tokens
-        sample = draw_sample(inputs.examples, inputs.index, model, config, frames=spec.frames)
+        sample = draw_sample(inputs.examples, inputs.index, model, config, heard=spec.heard)
         again = config.gradient_checkpointing
-        cost = TrainCost(model, spec.dtype, frames=spec.frames, gradient_checkpointing=again, device=config.device)
+        cost = TrainCost(model, spec.dtype, gradient_checkpointing=again, device=config.device)
         lengths, memory = _lengths(sample), _memory(config, inputs, spec, cost, sample)
         del inputs  # the calibration has its own
-        flop = worker_examples(config) * cost.mean_flop(sample.positions, sample.targets)
+        flop = worker_examples(config) * cost.mean_flop(sample.positions, sample.targets, sample.audio_tokens)
         try:
             step = _step_time(plan, replace(config, run=run), flop)
         except torch.OutOfMemoryError:
@@ -155,11 +155,11 @@ def _step_time(plan: PlanTrainConfig, config: TrainConfig, flop: float) -> StepT
 
 
 def _lengths(sample: Sample) -> Lengths:
-    answer = float(sample.targets.mean()) - 1  # the last token is not read
+    answer, audio = float(sample.targets.mean()) - 1, float(sample.audio_tokens.mean())  # the last token is not read
     return Lengths(
         sampled=len(sample.positions),
-        audio=sample.audio_tokens,
-        prompt=float(sample.positions.mean()) - sample.audio_tokens - answer,
+        audio=audio,
+        prompt=float(sample.positions.mean()) - audio - answer,
         answer=answer,
         mean=float(sample.positions.mean()),
         p50=float(np.percentile(sample.positions, 50)),

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
+from encoders.features import Heard
 from llm.salmonn import Salmonn
 from pipelines.batches.batch import read_texts
 from pipelines.batches.example_set import ExampleSet
+from pipelines.batches.micro_batch import count_audio_tokens
 from pipelines.batches.order import epoch_order, global_batch, micro_batches
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.storage.arrays import Booleans, Integers
@@ -64,7 +66,8 @@ def count_clips(examples: ExampleSet, *, places: int, seed: int) -> int:
 class Sample:
     """The examples of a run's first batches, arrays [S], and their micro-batches."""
 
-    audio_tokens: int
+    audio_tokens: Integers
+    """Tokens that the clips become."""
     positions: Integers
     """Positions of the LLM: audio, question and what of the answer is read."""
     targets: Integers
@@ -76,13 +79,13 @@ class Sample:
     parts: Sequence[MicroBatchSize]
 
 
-def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: TrainConfig, *, frames: int) -> Sample:
+def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: TrainConfig, *, heard: Heard) -> Sample:
     """Draw the batches that training would begin with, `SAMPLED_EXAMPLES` or all that the run has; reads no features.
 
     The model's weights are not needed: it may be on the device `meta`.
     """
     assert isinstance(model.aligner, Aligner)
-    audio_tokens, size = model.aligner.num_tokens(frames), config.batch_examples
+    size = config.batch_examples
     picked: list[tuple[int, int]] = []
     for step in range(min(config.steps, -(-SAMPLED_EXAMPLES // size))):
         picked += global_batch(
@@ -94,20 +97,23 @@ def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: 
             shards=examples.shards,
         )
     texts = read_texts(examples, picked, prompt_seed=config.seed)
-    lengths = [_count(model, *pair, audio_tokens=audio_tokens) for pair in texts]
+    positions_of_clips = examples.positions[[index for _, index in picked]]
+    audio_tokens = count_audio_tokens(model, heard, cache.index["seconds"].to_numpy()[positions_of_clips])
+    lengths = [_count(model, *pair, audio_tokens=tokens) for pair, tokens in zip(texts, audio_tokens, strict=True)]
     positions_S, targets_S, is_cut_S = np.array(lengths, np.int64).T
+    frames_S, tokens_S = cache.heard_of(positions_of_clips, heard), np.array(audio_tokens, np.int64)
     parts = []
     for start in range(0, len(picked), size):
         places = [(0, place) for place in range(start, start + size)]
         for part in micro_batches(places, positions_S[start : start + size].tolist(), size=config.micro_batch_examples):
             rows = [row for _, row in part]
-            parts.append(MicroBatchSize(int(positions_S[rows].sum()), int(targets_S[rows].sum()), len(rows)))
-    nbytes_S = cache.read_nbytes(examples.positions[[index for _, index in picked]], frames=frames)
-    return Sample(audio_tokens, positions_S, targets_S, is_cut_S.astype(np.bool_), nbytes_S, parts)
+            positions, targets, tokens = (int(values_S[rows].sum()) for values_S in (positions_S, targets_S, tokens_S))
+            parts.append(MicroBatchSize(positions, targets, len(rows) * int(frames_S[rows].max()), tokens))
+    nbytes_S = cache.read_nbytes(positions_of_clips, frames=frames_S)
+    return Sample(tokens_S, positions_S, targets_S, is_cut_S.astype(np.bool_), nbytes_S, parts)
 
 
 def _count(model: Salmonn, question: str, answer: str, *, audio_tokens: int) -> tuple[int, int, bool]:
     prompt = model.count_tokens(question, "", num_audio_tokens=audio_tokens)
     positions = model.count_tokens(question, answer, num_audio_tokens=audio_tokens)
-    is_cut = len(model.tokenizer(answer, add_special_tokens=False).input_ids) >= model.max_answer_tokens
-    return positions, positions - prompt + 1, is_cut
+    return positions, positions - prompt + 1, model.is_cut(answer)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llm.settings import Precision
+from pipelines.interface.words import counted
 from pipelines.training.forecast.calibration import StepTime
 
 Lines = list[tuple[str, str]]
@@ -38,7 +39,7 @@ class Lengths:
     """Positions of the LLM that an example takes, in a sample; prompt's and answer's are means."""
 
     sampled: int
-    audio: int
+    audio: float
     prompt: float
     answer: float
     mean: float
@@ -49,7 +50,7 @@ class Lengths:
     """Share of the answers that max_answer_tokens cuts."""
 
     def lines(self) -> Lines:
-        parts = f"{self.audio} audio + {self.prompt:,.1f} prompt + {self.answer:,.1f} answer"
+        parts = f"{round(self.audio, 1):g} audio + {self.prompt:,.1f} prompt + {self.answer:,.1f} answer"
         quantiles = f"half up to {self.p50:,.0f}, 95 % up to {self.p95:,.0f}, the longest {self.longest:,}"
         return [
             ("positions", f"{self.mean:,.1f} per example: {parts} ({self.sampled:,} examples sampled)"),
@@ -124,13 +125,13 @@ class Duration:
     device_hours: float
 
     def lines(self) -> Lines:
-        measured = f"{self.step.measured_steps} steps measured on {self.step.device}"
+        measured = f"{counted(self.step.measured_steps, 'step')} measured on {self.step.device}"
         source = measured if self.step.measured_steps else self.step.device
         speed = f"{self.examples_per_second:,.4g} examples/s, {self.teraflops:,.3g} TFLOP/s per worker"
         reading = self.step.read_seconds
         waiting = f"; reading {reading:,.3g} s meanwhile: {self.data_wait_fraction:.0%} waiting" if reading else ""
         done = f", {self.steps_done:,} of them done" if self.steps_done else ""
-        steps = f"{self.steps:,} steps of {self.batch_examples:,} examples{done}"
+        steps = f"{counted(self.steps, 'step')} of {counted(self.batch_examples, 'example')}{done}"
         devices = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
         validation = f", {self.validation_hours:,.3f} h of it validation" if self.validation_hours else ""
         return [

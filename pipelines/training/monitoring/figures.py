@@ -19,6 +19,8 @@ from pipelines.interface.figures import (
     as_picture,
     draw_smoothed,
 )
+from pipelines.interface.panels import Line, Panel, draw_panels
+from pipelines.runs.scores import ScoreLine
 
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str) -> Picture:
@@ -64,6 +66,24 @@ def _mark_alarms(axis: Axes, steps: Sequence[int]) -> None:
                 step, 1.0, str(number), transform=axis.get_xaxis_transform(), color=ALARM, ha="center", va="bottom"
             )
             labelled = step
+
+
+def draw_scores(lines: Sequence[ScoreLine], *, caption: str) -> Picture:
+    """Draw the first score of each test set over the steps, equal scores in one panel; one line or more."""
+    firsts = {(line.task, line.test_set): line.score for line in reversed(lines)}
+    by_score: dict[str, dict[str, list[ScoreLine]]] = {}
+    for line in lines:
+        if line.score == firsts[line.task, line.test_set]:
+            by_score.setdefault(line.score, {}).setdefault(f"{line.task}, {line.test_set}", []).append(line)
+    panels = [
+        Panel(score, {name: _over_steps(found) for name, found in by_name.items()})
+        for score, by_name in by_score.items()
+    ]
+    return draw_panels(panels, across="step", caption=caption)
+
+
+def _over_steps(lines: Sequence[ScoreLine]) -> Line:
+    return Line([line.step for line in lines], np.array([line.value for line in lines], np.float64))
 
 
 def draw_step_parts(

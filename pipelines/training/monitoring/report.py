@@ -14,10 +14,13 @@ from pipelines.cache.cost import EncodingCost, read_encoding_cost
 from pipelines.interface.figures import Picture
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import Section, Tile, write_report
+from pipelines.interface.version import written_now
+from pipelines.interface.words import counted
 from pipelines.runs.folder import REPORT
 from pipelines.runs.metrics import STEP_PARTS, WAIT
+from pipelines.runs.scores import ScoreLine, read_scores
 from pipelines.training.config import TrainConfig
-from pipelines.training.monitoring.figures import draw_losses, draw_step_parts
+from pipelines.training.monitoring.figures import draw_losses, draw_scores, draw_step_parts
 
 MOST_SPANS, MOST_ALARMS = 120, 20
 Line = Mapping[str, Any]
@@ -67,12 +70,13 @@ def write_train_report(config: TrainConfig, lines: Sequence[Line], *, ended: str
     """Write <run>/report.html from the run's lines of metrics; `ended` says how it ended before its last step."""
     outcome, cost = Outcome.of(lines), read_encoding_cost(config.cache)
     name = config.run.partition("?")[0].rpartition("/")[2]
-    lead = f"{outcome.steps:,} of {config.steps:,} steps, {config.workers} worker{'s' if config.workers > 1 else ''}."
+    lead = f"{outcome.steps:,} of {config.steps:,} steps, {counted(config.workers, 'worker')}. {written_now()}"
     held_out = [line for line in lines if math.isfinite(line.get("valid_loss", math.nan))]
     sections = [
         _forecast(config, outcome),
         _learning(lines),
         *([_held_out(held_out)] if held_out else []),
+        *([_scores(scores)] if (scores := read_scores(config.run)) else []),
         *([_alarms(lines)] if any("alarms" in line for line in lines) else []),
         _time(config, lines, outcome),
         *([_saving(config, outcome, cost)] if cost else []),
@@ -145,6 +149,15 @@ def _alarms(lines: Sequence[Line]) -> Section:
 def _held_out(lines: Sequence[Line]) -> Section:
     picture = draw_losses(lines, prefix="valid_", caption="On held-out examples, each task asked its first question.")
     return Section("How it did on held-out examples", pictures=[picture])
+
+
+def _scores(lines: Sequence[ScoreLine]) -> Section:
+    newest = lines[-1].step
+    rows = [[line.task, line.test_set, line.score, f"{line.value:.3f}"] for line in lines if line.step == newest]
+    caption = "The first score of each task, on held-out questions that are answered greedily."
+    picture = draw_scores(lines, caption=caption)
+    text = f"The table holds all scores of step {newest:,}."
+    return Section("What its answers scored", text, ("task", "test set", "score", "value"), rows, [picture])
 
 
 def _time(config: TrainConfig, lines: Sequence[Line], outcome: Outcome) -> Section:

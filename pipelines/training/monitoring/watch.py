@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pipelines import storage
+from pipelines import metrics, storage
 from pipelines.interface.progress import Phase
+from pipelines.interface.words import counted
 from pipelines.runs.folder import REPORT
 from pipelines.runs.metrics import MetricsTail, read_metrics
 from pipelines.training.config import TrainConfig
@@ -18,17 +19,26 @@ LOOK_SECONDS, LOOK_AFAR_SECONDS = 0.5, 10.0
 
 @contextmanager
 def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
-    """Show the current run's newest line of metrics.jsonl as the phase's state while the block runs, and all alarms."""
+    """Show the current run's newest line of metrics.jsonl as the phase's state while the block runs, and all alarms.
+
+    What Prometheus is told of the run comes from the same lines, at each look.
+    """
     ended = threading.Event()
     tails = {config.run: MetricsTail(config.run) for config in configs}
-    newest = {run: lines[-1] for run, tail in tails.items() if (lines := tail.read())}
+    stands = {config.run: metrics.RunStands(config.run, config.steps) for config in configs}
+    before_block = {run: tail.read() for run, tail in tails.items()}
+    newest = {run: lines[-1] for run, lines in before_block.items() if lines}
     told = {run: line["step"] for run, line in newest.items()}
+    for run, lines in before_block.items():
+        stands[run].take(lines)
 
     def show() -> None:
         before, done, note = 0, 0, "workers starting"
         for config in configs:
             run, name = config.run, config.run.partition("?")[0].rpartition("/")[2]
-            for line in tails[run].read():
+            lines = tails[run].read()
+            stands[run].take(lines)
+            for line in lines:
                 newest[run] = line
                 if line["step"] > told.get(run, 0):
                     told[run] = line["step"]
@@ -38,6 +48,10 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
                 done, note = before + newest[run]["step"], f"{name}: {describe_line(newest[run])}"
             before += config.steps
         phase.update(done, note=note)
+        for config in configs:
+            stands[config.run].tell()
+            if not stands[config.run].is_complete:
+                break  # those after it wait for it
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS if storage.is_local(configs[0].run) else LOOK_AFAR_SECONDS):
@@ -62,7 +76,7 @@ def describe_line(line: Mapping[str, Any]) -> str:
     words += [f"held-out {line['valid_loss']:.3f}"] if "valid_loss" in line else []
     words += [f"{line['examples_per_second']:.3g} examples/s", f"{line['audio_hours_per_second']:.3g} h of audio/s"]
     words += [f"{line['data_wait_fraction']:.0%} waiting for data"]
-    words += [f"{line['skipped_steps']} steps skipped"] if line["skipped_steps"] else []
+    words += [f"{counted(line['skipped_steps'], 'step')} skipped"] if line["skipped_steps"] else []
     return ", ".join(words)
 
 

@@ -9,11 +9,12 @@ from omegaconf import MISSING, OmegaConf
 from pipelines import storage
 from pipelines.errors import USER_ERRORS, UserError
 from pipelines.interface.config import load_config, require_range
+from pipelines.interface.words import command
 from pipelines.training.config import TrainConfig, with_full_paths
 from pipelines.training.sweep.space import Values, draws, points_of_grid
 from pipelines.training.sweep.trial import Mode, Trial, name_trial
 
-NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray")
+NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray", "eval_every")
 """Keys that place a trial, or that all trials must share."""
 
 
@@ -63,6 +64,10 @@ class SweepConfig(TrainConfig):
             raise UserError(f"run={self.run}: the trials' runs lie in the sweep's folder, sweep={self.sweep}")
         if self.workers != 1:
             raise UserError(f"workers={self.workers}: a trial is trained by one worker; trials run side by side")
+        if self.eval_every:
+            raise UserError(
+                f"eval_every={self.eval_every}: trials are not scored while they train; evaluate scores them"
+            )
         require_range(self, ("num_trials",), low=1)
         require_range(self, ("sweep_seed",), low=0, high=2**31)
         require_range(self, ("gpus_per_trial",), low=0.001)
@@ -70,6 +75,10 @@ class SweepConfig(TrainConfig):
             raise UserError("grid.KEY=[…] or random.KEY=… is needed: what the trials differ in")
         if self.num_trials > 1 and not self.random:
             raise UserError(f"num_trials={self.num_trials}: there is nothing to draw, random.KEY=… is not given")
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here."""
+        return command("runs", "list", runs=storage.join(self.sweep, "trials"))
 
 
 def plan_trials(config: SweepConfig) -> list[Trial]:

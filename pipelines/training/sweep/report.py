@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.interface.figures import Picture
 from pipelines.interface.page import Section, Tile, write_report
+from pipelines.interface.words import counted
 from pipelines.training.sweep.figures import draw_scores_by_key, draw_trials
 from pipelines.training.sweep.results import TrialResult, cells_of, columns_of, shown_score, swept_keys
 from pipelines.training.sweep.space import shown
@@ -28,7 +29,7 @@ def write_sweep_report(
     write_report(
         uri,
         title="Sweep",
-        lead=f"{len(results)} trials over {', '.join(swept_keys(results))}, ranked by the "
+        lead=f"{counted(len(results), 'trial')} over {', '.join(swept_keys(results))}, ranked by the "
         f"{'lowest' if goal.mode == 'min' else 'highest'} {goal.metric} of each.",
         tiles=tiles,
         sections=sections,

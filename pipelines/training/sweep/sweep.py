@@ -21,6 +21,7 @@ from pipelines.errors import USER_ERRORS, JobIncompleteError, UserError
 from pipelines.interface.config import save_config
 from pipelines.interface.progress import Progress
 from pipelines.interface.terminal import print_table
+from pipelines.interface.words import counted
 from pipelines.training.config import TrainConfig, full_paths
 from pipelines.training.data import RunData
 from pipelines.training.monitoring.curves import scalars_of
@@ -43,22 +44,29 @@ def sweep(config: SweepConfig, progress: Progress | None = None) -> list[TrialRe
     """Train all trials that have not ended, then print, draw and return what all came to, the best first.
 
     Raises:
-        UserError: If a trial cannot be trained with its keys, before any of them starts.
+        UserError: If a trial cannot be trained with its keys, before any of them starts, or another job is at work.
         JobIncompleteError: If trials failed; the others are done, and the report is written.
     """
     config = replace(full_paths(config), sweep=storage.full_path(config.sweep))
+    with storage.held(config.sweep):
+        return _sweep(config, progress or Progress())
+
+
+def _sweep(config: SweepConfig, progress: Progress) -> list[TrialResult]:
     goal, trials = Goal(config.metric, config.mode), plan_trials(config)
-    _open_trials(config.sweep, trials, goal)
+    with progress.opening("sweep: looking at the trials"):
+        _open_trials(config.sweep, trials, goal)
     save_config(config, storage.join(config.sweep, CONFIG))
     results = [read_result(trial, goal) for trial in trials]
     todo = sum(not result.has_ended for result in results)
-    print(f"{config.sweep}: {len(trials)} trials, {todo} of them to do")
+    print(f"{config.sweep}: {counted(len(trials), 'trial')}, {todo} of them to do")
     failures: dict[int, str] = {}
     if todo:
-        own_cluster = connect(config.ray)
+        with progress.opening("sweep: Ray is starting"):
+            own_cluster = connect(config.ray)
         resources = _resources(config, own_cluster=own_cluster)
         total = sum(trial.config.steps for trial in trials)
-        with (progress or Progress()).phase("sweep", unit="steps", total=total) as phase:
+        with progress.phase("sweep", unit="steps", total=total) as phase:
             failures = run_trials(
                 trials,
                 goal=goal,

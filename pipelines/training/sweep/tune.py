@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
+from cluster.apart import call_in_thread
 from cluster.failures import describe_error
 from pipelines.interface.progress import Phase
 from pipelines.training.sweep.actor import TrialActor
@@ -20,6 +22,8 @@ from pipelines.training.sweep.config import StopEarlyConfig
 from pipelines.training.sweep.results import Ending, TrialResult, mark_stopped, read_result
 from pipelines.training.sweep.trial import Goal, Trial
 
+STOP_SECONDS = 10.0
+"""Longest wait for Tune to stop: it looks up several times a second, on a busy machine less often."""
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables; with verbose=0 nothing else either
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -178,7 +182,7 @@ def _fit(
     todo = [result.number for result in results if result.ending == "unfinished"]
     actor = tune.with_parameters(TrialActor, trials=list(trials), goal=goal)
     with tempfile.TemporaryDirectory(prefix="salmonn-") as folder:  # for Tune's records; ours are the run folders
-        outcomes = tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(actor, resources),
             param_space={"number": tune.grid_search(todo)},
             tune_config=tune.TuneConfig(
@@ -191,6 +195,12 @@ def _fit(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            # In the main thread Tune ends an interrupted sweep like a failed one.
+            outcomes = call_in_thread(tuner.fit, stop_seconds=STOP_SECONDS)
+        except (KeyboardInterrupt, SystemExit):
+            ray.shutdown()  # the trials end before the sweep's folder is let go
+            raise
         ended = [outcomes[place] for place in range(len(outcomes))]
     return {int(Path(outcome.path).name): outcome.error for outcome in ended if isinstance(outcome.error, RayError)}

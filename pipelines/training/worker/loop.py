@@ -28,6 +28,7 @@ from pipelines.batches.micro_batch import MicroBatchReader, WorkerBatch, loss_by
 from pipelines.batches.mix import load_mix
 from pipelines.batches.order import global_batch
 from pipelines.errors import JobIncompleteError, UserError
+from pipelines.interface.words import counted
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
 from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
 from pipelines.runs.metrics import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT
@@ -128,8 +129,7 @@ class TrainWorker:
             examples,
             self.cache,
             self.model,
-            frames=self.spec.frames,
-            seconds=self.config.heard_seconds,
+            heard=self.spec.heard,
             prompt_seed=prompt_seed,
             pin_memory=self.device.type == "cuda",
         )
@@ -261,8 +261,9 @@ class TrainWorker:
         self.skipped_in_row += 1
         if self.skipped_in_row >= self.config.max_skipped_steps:
             raise JobIncompleteError(
-                f"{self.config.run}: loss or gradient was not finite in {self.skipped_in_row} steps in a row, the last "
-                f"of them step {self.step + 1}; checkpoints stay (max_skipped_steps, optim.lr, precision)"
+                f"{self.config.run}: loss or gradient was not finite in "
+                f"{counted(self.skipped_in_row, 'step')} in a row, the last of them step {self.step + 1}; "
+                "checkpoints stay (max_skipped_steps, optim.lr, precision)"
             )
 
     def _validate(self, tally: Tally) -> dict[str, Any]:

@@ -57,3 +57,12 @@ def wav(*, rate_hz: int = SAMPLE_RATE_HZ, channels: int = 1, data_bytes: int = 6
     head = struct.pack("<HHIIHH", 1, channels, rate_hz, byte_rate or 2 * channels * rate_hz, 2 * channels, 16)
     sound = (8_000 * np.sin(np.arange(32_000))).astype("<i2").tobytes()
     return b"RIFF\x24\xfa\0\0WAVEfmt \x10\0\0\0" + head + b"data" + struct.pack("<I", data_bytes) + sound
+
+
+def recorded(kind: str, **options: str) -> bytes:
+    return encode(sweep(2), SAMPLE_RATE_HZ, kind, **options)
+
+
+def without_first_frame(mp3: bytes) -> bytes:
+    """Return an MP3 without its Xing header, as encoders make them that know of none."""
+    return mp3[mp3.index(mp3[:2], 2) :]

@@ -1,10 +1,12 @@
-"""Covers encoders.sound.containers."""
+"""Covers encoders.sound.containers, encoders.sound.extent."""
 
 import hashlib
 import io
 import json
 import pickle
 import random
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,15 @@ from encoders.audio import (
     JOIN_SILENCE_SAMPLES,
     MIN_CLIP_SAMPLES,
     SAMPLE_RATE_HZ,
+    AbsentError,
     AudioError,
     Segment,
     clip_seconds,
 )
-from encoders.sound.clips import load_clip
-from encoders.sound.sound_file import probe_seconds
+from encoders.sound.clips import _decode, load_clip
+from encoders.sound.sound_file import measure_seconds, open_sound, probe_format, probe_seconds
 from tests import SHARED
-from tests.encoders.sound.builders import KINDS, encode, rejected, sweep, wav, write
+from tests.encoders.sound.builders import KINDS, encode, recorded, rejected, sweep, wav, write
 
 
 def decode(path: str) -> torch.Tensor:
@@ -48,6 +51,44 @@ def test_segment_is_a_slice_of_the_full_decode(tmp_path: Path, kind: str) -> Non
     clip = load_clip([Segment(path, 12.34, 3.5)])
     start = round(12.34 * SAMPLE_RATE_HZ)
     torch.testing.assert_close(clip, decode(path)[start : start + 56_000, 0], atol=1e-6, rtol=0)
+
+
+def all_segments_differ_at_most(data: bytes, *, by: float, step: float = 0.1) -> None:
+    """Check segments of 0.1 s from everywhere in a recording against the full decode."""
+    whole, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    for start in np.arange(step, len(whole) / rate_hz - 0.1, step):
+        segment = Segment("a", float(start), 0.1)
+        with open_sound("a", lambda _: io.BytesIO(data)) as (sound, file, extent):
+            frames = _decode(sound, file, extent, segment, rate_hz)
+        at = round(start * rate_hz)
+        np.testing.assert_allclose(frames, whole[at : at + len(frames)], atol=by, rtol=0, err_msg=f"{start} s")
+
+
+@pytest.mark.parametrize(("mode", "rate_hz"), [("VARIABLE", 16_000), ("VARIABLE", 44_100), ("CONSTANT", 22_050)])
+def test_mp3_segment_whose_first_frame_lies_in_those_before_it_is_a_slice(mode: str, rate_hz: int) -> None:
+    wave = sweep(8)
+    wave[16_000:64_000] *= 0.02  # quiet frames leave room for the loud ones after them
+    data = encode(wave, rate_hz, "mp3", bitrate_mode=mode, compression_level=0.99)
+    all_segments_differ_at_most(data, by=2e-7)
+
+
+def test_vorbis_segment_in_the_last_page_is_a_slice() -> None:
+    all_segments_differ_at_most(encode(sweep(20.03), SAMPLE_RATE_HZ, "ogg"), by=0)
+
+
+@pytest.mark.parametrize("moved", [-300, 100_000])
+def test_vorbis_segment_of_a_recording_cut_without_decoding_is_a_slice(moved: int) -> None:
+    data = with_granules_moved(encode(sweep(8.02), SAMPLE_RATE_HZ, "ogg"), moved)
+    all_segments_differ_at_most(data, by=0)
+    doubts: list[AudioError] = []
+    load_clip([Segment("a")], open_file=lambda _: io.BytesIO(data), on_doubt=doubts.append)
+    assert len(doubts) == (moved < 0)
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "IMA_ADPCM", "MS_ADPCM", "ULAW", "G721_32", "NMS_ADPCM_32"])
+def test_wav_segment_is_a_slice_whether_its_codec_can_seek_or_not(subtype: str) -> None:
+    soundfile.write(buffer := io.BytesIO(), sweep(3), SAMPLE_RATE_HZ, format="WAV", subtype=subtype)
+    all_segments_differ_at_most(buffer.getvalue(), by=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,10 +212,6 @@ def test_no_flipped_bit_of_a_header_changes_what_is_heard(tmp_path: Path, kind: 
                 continue
 
 
-def recorded(kind: str, **options: str) -> bytes:
-    return encode(sweep(2), SAMPLE_RATE_HZ, kind, **options)
-
-
 def replaced(data: bytes, place: int, new: bytes) -> bytes:
     return data[:place] + new + data[place + len(new) :]
 
@@ -185,9 +222,28 @@ def without_ogg_page(ogg: bytes, number: int) -> bytes:
     return b"".join(b"OggS" + page for page in pages)
 
 
-def without_first_frame(mp3: bytes) -> bytes:
-    """Return an MP3 without its Xing header, as encoders make them that know of none."""
-    return mp3[mp3.index(mp3[:2], 2) :]
+def rewritten_pages(ogg: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """Return an Ogg file with all its pages changed, and with checksums to match."""
+    pages = [bytearray(b"OggS" + page) for page in ogg.split(b"OggS")[1:]]
+    for page in pages:
+        change(page)
+        page[22:26] = bytes(4)
+        crc = 0
+        for byte in page:
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1 ^ (0x104C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+        page[22:26] = crc.to_bytes(4, "little")
+    return b"".join(pages)
+
+
+def with_granules_moved(ogg: bytes, samples: int) -> bytes:
+    def move(page: bytearray) -> None:
+        place = int.from_bytes(page[6:14], "little")
+        if place:  # 0 in headers
+            page[6:14] = (place + samples).to_bytes(8, "little")
+
+    return rewritten_pages(ogg, move)
 
 
 def with_fewer_frames(mp3: bytes) -> bytes:
@@ -204,9 +260,9 @@ MALFORMED = {
     "nothing": (lambda: b"", "decode"),
     "a text": (lambda: b"hello, no sound here", "decode"),
     "a web page": (lambda: b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "decode"),
-    "random bytes": (lambda: np.random.default_rng(0).bytes(50_000), "decode"),
-    "all byte values": (lambda: bytes(range(256)) * 20, "decode"),
-    "zeros": (lambda: bytes(10_000), "decode"),
+    "random bytes": (lambda: np.random.default_rng(0).bytes(50_000), "format"),
+    "all byte values": (lambda: bytes(range(256)) * 20, "format"),
+    "zeros": (lambda: bytes(10_000), "format"),
     "a WAV's header alone": (lambda: wav()[:44], "length"),
     "no data chunk": (lambda: wav()[:36], "decode"),
     "no format chunk": (lambda: wav()[:12] + wav()[36:], "decode"),
@@ -226,9 +282,8 @@ MALFORMED = {
     "a FLAC of fewer samples than there are": (lambda: replaced(recorded("flac"), 24, b"\x7c"), "length"),
     "a FLAC of another rate than its frames'": (lambda: replaced(recorded("flac"), 18, b"\x01\xf4"), "length"),
     "Ogg pages without the first with sound": (lambda: without_ogg_page(recorded("ogg"), 2), "length"),
-    "Ogg pages without the last": (lambda: without_ogg_page(recorded("ogg"), -1), "length"),
+    "Ogg pages behind which something stands": (lambda: recorded("ogg") + bytes(10), "length"),
     "Opus pages without the first with sound": (lambda: without_ogg_page(recorded("opus"), 2), "decode"),
-    "a VBR MP3 without a Xing header": (lambda: without_first_frame(recorded("mp3")), "length"),
     "an MP3 of fewer frames than there are": (lambda: with_fewer_frames(recorded("mp3")), "length"),
     "an MP3 whose first frame is damaged": (lambda: replaced(recorded("mp3"), 8, b"\xff"), "length"),
 }
@@ -244,18 +299,92 @@ def test_malformed_file_is_rejected_in_the_same_words_each_time(tmp_path: Path, 
     assert str(error) == str(rejected(str(path)))
 
 
-def test_mp3_without_a_xing_header_is_heard_to_its_end_or_rejected(tmp_path: Path) -> None:
-    tag = b"ID3\3\0\0\0\0\x4e\x10" + bytes(10_000)  # libsndfile takes it for sound
-    constant = tag + without_first_frame(recorded("mp3", bitrate_mode="CONSTANT"))
-    path = tmp_path / "a.mp3"
-    path.write_bytes(constant)
-    seconds = probe_seconds(str(path))
-    assert 2 <= seconds < 2.2  # with what the encoder appends
-    assert len(load_clip([Segment(str(path))])) == round(seconds * SAMPLE_RATE_HZ)
-    path.write_bytes(constant[:-1])
-    assert "no whole MPEG layer III frame" in rejected(str(path)).reason
-    path.write_bytes(without_first_frame(recorded("mp3")))
-    assert "the bit rate varies" in rejected(str(path), seconds=2.0).reason
+def mp3_in_a_wav() -> bytes:
+    mp3 = recorded("mp3")
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, SAMPLE_RATE_HZ, 8_000, 1, 0, 12, 1, 2, 288, 1, 1393)
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"fact\4\0\0\0" + struct.pack("<I", 32_000)
+    chunks += b"data" + struct.pack("<I", len(mp3)) + mp3 + bytes(len(mp3) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+OTHERS = {
+    "MPEG layer II": lambda: (b"\xff\xfd\x80\0" + bytes(413)) * 50,
+    "MPEG layer III in a WAV": mp3_in_a_wav,
+    "AIFF": aiff,
+    "this format (MP4)": lambda: b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(1_000),
+    "this format (WebM)": lambda: b"\x1aE\xdf\xa3\x9fB\x86\x81\1" + bytes(1_000),
+    "this format (Ogg FLAC)": lambda: recorded("ogg").replace(b"\x01vorbis", b"\x7fFLAC\1\0", 1),
+    "this format (shorten)": lambda: (
+        b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n".ljust(2_000)
+    ),
+    "this format (AAC in a WAV)": lambda: wav().replace(b"fmt \x10\0\0\0\1\0", b"fmt \x10\0\0\0\xff\0"),
+    "this format (AVI)": lambda: wav().replace(b"WAVE", b"AVI "),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_formats_are_named_with_a_command_that_converts_them(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "my sound.flac"
+    path.write_bytes(OTHERS[name]())
+    error = rejected(str(path))
+    assert error.stage == "format"
+    assert error.reason == (
+        f"{name.partition(' (')[0]} is not read; WAV, FLAC, Ogg Vorbis, Ogg Opus and MP3 are. "
+        "To convert it: ffmpeg -i 'my sound.flac' 'my sound.wav'"
+    )
+    assert "ffmpeg -i b.m4a b.flac" in str(error_of_member(path, "s3://bucket/a.tar!x/b.m4a?region=y"))
+
+
+def error_of_member(path: Path, name: str) -> AudioError:
+    with pytest.raises(AudioError) as caught:
+        load_clip([Segment(name)], open_file=lambda _: path.open("rb"))
+    return caught.value
+
+
+@pytest.mark.parametrize("place", ["in front", "between", "behind"])
+@pytest.mark.parametrize("extended", [True, False])
+def test_wav_with_chunks_of_odd_sizes_is_heard(tmp_path: Path, place: str, extended: bool) -> None:
+    plain = wav()
+    form, data = plain[12:36], plain[36:]
+    if extended:
+        guid = b"\1\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
+        form = b"fmt \x28\0\0\0\xfe\xff" + form[10:] + struct.pack("<HHI", 22, 16, 4) + guid
+    odd = b"LIST" + struct.pack("<I", 15) + b"INFOISFT\3\0\0\0abc" + b"\0"
+    chunks = {"in front": odd + form + data, "between": form + odd + data, "behind": form + data + odd}[place]
+    path = tmp_path / "a.wav"
+    path.write_bytes(plain)
+    clip = load_clip([Segment(str(path))])
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    assert torch.equal(load_clip([Segment(str(path))]), clip)
+    path.write_bytes(path.read_bytes()[:40_000])
+    assert "cut off" in rejected(str(path)).reason
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_ogg_without_its_end_mark_is_heard_and_reported(tmp_path: Path, kind: str) -> None:
+    path = Path(write(tmp_path / f"a.{kind}", sweep(4.01)))
+    whole, clip = path.read_bytes(), load_clip([Segment(str(path))])
+    doubts: list[AudioError] = []
+
+    def unmark(page: bytearray) -> None:
+        page[5] &= ~4
+
+    path.write_bytes(rewritten_pages(whole, unmark))
+    assert torch.equal(load_clip([Segment(str(path))], on_doubt=doubts.append), clip)
+    assert [str(doubt) for doubt in doubts] == [f"{path}: length: its last page is not marked as the end"]
+    assert probe_seconds(str(path)) == 4.01
+    path.write_bytes(without_ogg_page(whole, -1))
+    cut = load_clip([Segment(str(path))], on_doubt=doubts.append)
+    assert len(cut) < len(clip) and len(doubts) == 2
+    torch.testing.assert_close(cut, clip[: len(cut)], atol=1e-6, rtol=0)
+    load_clip([Segment(str(path), 0.5, 1)], on_doubt=doubts.append)
+    assert len(doubts) == 2  # that end is the manifest's
+
+    def reject(doubt: AudioError) -> None:
+        raise doubt
+
+    with pytest.raises(AudioError, match="not marked as the end"):
+        load_clip([Segment(str(path))], on_doubt=reject)
 
 
 def test_segment_of_an_ogg_without_its_first_sound_is_rejected(tmp_path: Path) -> None:
@@ -267,7 +396,32 @@ def test_segment_of_an_ogg_without_its_first_sound_is_rejected(tmp_path: Path) -
 def test_rejection_survives_the_way_between_processes(tmp_path: Path) -> None:
     error = rejected(str(tmp_path / "none.wav"))
     copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), vars(copy), str(copy)) == (AudioError, vars(error), str(error))
+    assert (type(copy), vars(copy), str(copy)) == (AbsentError, vars(error), str(error))
+
+
+def test_the_heard_channel_is_a_choice(tmp_path: Path) -> None:
+    waves = np.stack([sweep(2), 0.5 * sweep(2)[::-1], 0 * sweep(2)], axis=1)
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, waves, SAMPLE_RATE_HZ, subtype="FLOAT")
+    for channel, column in (("first", 0), ("0", 0), ("1", 1), ("2", 2)):
+        wave = load_clip([Segment(path)], channel=channel)
+        torch.testing.assert_close(wave, torch.from_numpy(waves[:, column]).float())
+    with pytest.raises(AudioError, match="format: has 3 channels, of which none is number 3"):
+        load_clip([Segment(path)], channel="3")
+
+
+@pytest.mark.parametrize(("level", "is_told"), [(0.5, True), (0.01, True), (1e-5, False), (0.0, False)])
+def test_a_silent_channel_beside_sound_is_told(tmp_path: Path, level: float, is_told: bool) -> None:
+    waves = np.stack([0 * sweep(2), level * sweep(2)], axis=1)
+    path = str(tmp_path / "a.wav")
+    soundfile.write(path, waves, SAMPLE_RATE_HZ, subtype="FLOAT")
+    told: list[AudioError] = []
+    load_clip([Segment(path)], on_doubt=told.append)
+    assert [error.reason for error in told] == ["the heard channel is silent, channel 1 is not"] * is_told
+    told.clear()
+    load_clip([Segment(path)], channel="1", on_doubt=told.append)
+    load_clip([Segment(path)], channel="mean", on_doubt=told.append)
+    assert not told
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -309,6 +463,7 @@ def test_streamed_flac_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> N
     assert torch.equal(load_clip([Segment(str(path))]), wave)
     assert torch.equal(load_clip([Segment(str(path), 2, 2)]), wave[32_000:64_000])
     assert rejected(str(path), start=3, seconds=4).stage == "decode"
+    assert measure_seconds(str(path)) == len(load_clip([Segment(str(path))])) / SAMPLE_RATE_HZ
     with pytest.raises(AudioError, match="does not state one"):
         probe_seconds(str(path))
 
@@ -387,3 +542,9 @@ def test_real_recordings_of_all_formats_load() -> None:
         path = SHARED / "data" / label["path"]
         clip = load_clip([Segment(str(path))])
         assert len(clip) == pytest.approx(clip_seconds([label["duration"]]) * SAMPLE_RATE_HZ, abs=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_and_rate_are_those_of_the_header(tmp_path: Path, kind: str) -> None:
+    wave = np.stack([sweep(1, 48_000), sweep(1, 48_000)], axis=1)
+    assert probe_format(write(tmp_path / f"a.{kind}", wave, 48_000)) == (2, 48_000)

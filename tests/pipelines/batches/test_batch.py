@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from encoders.features import Heard
 from pipelines.batches.batch import make_batch, read_batch, read_texts
 from pipelines.batches.example_set import ExampleSet, load_examples
 from pipelines.batches.order import ShardOrder, epoch_order, global_batch, micro_batches
@@ -129,7 +130,7 @@ def test_splits_and_tasks_select(corpus):
 
 def test_batch_holds_each_clips_frames_question_and_answer(corpus):
     examples, cache = load(corpus), corpus[1]
-    batch = read_batch(examples, cache, [(0, 0), (0, 3)], frames=1500, prompt_seed=None)
+    batch = read_batch(examples, cache, [(0, 0), (0, 3)], heard=Heard(1500), prompt_seed=None)
     for row, index in enumerate((0, 3)):
         stored = cache.read(int(examples.positions[index]))
         length = len(stored["audio"])
@@ -142,7 +143,7 @@ def test_batch_holds_each_clips_frames_question_and_answer(corpus):
 def test_heard_frames_are_the_first_ones(corpus):
     cache = corpus[1]
     streams = [cache.read(0), cache.read(1)]
-    batch = make_batch(streams, ["?", "?"], ["a", "b"], frames=60)
+    batch = make_batch(streams, ["?", "?"], ["a", "b"], heard=Heard(60))
     assert batch.speech.shape[1] == 60 and torch.equal(batch.speech[1], streams[1]["speech"][:60])
     assert batch.audio_frames.tolist() == [min(60, len(clip["audio"])) for clip in streams]
 
@@ -150,14 +151,14 @@ def test_heard_frames_are_the_first_ones(corpus):
 def test_texts_are_those_of_the_batch(corpus):
     examples, cache = load(corpus), corpus[1]
     picked = [(2, 4), (0, 1), (1, 1)]
-    batch = read_batch(examples, cache, picked, frames=60, prompt_seed=5)
+    batch = read_batch(examples, cache, picked, heard=Heard(60), prompt_seed=5)
     assert read_texts(examples, picked, prompt_seed=5) == list(zip(batch.questions, batch.answers, strict=True))
 
 
 def test_prompts_vary_in_training_and_do_not_in_evaluation(corpus):
     examples, cache = load(corpus), corpus[1]
     picked = [(epoch, index) for epoch in range(3) for index in range(6)]
-    trained = read_batch(examples, cache, picked, frames=60, prompt_seed=1).questions
+    trained = read_batch(examples, cache, picked, heard=Heard(60), prompt_seed=1).questions
     assert len(set(trained)) > 1
-    assert trained == read_batch(examples, cache, picked, frames=60, prompt_seed=1).questions
-    assert len(set(read_batch(examples, cache, picked, frames=60, prompt_seed=None).questions)) == 1
+    assert trained == read_batch(examples, cache, picked, heard=Heard(60), prompt_seed=1).questions
+    assert len(set(read_batch(examples, cache, picked, heard=Heard(60), prompt_seed=None).questions)) == 1

@@ -3,6 +3,7 @@ pipelines.storage.tables.
 """
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,10 +11,21 @@ import pytest
 
 from encoders.audio import Segment
 from pipelines import storage
+from pipelines.cache import plan
 from pipelines.cache.cost import break_even_epochs
-from pipelines.cache.plan import count_units, cut_units, extend_plan, pending_seconds, predict_nbytes, read_units
+from pipelines.cache.plan import (
+    count_units,
+    cut_units,
+    extend_plan,
+    pending_seconds,
+    predict_nbytes,
+    read_units,
+    repeated_clips,
+    unit_sizes,
+)
 from pipelines.cache.recipe import Recipe, StreamRecipe
 from pipelines.cli import main
+from pipelines.errors import UserError
 from pipelines.extraction.plan_extract import fit_cost
 from pipelines.manifest.tables import CLIP_SCHEMA, Clip, require_clips, row_from_clip
 from pipelines.storage.tables import RowTable
@@ -53,6 +65,12 @@ def test_clips_larger_than_a_shard_leave_no_unit_empty(sizes):
     assert len(units) == len(sizes) and sorted(set(units)) == list(range(units[-1] + 1))
 
 
+@pytest.mark.parametrize(("clips", "units"), [(1, 1), (15, 1), (16, 2), (100, 12), (136, 16), (10_000, 16)])
+def test_few_clips_are_work_for_several_workers(clips, units):
+    assert cut_units(np.full(clips, 1_000), shard_nbytes=10**12)[-1] + 1 == units
+    assert cut_units(np.full(10_000, 1_000), shard_nbytes=10_000)[-1] + 1 == 1_000  # many are cut by their bytes
+
+
 def test_clips_of_a_recording_follow_each_other_by_time(tmp_path):
     places = [("b", 20.0), ("a", 10.0), ("b", 0.0), ("c", 0.0), ("a", 0.0), ("b", 10.0)]
     clips = [segment_of(name, start, number=number) for number, (name, start) in enumerate(places)]
@@ -74,6 +92,16 @@ def test_plan_of_many_row_groups_is_the_plan_of_one(tmp_path, monkeypatch):
     assert count_units(str(tmp_path / "many")) == len(units) > 5
 
 
+def test_sizes_of_units_are_those_of_their_clips_an_unknown_length_the_longest(tmp_path):
+    clips = [segment_of("a", 10.0 * number, number=number, seconds=number or None) for number in range(12)]
+    assert [len(sizes) for sizes in unit_sizes(str(tmp_path))] == [0, 0]
+    extend_plan(str(tmp_path), clips, recipe=RECIPE, shard_nbytes=2_000_000)
+    units = list(read_units(str(tmp_path)))
+    clips_U, seconds_U = unit_sizes(str(tmp_path))
+    assert len(units) > 1 and clips_U.tolist() == [len(unit.clips) for unit in units]
+    assert seconds_U.tolist() == [sum(clip.seconds or 30.0 for clip in unit.clips) for unit in units]
+
+
 def test_plan_of_a_manifest_is_the_plan_of_its_clips(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.storage.tables.ROWS_PER_GROUP", 16)
     monkeypatch.setattr("pipelines.cache.plan.ROWS_PER_GROUP", 16)
@@ -91,6 +119,29 @@ def test_plan_of_a_manifest_is_the_plan_of_its_clips(tmp_path, monkeypatch):
     units = list(read_units(str(tmp_path / "a")))
     assert units == list(read_units(str(tmp_path / "b")))
     assert {clip for unit in units for clip in unit.clips} == set(clips)
+
+
+@pytest.mark.parametrize("moment", ["_plan_files", "find_new_clips", "_parts", "count_units"])
+@pytest.mark.parametrize("planned_before", [0, 90])
+def test_no_clip_is_planned_twice_whenever_another_job_plans(tmp_path, monkeypatch, moment, planned_before):
+    clips = [segment_of(f"r{number % 7}", float(number), number=number) for number in range(300)]
+    keys = {"recipe": RECIPE, "shard_nbytes": 50_000_000}
+    if planned_before:
+        extend_plan(str(tmp_path), clips[:planned_before], **keys)
+    original, others = getattr(plan, moment), []
+
+    def interrupted(*arguments):
+        if not others:
+            others.append("at work")  # what it calls is not interrupted
+            extend_plan(str(tmp_path), clips[:200], **keys)
+        return original(*arguments)
+
+    monkeypatch.setattr(plan, moment, interrupted)
+    for _ in range(2):
+        with suppress(UserError):
+            extend_plan(str(tmp_path), clips, **keys)
+    assert others and not repeated_clips(str(tmp_path))
+    assert {clip for unit in read_units(str(tmp_path)) for clip in unit.clips} == set(clips)
 
 
 def test_empty_or_damaged_manifests_are_refused(tmp_path):
@@ -139,10 +190,24 @@ def test_forecast_matches_what_is_then_written_and_writes_nothing(tmp_path, caps
     fill(cache, manifest, make_worker(cache), shard_nbytes=1_000_000)
     shards = list((cache / "shards").glob("*.tar"))
     assert (forecast["clips"], forecast["shards"], forecast["clips_in_cache"]) == (8, len(shards), 0)
-    assert forecast["nbytes"]["float16"] == pytest.approx(sum(shard.stat().st_size for shard in shards), rel=0.03)
+    assert forecast["nbytes"] == pytest.approx(sum(shard.stat().st_size for shard in shards), rel=0.03)
     assert forecast["audio_nbytes"] == sum(file.stat().st_size for file in (tmp_path / "audio").iterdir())
     assert forecast["device_hours"] == pytest.approx(8 / 4 / 3600)
-    assert forecast["write_megabytes_per_second"] == pytest.approx(forecast["nbytes"]["float16"] / 1e6 / 2)
+    assert forecast["write_megabytes_per_second"] == pytest.approx(forecast["nbytes"] / 1e6 / 2)
+
+
+@pytest.mark.parametrize(("codec", "speech_frames"), [("float16", "all"), ("float16", "heard"), ("int8", "heard")])
+def test_every_way_of_storing_is_forecast_beside_the_plans_own(tmp_path, capsys, codec, speech_frames):
+    manifest, cache = prepare_tones(tmp_path, num_clips=8), tmp_path / "c"
+    words = ["calibration_seconds=0", "terabyte_price=20", "device_hour_price=2", "budget_terabytes=0.000001"]
+    ways = planned(manifest, cache, capsys, f"speech_frames={speech_frames}", *words)["stored"]
+    fill(cache, manifest, make_worker(cache, codec=codec, speech_frames=speech_frames), shard_nbytes=1_000_000)
+    written = sum(shard.stat().st_size for shard in (cache / "shards").glob("*.tar"))
+    (way,) = (way for way in ways if (way["codec"], way["speech_frames"]) == (codec, speech_frames))
+    assert len(ways) == 4 and way["nbytes"] == pytest.approx(written, rel=0.1)
+    assert way["money"] == pytest.approx(way["nbytes"] / 1e12 * 20) and way["fits"] == (way["nbytes"] <= 1e6)
+    assert {way["fits"] for way in ways} == {True, False}
+    assert way["snr_db"] == pytest.approx({"float16": 70, "int8": 43}[codec], abs=8)
 
 
 def test_forecast_leaves_out_what_the_cache_holds(tmp_path, capsys):

@@ -5,7 +5,7 @@ pipelines.extraction.worker, pipelines.runs.recipe_diff.
 import hashlib
 import json
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import torch
 import webdataset
 
-from cluster.unit_queue import FatalUnitError
+from cluster.unit_queue import Attempt, FatalUnitError
 from encoders.codecs import measure_fidelity
 from encoders.features import audio_frames
 from encoders.sound.clips import load_clip
@@ -33,11 +33,25 @@ from pipelines.cache.recipe import Recipe, read_recipe, write_recipe
 from pipelines.cache.shard import write_shard
 from pipelines.cache.tools.config import CacheInfoConfig
 from pipelines.cache.tools.info import cache_info
+from pipelines.cli import main
 from pipelines.errors import UserError
 from pipelines.extraction.messages import WorkerConfig
 from pipelines.extraction.worker import SAMPLED_CLIPS, ExtractWorker
 from pipelines.manifest.tables import corpus_roots, read_clips
 from tests.pipelines.builders import fill, make_worker, prepare_tones, shard_digests
+from tests.toy import write_tones
+
+
+def test_a_clip_is_opened_by_its_id(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=3)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    cache = FeatureCache.open(str(tmp_path / "c"))
+    for clip in read_clips(manifest):
+        found, position = cache[clip.clip_id], int(cache.positions([clip.clip_id])[0])
+        assert found.seconds == clip.seconds and found.streams.keys() == {"speech", "audio"}
+        assert all(torch.equal(frames, cache.read(position)[name]) for name, frames in found.streams.items())
+    with pytest.raises(KeyError, match="c: no clip absent"):
+        cache["absent"]
 
 
 @pytest.mark.parametrize(("codec", "beats"), [("float16", "tiny"), ("int8", "tiny"), ("float16", "none")])
@@ -166,7 +180,7 @@ def test_the_same_work_gives_the_same_bytes_in_any_order(tmp_path):
     worker = make_worker(other)
     extend_plan(str(other), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=1_500_000)
     for unit in reversed(list(read_units(str(other)))):
-        worker.run(unit, 1)
+        worker.run(unit, Attempt())
     assert len(shard_digests(one)) > 6 and shard_digests(one) == shard_digests(other)
 
 
@@ -176,7 +190,7 @@ def test_exception_in_the_middle_of_a_shard_publishes_nothing(tmp_path):
     unit = next(iter(read_units_of(tmp_path / "c", manifest, worker)))
 
     def interrupted():
-        yield next(iter(worker._encoded(unit.clips, defaultdict(float))))
+        yield next(iter(worker._encoded(unit.clips, {}, defaultdict(float), Counter())))
         raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -240,7 +254,7 @@ def test_second_job_that_plans_the_same_cache_is_refused(tmp_path, monkeypatch):
     worker = make_worker(tmp_path / "c")
     clips, cache, recipe = list(read_clips(manifest)), str(tmp_path / "c"), worker.config.recipe
     extend_plan(cache, clips[:2], recipe=recipe, shard_nbytes=1_500_000)
-    monkeypatch.setattr("pipelines.cache.plan._plan_files", lambda cache: [])  # as it looked when the other began
+    monkeypatch.setattr("pipelines.cache.plan.count_units", lambda cache: 0)  # as it looked when the other began
     with pytest.raises(ValueError, match="another job has just planned"):
         extend_plan(cache, clips, recipe=recipe, shard_nbytes=1_500_000)
     with pytest.raises(ValueError, match="another job has just begun"):
@@ -254,6 +268,16 @@ def test_recordings_that_moved_are_found_where_the_manifest_says_now(tmp_path):
     assert corpus_roots(manifest) == {"table": str(tmp_path / "audio")}
     (unit,) = read_units(str(tmp_path / "c"), roots={"table": "/elsewhere"})
     assert {clip.root for clip in unit.clips} == {"/elsewhere"}
+
+
+def test_a_clip_that_the_cache_lacks_is_not_another_clip(tmp_path):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
+    cache = FeatureCache(str(tmp_path / "c"))
+    (absent,) = cache.positions(["0" * 32])
+    for position in (absent, 2):
+        with pytest.raises(IndexError, match=f"no row {position} among 2"):
+            cache.read(int(position))
 
 
 def test_rejects_of_an_attempt_that_failed_do_not_stay(tmp_path):
@@ -353,13 +377,13 @@ def test_unit_that_another_job_commits_meanwhile_stays_as_it_is(tmp_path, monkey
 
     def slow(*arguments):
         yield from encoded(*arguments)
-        commits.append(theirs.run(unit, 1).shard)
+        commits.append(theirs.run(unit, Attempt()).shard)
 
     monkeypatch.setattr(ours, "_encoded", slow)
-    assert ours.run(unit, 1).shard == commits[0] and (commits[0].clips, commits[0].rejects) == (3, 1)
+    assert ours.run(unit, Attempt()).shard == commits[0] and (commits[0].clips, commits[0].rejects) == (3, 1)
     before = shard_digests(tmp_path / "c")
     monkeypatch.setattr(theirs, "encoder", None)
-    assert theirs.run(unit, 1).shard == commits[0]
+    assert theirs.run(unit, Attempt()).shard == commits[0]
     assert shard_digests(tmp_path / "c") == before and len(before) == 3
 
 
@@ -370,3 +394,32 @@ def test_recipe_of_a_newer_schema_is_named_as_such(tmp_path):
     (tmp_path / "c" / "recipe.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"recipe\.json: schema 2, of which this version knows only 1"):
         read_recipe(str(tmp_path / "c"))
+
+
+def test_types_of_a_samples_json_do_not_depend_on_the_clip(tmp_path):
+    """Hugging Face `datasets` takes the types of a tar's first five samples for all."""
+    names = write_tones(tmp_path / "audio", [1.0, 2.0, 3.0])
+    rows = [
+        {"path": names[0], "text": "whole"},
+        {"path": names[1], "text": "part", "start_seconds": 1, "duration_seconds": 1},
+        {"path": names[2], "text": "from a second on", "start_seconds": 0.5},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"table={tmp_path}/t.jsonl", f"audio_root={tmp_path}/audio", f"out={tmp_path}/m"]
+    assert main(["prepare", "table", *words]) == 0
+    fill(tmp_path / "c", f"{tmp_path}/m", make_worker(tmp_path / "c"))
+    told = []
+    for path in sorted((tmp_path / "c" / "shards").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            told += [json.load(tar.extractfile(name)) for name in tar.getnames() if name.endswith(".json")]
+    assert len({json.dumps(types_of(content), sort_keys=True) for content in told}) == 1
+    spans = [
+        (segment["start_seconds"], segment["duration_seconds"]) for content in told for segment in content["segments"]
+    ]
+    assert sorted(spans) == [(0.0, 0.0), (0.5, 0.0), (1.0, 1.0)]
+
+
+def types_of(value):
+    if isinstance(value, dict):
+        return {key: types_of(content) for key, content in value.items()}
+    return [types_of(item) for item in value] if isinstance(value, list) else type(value).__name__

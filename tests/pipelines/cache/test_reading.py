@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.range_server import range_server
 from encoders.codecs import dequantise
+from encoders.features import Heard
 from llm.salmonn import Batch
 from pipelines import storage
 from pipelines.batches.batch import make_batch, read_batch
@@ -83,9 +84,9 @@ def test_batch_is_bit_for_bit_that_of_the_stored_arrays(corpus, frames, verify_f
     cache = FeatureCache(str(folder), ReadConfig(threads=3, verify_fraction=verify_fraction))
     examples = load_examples(manifest, cache, splits=[], tasks=[], max_missing_fraction=0)
     picked = [(0, index) for index in (7, 0, 3, 9, 3)]
-    batch = read_batch(examples, cache, picked, frames=frames, prompt_seed=None)
+    batch = read_batch(examples, cache, picked, heard=Heard(frames), prompt_seed=None)
     streams = [arrays_of(cache, int(examples.positions[index])) for _, index in picked]
-    expected = make_batch(streams, batch.questions, batch.answers, frames=frames)
+    expected = make_batch(streams, batch.questions, batch.answers, heard=Heard(frames))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(heard(batch), heard(expected), strict=True))
     assert torch.equal(batch.audio_frames, expected.audio_frames)
     assert batch.speech.dtype == (torch.int8 if cache.recipe.codec == "int8" else torch.float16)
@@ -97,7 +98,7 @@ def test_stored_batch_gives_the_loss_of_float32(corpus, tmp_path):
     open_run(config, pending=[])
     worker = TrainWorker(config, 0, 1, torch.device("cpu"))
     examples = worker.examples
-    batch = read_batch(examples, worker.cache, [(0, 0), (0, 1)], frames=100, prompt_seed=None)
+    batch = read_batch(examples, worker.cache, [(0, 0), (0, 1)], heard=Heard(100), prompt_seed=None)
     speech, audio = heard(batch)
     floats = replace(batch, speech=speech, audio=audio, speech_scale=None, audio_scale=None)
     worker.model.eval()

@@ -4,15 +4,18 @@ pipelines.cache.tools.show, pipelines.cache.tools.verify.
 
 import json
 import os
+import re
 import shutil
 import tarfile
 
 import matplotlib.image
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
 import webdataset
 
+from cluster.unit_queue import Attempt
 from pipelines import storage
 from pipelines.cache.index import committed_units, read_rejects
 from pipelines.cache.plan import count_planned_clips, count_units, extend_plan, read_units
@@ -82,7 +85,7 @@ def add_what_is_missing(cache, manifest) -> int:
     worker.config = config
     before = committed_units(str(cache))
     extend_plan(str(cache), read_clips(manifest), recipe=config.recipe, shard_nbytes=1_000_000)
-    encoded = [worker.run(unit, 1).shard for unit in read_units(str(cache), skip=before)]
+    encoded = [worker.run(unit, Attempt()).shard for unit in read_units(str(cache), skip=before)]
     assert committed_units(str(cache)) == set(range(count_units(str(cache))))
     return sum(shard.clips + shard.rejects for shard in encoded)
 
@@ -94,6 +97,35 @@ def test_sound_cache_has_no_faults(cache, capsys):
     assert_valid(cache, capsys)
     assert main(["cache", "verify", f"cache=file://{cache}", "fraction=0.5"]) == 0
     assert "MB/s" in capsys.readouterr().out
+
+
+def plan_twice(cache, *, encode=True):
+    """Leave what two jobs left that planned the same clips at once, of which both encoded all."""
+    first = pq.read_table(cache / "units" / "000000.parquet")
+    units = count_units(str(cache))
+    again = first.set_column(0, "unit", pc.add(first["unit"], units))
+    pq.write_table(again, cache / "units" / f"{units:06d}.parquet")
+    for unit in range(units if encode else 0):
+        for folder, ending in (("shards", "tar"), ("index", "parquet"), ("rejects", "parquet")):
+            there = cache / folder / f"{unit:06d}.{ending}"
+            if there.exists():
+                shutil.copy(there, cache / folder / f"{unit + units:06d}.{ending}")
+
+
+@pytest.mark.parametrize("encode", [True, False])
+def test_clips_that_two_jobs_planned_are_found_and_mended(cache, whole, tones, capsys, encode):
+    before = held(cache)
+    plan_twice(cache, encode=encode)
+    assert main(["cache", "verify", f"cache={cache}"]) == 1
+    shown = capsys.readouterr()
+    for clip in ids(tones):
+        assert re.search(rf"clip {clip} is planned 2 times, in 00000\d, 00000\d", shown.out)
+    assert "salmonn cache prune with apply=true leaves" in shown.err
+    assert main(["cache", "prune", f"cache={cache}", "apply=true"]) == 0
+    assert_valid(cache, capsys)
+    assert held(cache) == before and count_planned_clips(str(cache)) == 9
+    assert shard_digests(cache) == shard_digests(whole)
+    assert add_what_is_missing(cache, tones) == 0
 
 
 def damage_array(cache):
@@ -150,6 +182,22 @@ def test_every_kind_of_harm_is_a_line_and_exit_code_1(cache, tones, capsys, harm
     assert main(["cache", "verify", f"cache={cache}"]) == 1
     shown = capsys.readouterr()
     assert line.format(id=ids(tones)[2]) in shown.out and " faults" in shown.err
+
+
+@pytest.mark.parametrize("harm", [damage_array, damage_json, shorten, shift_index, forget_a_clip])
+def test_what_is_broken_is_made_again_and_nothing_else_is_touched(cache, whole, tones, capsys, harm):
+    harm(cache)
+    before = {
+        path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and "000001" not in path.name
+    }
+    assert main(["cache", "verify", f"cache={cache}", "repair=true"]) == 1
+    assert (
+        "1 shard taken out of the index, which salmonn extract with the same keys makes anew" in capsys.readouterr().err
+    )
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert add_what_is_missing(cache, tones) > 0
+    assert shard_digests(cache) == shard_digests(whole)
+    assert main(["cache", "verify", f"cache={cache}", "repair=true"]) == 0
 
 
 def test_shards_of_another_recipe_are_faults(cache, tones, tmp_path, capsys):
@@ -352,7 +400,7 @@ def test_a_cache_fills_another_that_an_extraction_has_begun(whole, tones, tmp_pa
     worker = make_worker(tmp_path / "begun")
     begun = str(tmp_path / "begun")
     extend_plan(begun, read_clips(tones), recipe=worker.config.recipe, shard_nbytes=1_000_000)
-    worker.run(next(iter(read_units(begun))), 1)
+    worker.run(next(iter(read_units(begun))), Attempt())
     assert main(["cache", "merge", f"caches={whole}", f"out={begun}"]) == 0
     assert shard_digests(tmp_path / "begun") == shard_digests(whole)
 
@@ -470,6 +518,19 @@ def test_cache_that_a_job_writes_to_is_left_alone(cache, tones, tmp_path, capsys
     assert prune(cache, part_of(tones, tmp_path / "m", [0])) == 2
     assert "a job seems to be at work" in capsys.readouterr().err
     assert shard_digests(cache) == before
+
+
+def test_cache_that_another_job_holds_is_left_alone(cache, tones, tmp_path, capsys):
+    before = shard_digests(cache)
+    words = ["cache", "merge", f"caches={cache}", SMALL]
+    with storage.held(str(cache)), storage.held(str(tmp_path / "out")):
+        assert prune(cache, part_of(tones, tmp_path / "m", [0])) == 2
+        assert "another job is at work there (process " in capsys.readouterr().err
+        assert main([*words, f"out={tmp_path}/out"]) == 2
+        assert "another job is at work there" in capsys.readouterr().err
+        assert prune(cache, part_of(tones, tmp_path / "m2", [0]), keys=()) == 0
+    assert shard_digests(cache) == before
+    assert main([*words, f"out={tmp_path}/out"]) == 0
 
 
 def test_manifest_that_names_no_clip_of_the_cache_is_taken_for_a_mistake(cache, tmp_path, capsys):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from pipelines.demo.config import DemoSizes
 from pipelines.demo.corpus import DemoCorpus, write_demo_corpus
 from pipelines.demo.events import EVENT_QUESTION, plan_clips
 from pipelines.demo.phrases import SLOT_QUESTIONS, plan_phrases
+from pipelines.demo.report import held_out_scores, page_address, scores_with_silence
 from pipelines.demo.sound_events import SOUND_EVENTS, synthesise_event
 from pipelines.demo.speech_synthesis import ACCENTS, SPEECH_RATE_HZ, Voice, open_synthesiser, resample, trim_silence
+from pipelines.inference.scoring.answers import Score, TaskScores
 
 SIZES = DemoSizes(
     train_utterances=24,
@@ -327,3 +331,27 @@ def test_resampling_keeps_tones_and_length() -> None:
 def test_silence_is_trimmed() -> None:
     assert trim_silence(np.array([0.0, 0.001, -0.5, 0.0, 1.0, 0.009])).tolist() == [-0.5, 0.0, 1.0]
     assert trim_silence(np.zeros(4)).size == trim_silence(np.zeros(0)).size == 0
+
+
+def accuracy_of(task, value) -> TaskScores:
+    score = Score(name="accuracy", value=value, signature="", items=1)
+    return TaskScores(task=task, test_set="made test", clips=1, examples=1, references=1, scores=(score,))
+
+
+def test_scores_stand_beside_silence_and_chance(corpus, tmp_path):
+    parts = [
+        {"own": asdict(accuracy_of("aqa", 0.75)), "silence": asdict(accuracy_of("aqa", 0.25)), "other": None},
+        {"own": asdict(accuracy_of("sqa", 0.5)), "silence": None, "other": None},
+    ]
+    (tmp_path / "scores.json").write_text(json.dumps({"tasks": parts}))
+    scores = [accuracy_of("aqa", 0.75), accuracy_of("sqa", 0.5)]
+    events, words = held_out_scores(scores, corpus, scores_with_silence(str(tmp_path)))
+    assert (events.score, events.silence, events.chance) == (0.75, 0.25, 1 / len(corpus.event_names))
+    assert (words.score, words.silence) == (0.5, None)
+
+
+def test_the_demo_links_to_the_page_of_its_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluation = "demo/runs/stage3/evaluation/test+test-demo"
+    address = page_address("demo/", evaluation)
+    assert ":" not in address and unquote(address) == "runs/stage3/evaluation/test+test-demo/page/index.html"

@@ -1,19 +1,203 @@
-"""Covers pipelines.interface.devices."""
+"""Covers pipelines.interface.devices, pipelines.inference.answering, pipelines.inference.answers,
+pipelines.inference.answer_table, pipelines.inference.worker, pipelines.inference.hearing, pipelines.inference.actor,
+pipelines.inference.report, pipelines.inference.units.
+"""
 
+import dataclasses
 import json
+import random
+import shutil
+from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.cli import main
+from pipelines.inference import answering
+from pipelines.inference.answers import AnswerStore, DecodeSettings, open_answers
 from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.evaluate import evaluate
-from pipelines.inference.scoring.scores import normalise
+from pipelines.inference.scoring.texts import normalise
+from pipelines.inference.units import AnswerConfig, AnswerUnit
+from pipelines.inference.worker import AnswerWorker
+from pipelines.runs.spec import RunSpec, identified
+from tests.pipelines.builders import stores_of
+
+pytestmark = pytest.mark.usefixtures("without_java")
+SHORT = ["num_beams=2", "max_new_tokens=5", "workers=1"]
 
 
-def test_evaluation_writes_predictions_and_metrics(corpus, unbroken, tmp_path):
-    config = EvaluateConfig(
-        run=str(unbroken), manifest=corpus[0], cache=corpus[1], out=str(tmp_path), num_beams=2, max_new_tokens=5
+@pytest.fixture
+def words(run, corpus) -> list[str]:
+    return ["evaluate", f"run={run}", f"manifest={corpus[0]}", f"cache={corpus[1]}", *SHORT]
+
+
+def config_of(words, **keys) -> EvaluateConfig:
+    given = dict(word.split("=") for word in words[1:4])
+    return EvaluateConfig(**given, num_beams=2, max_new_tokens=5, workers=1, **keys)
+
+
+def report_of(run, splits="test") -> dict[str, bytes]:
+    folder = Path(run) / "evaluation" / splits
+    return {name: (folder / name).read_bytes() for name in ("report.md", "scores.json")}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_evaluation_writes_answers_and_scores_once(words, run, capsys, monkeypatch):
+    scores = evaluate(config_of(words))
+    lines = pq.read_table(f"{run}/evaluation/test/answers.parquet").to_pylist()
+    assert len(lines) == 3 and {reference for line in lines for reference in line["references"]} == {"high"}
+    assert scores[0].value("accuracy") == sum(normalise(line["answer"]) == "high" for line in lines) / 3
+    report = json.loads(report_of(run)["scores.json"])
+    ours = [row for row in report["paper"] if row["items"]]
+    assert report["step"] == 6 and [(row["task"], row["items"]) for row in ours] == [("audiocaption", 3)]
+    page = report_of(run)["report.md"].decode()
+    assert page.index("| 1 | asr | LibriSpeech clean | wer | % | — | — | 2.1 |") < page.index("## All scores")
+    assert "audiocaption" in capsys.readouterr().out
+    shown = Path(run) / "evaluation" / "test" / "page"
+    assert shown.joinpath("index.html").read_text().count("<audio ") == len([*shown.joinpath("audio").iterdir()]) == 3
+    before = report_of(run)
+    monkeypatch.setattr(answering, "run_units", lambda *_, **__: pytest.fail("answered again"))
+    assert main(words) == 0 and report_of(run) == before
+    assert main([*words, "tasks=[audiocaption]", "batch_examples=1", "page_examples=0"]) == 0  # the same answers serve
+    assert not shown.joinpath("index.html").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_after_a_kill_only_the_rest_is_answered_and_the_report_is_the_same(words, run, corpus):
+    every = [*words, "splits=[]", "batch_examples=1", "workers=2"]
+    assert main(every) == 0
+    before = report_of(run, "all")
+    (store,) = stores_of(run)
+    units = sorted(store.glob("*.parquet"))
+    kept = {path: path.read_bytes() for path in units[::3]}
+    for path in set(units) - kept.keys():
+        path.unlink()
+    lost = 12 - sum(pq.read_metadata(path).num_rows for path in kept)
+    assert main(every) == 0
+    assert report_of(run, "all") == before
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert sum(pq.read_metadata(path).num_rows for path in set(store.glob("*.parquet")) - kept.keys()) == lost
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_what_was_heard_is_checked_with_silence_and_with_another_clip(words, run):
+    assert main([*words, "splits=[]", "check_heard=true"]) == 0
+    rows = pq.read_table(f"{run}/evaluation/all/answers.parquet").to_pylist()
+    assert len({row["answer_to_silence"] for row in rows}) == 1  # there is one question
+    by_clip = {row["clip_id"]: row["answer"] for row in rows}
+    assert sorted(row["answer_to_other"] for row in rows) == sorted(by_clip.values())
+    assert len(AnswerStore(next(stores_of(run)).as_posix()).read()) == 13  # 12 clips and silence
+    tasks = json.loads(report_of(run, "all")["scores.json"])["tasks"]
+    assert all(sum(task[heard]["examples"] for task in tasks) == 12 for heard in ("own", "silence", "other"))
+    assert "| silence | other clip |" in report_of(run, "all")["report.md"].decode()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_units_that_fail_are_named_and_what_is_answered_stays(words, run, corpus, tmp_path, capsys):
+    cache = shutil.copytree(corpus[1], tmp_path / "c")
+    shard = next(cache.glob("shards/*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    damaged = [word if not word.startswith("cache=") else f"cache={cache}" for word in words]
+    assert main([*damaged, "splits=[]", "batch_examples=1", "limits.max_tries=1"]) == 1
+    error = capsys.readouterr().err
+    assert "of questions failed" in error and shard.name in error
+    lines = [json.loads(line) for path in Path(run).glob("answers/jobs/*/*.jsonl") for line in path.open()]
+    done, failed = ([line for line in lines if ("error" in line) == is_failed] for is_failed in (False, True))
+    assert done and all(line["answers"] > 0 and line["node"] and line["seconds"] > 0 for line in done)
+    assert failed and all(shard.name in line["error"] and line["attempt"] == 1 for line in failed)
+    assert {line["store"] for line in done} == {
+        path.name for path in Path(run).glob("answers/*") if path.name != "jobs"
+    }
+    assert main([*words, "splits=[]", "batch_examples=1"]) == 0
+
+
+def test_a_unit_that_was_kept_is_not_answered_again(run, corpus, tmp_path, monkeypatch):
+    worker = worker_of(run, corpus, tmp_path, num_beams=1, batch=4)
+    clip = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"][0].as_py()
+    unit = AnswerUnit("a", 0, (clip,), ("What?",))
+    first = worker.run(unit)
+    before = (tmp_path / "a.parquet").stat().st_mtime_ns
+    monkeypatch.setattr(worker, "answers", lambda _: pytest.fail("answered again"))
+    again = worker.run(unit)
+    assert (again.answers, again.tokens) == (first.answers, first.tokens) == (1, again.tokens)
+    assert (tmp_path / "a.parquet").stat().st_mtime_ns == before
+
+
+class TestModel:
+    def test_other_llm_weights_under_the_same_path_are_refused(self, words, run, capsys):
+        path = Path(run) / "llm" / "model.safetensors"
+        weights = load_file(path)
+        weights["lm_head.weight"] = -weights["lm_head.weight"]
+        save_file(weights, path, metadata={"format": "pt"})
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert "is another LLM than" in error and "other weights" in error and error.count("\n") == 1
+
+    def test_other_weights_in_run_are_other_answers(self, run):
+        spec, settings = identified(RunSpec.read(run), run), decoding(1)
+        stores = [open_answers(run, 6, spec, one) for one in (settings, dataclasses.replace(settings, num_beams=2))]
+        path = Path(run) / "checkpoints" / "000006" / "aligner.safetensors"
+        weights = load_file(path)
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, path)
+        stores.append(open_answers(run, 6, spec, settings))
+        other = dataclasses.replace(spec, llm_identity={**spec.llm_identity, "weights": "other"})
+        stores.append(open_answers(run, 6, other, settings))
+        assert len({store.uri for store in stores}) == 4
+        assert open_answers(run, 6, other, settings) == stores[-1]
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_answers_do_not_depend_on_batch_order_and_neighbours(run, corpus, tmp_path, num_beams):
+    chance = random.Random(num_beams)
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()
+    asked = [(clip, f"{word} is heard?") for clip in clips for word in ("What", "Who, and why, and where")]
+    found = []
+    for batch in (1, 5, 24):
+        chance.shuffle(asked)
+        store = tmp_path / str(batch)
+        worker = worker_of(run, corpus, store, num_beams=num_beams, batch=batch)
+        make_sharp(worker._model)
+        for number, first in enumerate(range(0, len(asked), batch)):
+            part = asked[first : first + batch]
+            worker.run(AnswerUnit(str(number), 0, tuple(c for c, _ in part), tuple(q for _, q in part)))
+        rows = AnswerStore(str(store)).read().to_pylist()
+        found.append({(row["clip_id"], row["question"]): (row["answer"], row["tokens"]) for row in rows})
+    assert found[0] == found[1] == found[2] and len(found[0]) == 24
+    assert len(set(found[0].values())) > 3
+
+
+def worker_of(run, corpus, store, *, num_beams, batch) -> AnswerWorker:
+    return AnswerWorker(
+        AnswerConfig(
+            run=run,
+            step=6,
+            spec=identified(RunSpec.read(run), run),
+            cache=corpus[1],
+            stores=(str(store),),
+            settings=(decoding(num_beams),),
+            whisper="",
+            beats="",
+            device="cpu",
+            threads=1,
+            batch_examples=batch,
+        )
     )
-    scores = evaluate(config)
-    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 and {line["reference"] for line in lines} == {"high"}
-    right = sum(normalise(line["answer"]) == line["reference"] for line in lines) / 3
-    assert scores[0].metrics["accuracy"] == right
-    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 6
+
+
+def decoding(num_beams) -> DecodeSettings:
+    return DecodeSettings(num_beams=num_beams, max_new_tokens=8, lora_scaling=1.0)
+
+
+def make_sharp(model) -> None:
+    """Let an untrained model say different things about different clips."""
+    with torch.no_grad():
+        model.aligner.projection.weight.mul_(30)

@@ -31,7 +31,7 @@ def prepare_tones(tmp_path, entries, **keys):
     config = AnnotationsConfig(
         annotation=str(file), audio_root=str(tmp_path / "audio"), out=str(tmp_path / "manifest"), **keys
     )
-    return prepare_annotations(config), str(tmp_path / "manifest")
+    return prepare_annotations(config)[0], str(tmp_path / "manifest")
 
 
 def test_examples_about_the_same_audio_share_one_clip(tmp_path):
@@ -82,9 +82,11 @@ def test_unreadable_recording_stays_in_the_manifest_without_a_length(tmp_path, c
     entries = [{"path": name, "text": "x", "task": "asr"} for name in [*names, "tone-9.wav", "absent.wav"]]
     file = write_annotations(tmp_path / "a.json", entries)
     config = AnnotationsConfig(annotation=str(file), audio_root=str(tmp_path / "audio"), out=str(tmp_path / "m"))
-    assert prepare_annotations(config).unreadable == 2
-    assert [clip.seconds for clip in read_clips(str(tmp_path / "m"))] == [1.0, None, None]
-    assert "2 clips whose header cannot be read" in capsys.readouterr().out
+    (report,) = prepare_annotations(config)
+    assert (report.unreadable, report.skipped) == (1, {"not there": 1})
+    assert [clip.seconds for clip in read_clips(str(tmp_path / "m"))] == [1.0, None]
+    out = capsys.readouterr().out
+    assert "1 clip whose header cannot be read" in out and "skipped 1: not there" in out
 
 
 def test_wrong_audio_root_is_refused(tmp_path):
@@ -98,11 +100,19 @@ def test_wrong_audio_root_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no list under 'annotation'"),
+        ("{", "not JSON"),
         ('{"annotation": [{', "not JSON"),
         ("[]", "no list under 'annotation'"),
         (json.dumps({"annotation": []}), "no examples"),
-        (json.dumps({"annotation": [{"path": "a.wav", "text": "x"}]}), r"annotation\[0\]: 'task' must be a text"),
+        (
+            json.dumps({"annotation": [{"path": "a.wav", "text": "x", "task": 1}]}),
+            r"annotation\[0\]: 'task' must be a text",
+        ),
+        (json.dumps({"annotation": [{"path": "a.wav", "text": "x", "task": "asr_de"}]}), r"annotation\[0\]: .*asr_de"),
+        (
+            json.dumps({"annotation": [{"path": "a.wav", "text": "x", "task": "QA", "Q": "Why?"}]}),
+            r"questions=sqa\|aqa",
+        ),
         (json.dumps({"annotation": [{"path": "../a.wav", "text": "x", "task": "asr"}]}), "does not lead to a file"),
     ],
 )
@@ -123,6 +133,43 @@ def test_paths_of_another_machine_are_taken_below_the_audio_root(tmp_path):
         AnnotationsConfig, [f"annotation={file}", f"audio_root={tmp_path}/audio", "out=m", "path_prefix=/mnt/x/"]
     )
     assert [example.segments[0].recording for example in read_annotations(config)] == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_a_file_of_several_corpora_becomes_one_manifest(tmp_path, capsys):
+    for corpus in ("speech", "sounds"):
+        write_tones(tmp_path / corpus, [1.0, 1.5])
+    entries = [
+        {"path": "/LibriSpeech/tone-0.wav", "text": "a word"},
+        {"path": "/LibriSpeech/tone-1.wav", "text": "yes", "task": "QA", "Q": "Is it?"},
+        {"path": "/AudioCaps/tone-0.wav", "text": "rain", "task": "audiocaption_v2"},
+        {"path": "/AudioCaps/tone-0.wav", "text": "wet", "task": "QA", "Q": "How is it?"},
+        {"path": "/Other/tone-0.wav", "text": "x", "task": "count_word"},
+    ]
+    file = write_annotations(tmp_path / "a.json", entries)
+    (tmp_path / "places.yaml").write_text(
+        f"""places:
+  - {{prefix: /LibriSpeech/, corpus: librispeech, root: {tmp_path}/speech, questions: sqa}}
+  - {{prefix: /AudioCaps/, corpus: audiocaps, root: {tmp_path}/sounds, questions: aqa}}
+"""
+    )
+    words = ["prepare", "annotations", f"{tmp_path}/places.yaml", f"annotation={file}", f"out={tmp_path}/m"]
+    assert main(words) == 2
+    assert "annotation[4]: path '/Other/tone-0.wav' begins with no prefix of places" in capsys.readouterr().err
+    assert main([*words, "only_paths=[/LibriSpeech/,/AudioCaps/]"]) == 0
+    found = [(e.corpus, e.task, e.question, e.answer) for e in read_examples(str(tmp_path / "m"))]
+    assert found == [
+        ("librispeech", "asr", None, "a word"),
+        ("librispeech", "sqa", "Is it?", "yes"),
+        ("audiocaps", "audiocaption", None, "rain"),
+        ("audiocaps", "aqa", "How is it?", "wet"),
+    ]
+    roots = {clip.corpus: clip.root for clip in read_clips(str(tmp_path / "m"))}
+    assert roots == {"librispeech": f"{tmp_path}/speech", "audiocaps": f"{tmp_path}/sounds"}
+    words = ["prepare", "annotations", f"annotation={file}", f"audio_root={tmp_path}/sounds", f"out={tmp_path}/m2"]
+    assert main([*words, "path_prefix=/AudioCaps/", "only_tasks=[audiocaption_v2]"]) == 0
+    assert [e.answer for e in read_examples(str(tmp_path / "m2"))] == ["rain"]
+    assert main(words[:-1]) == 2 and main([*words, f"{tmp_path}/places.yaml"]) == 2
+    assert "either audio_root=… or places=[…]" in capsys.readouterr().err
 
 
 def write_librispeech(root):
@@ -211,8 +258,8 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
             tar.add(tmp_path / "plain" / name, f"deep/{name}")
     rows = [f"tars/a.tar!deep/{name},x" for name in [*names, "absent.wav"]]
     (tmp_path / "t.csv").write_text("\n".join(["path,text", *rows]))
-    prepare_table(TableConfig(table=str(tmp_path / "t.csv"), out=str(tmp_path / "m")))
-    assert "1 clips whose header cannot be read" in capsys.readouterr().out
+    prepare_table(TableConfig(table=str(tmp_path / "t.csv"), out=str(tmp_path / "m"), missing="keep"))
+    assert "1: not there; kept" in capsys.readouterr().out
     clips = list(read_clips(str(tmp_path / "m")))
     assert [clip.seconds for clip in clips] == [1.5, 2.0, None]
     assert clips[0].clip_id == clip_id("table", [Segment("tars/a.tar!deep/tone-0.wav")])
@@ -235,7 +282,7 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
         ("t.jsonl", '{"path": "a.wav", "text": "x", "start_seconds": [1]}\n', "start_seconds [1] must be"),
         ("t.csv", "path,text,start_seconds\na.wav,x,-1\n", "start_seconds '-1' must be"),
         ("t.jsonl", '{"path": 1\n', "t.jsonl:1: not a JSON object"),
-        ("t.txt", "", "must end in .csv, .jsonl or .parquet"),
+        ("t.txt", "", "must end in .csv, .tsv, .json"),
         ("t.parquet", "nonsense", "not a Parquet file"),
     ],
 )

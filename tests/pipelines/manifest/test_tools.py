@@ -28,7 +28,7 @@ def clip_of(recording, *, corpus="c", split="train", root="/r", seconds=2.0):
 
 
 def example_of(clip, *, task="asr", question=None, answer="yes", split=None):
-    identity = example_id(clip.clip_id, task, question, answer)
+    identity = example_id(clip.clip_id, split or clip.split, task, question, answer)
     return Example(
         example_id=identity,
         clip_id=clip.clip_id,

@@ -1,5 +1,7 @@
 """Covers pipelines.cache.encoder_recipe, pipelines.runs.folder, pipelines.runs.model, pipelines.runs.spec."""
 
+import json
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 
 from encoders.clip_encoder import load_clip_encoder
 from llm.loading import load_llm
@@ -81,6 +83,19 @@ def test_adapter_folder_loads_with_peft_itself(run):
     bare = base(IDS).logits
     theirs = PeftModel.from_pretrained(base, run / "checkpoints" / "000200" / "adapter").eval()(IDS).logits
     assert torch.equal(ours, theirs) and not torch.equal(theirs, bare)
+
+
+def test_pefts_own_loading_of_base_and_adapter_says_which_base_it_needs(run, tmp_path):
+    """It reads the base by its name, and asks nobody for `None`."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run / "checkpoints" / "000200" / "adapter", adapter)
+    with pytest.raises(OSError, match=r"tiny \(in the folder llm of the adapter's run\)"):
+        AutoPeftModelForCausalLM.from_pretrained(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(run / "llm")}))
+    assert torch.equal(
+        AutoPeftModelForCausalLM.from_pretrained(adapter)(IDS).logits, load_run(str(run)).model.llm(IDS).logits
+    )
 
 
 def test_model_card_is_one_of_the_hub_and_tells_where_the_weights_belong(run):

@@ -9,6 +9,7 @@ from pyarrow import fs
 from safetensors.torch import load_file
 
 from encoders.clip_encoder import load_clip_encoder
+from encoders.features import Heard
 from llm.loading import load_llm
 from llm.lora import adapter_state_dict, adapter_to_official, add_lora
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
@@ -21,6 +22,7 @@ from pipelines.cli import main
 from pipelines.runs.checkpoint import load_run
 from pipelines.runs.config import ExportConfig, ImportConfig
 from pipelines.runs.official import export_official, import_official
+from pipelines.runs.spec import RunSpec
 from pipelines.training.config import TrainConfig
 from pipelines.training.preflight import open_run
 from pipelines.training.worker.loop import TrainWorker
@@ -95,6 +97,41 @@ def test_import_and_export_give_back_every_byte(tmp_path, tensors, llm):
     assert main(words_of(ckpt, llm, tmp_path / "run")) == 0
     assert main(["export-official", f"run={tmp_path}/run", f"out={tmp_path}/b.pth"]) == 0
     assert same_bytes(torch.load(tmp_path / "b.pth", weights_only=True)["model"], tensors)
+
+
+@pytest.mark.parametrize(
+    ("said", "keys", "expected"),
+    [
+        ({"lora_alpha": 12, "second_per_window": 0.5, "second_stride": 0.25}, [], (12, 0.5, 0.25)),
+        ({"lora_alpha": 12}, ["lora_alpha=12", "stride_seconds=0.2"], (12, 0.333333, 0.2)),
+        ({}, ["lora_alpha=16"], (16, 0.333333, 0.333333)),
+        (None, [], (32, 0.333333, 0.333333)),
+    ],
+)
+def test_what_tensors_do_not_tell_the_config_in_the_checkpoint_does(tmp_path, tensors, llm, said, keys, expected):
+    ckpt = written(tmp_path / "a.pth", tensors, **({} if said is None else {"config": {"model": said, "run": {}}}))
+    assert main([*words_of(ckpt, llm, tmp_path / "run"), *keys]) == 0
+    spec = RunSpec.read(str(tmp_path / "run"))
+    assert (spec.lora.alpha, spec.aligner.window_seconds, spec.aligner.stride_seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "keys", "message"),
+    [
+        ({"lora_alpha": 12}, ["lora_alpha=32"], "lora_alpha=32: the config in ckpt={} says lora_alpha 12; leave"),
+        (
+            {"second_stride": 0.25},
+            ["stride_seconds=0.5"],
+            "stride_seconds=0.5: the config in ckpt={} says second_stride",
+        ),
+        ({"lora_alpha": "x"}, [], "ckpt={}: its config says lora_alpha 'x', which is no lora_alpha"),
+        ({"lora_alpha": 1.5}, [], "ckpt={}: its config says lora_alpha 1.5, which is no lora_alpha"),
+    ],
+)
+def test_a_key_that_contradicts_the_checkpoint_is_refused(tmp_path, tensors, llm, capsys, said, keys, message):
+    ckpt = written(tmp_path / "a.pth", tensors, config={"model": said})
+    assert main([*words_of(ckpt, llm, tmp_path / "run"), *keys]) == 2
+    assert message.format(ckpt) in capsys.readouterr().err
 
 
 def test_checkpoint_that_hears_speech_alone_comes_back_too(tmp_path, tensors, llm):
@@ -192,7 +229,7 @@ def changed(name, tensor):
         (dict, ["beats=none"], "made for another model than beats=none: width 96, not none"),
         (dict, ["num_heads=5"], "hidden_width 32 is not a multiple of num_heads 5"),
         (dict, ["window_seconds=40"], "window_seconds 40"),
-        (dict, ["lora_alpha=0"], "lora_alpha=0: must be 1 or more"),
+        (dict, ["lora_alpha=-1"], "lora_alpha=-1: must be 0 or more"),
         (dict, ["llm=absent"], "absent: no language model here"),
         (dict, ["whisper=absent"], "absent: no such folder"),
         (dict, ["ckpt=absent.pth"], "absent.pth: no such file"),
@@ -315,7 +352,7 @@ def batch_of(case: dict, streams: dict) -> Batch:
         for prompt, example in zip(prompts, examples, strict=True)
     ]
     clips, answers = [streams[example["clip"]] for example in examples], [example["text"] for example in examples]
-    return make_batch(clips, questions, answers, frames=1500)
+    return make_batch(clips, questions, answers, heard=Heard(1500))
 
 
 @pytest.mark.weights
@@ -347,4 +384,4 @@ def test_imported_run_gives_the_official_answers_from_the_waves_on(golden, case,
     notes = json.loads((GOLDEN / "salmonn_small" / "generation_notes.json").read_text())
     ids = notes[f"{case['name']}.beams{num_beams}"]["official_ids"][0]
     expected = run.model.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert run.model.generate(batch_of(case, streams), num_beams=num_beams, max_new_tokens=20) == [expected]
+    assert run.model.generate(batch_of(case, streams), num_beams=num_beams, max_new_tokens=20)[0].text == expected

@@ -162,7 +162,7 @@ def test_wrong_folders_give_one_line(words, message, tmp_path, monkeypatch, caps
     assert error.count("\n") == 1 and message in error
 
 
-@pytest.mark.parametrize("file", ["metrics.jsonl", "config.yaml", "checkpoints/000002/state.json"])
+@pytest.mark.parametrize("file", ["metrics.jsonl", "config.yaml", "run.json", "checkpoints/000002/state.json"])
 def test_a_damaged_file_of_a_run_is_named_with_exit_code_2(tmp_path, capsys, file):
     run = tmp_path / "runs" / "r"
     (run / "checkpoints" / "000002").mkdir(parents=True)

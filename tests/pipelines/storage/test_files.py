@@ -136,3 +136,18 @@ def test_pipes_are_refused_before_anyone_waits_for_them(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UnreadableError, match="a pipe or a device"):
         storage.open_file(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 5, 15, 16, 17, 47, 48, 49, 1000])
+def test_samples_are_first_middle_and_last_bytes(tmp_path, nbytes):
+    content = bytes(number % 251 for number in range(nbytes))
+    (tmp_path / "x").write_bytes(content)
+    found, blocks = storage.read_samples(str(tmp_path / "x"), 16)
+    starts = storage.sample_starts(nbytes, 16)
+    assert found == nbytes and blocks == [content[start : start + 16] for start in starts]
+    assert (starts[0] == 0 and b"".join(blocks)[-16:] == content[-16:]) or nbytes < 16
+
+
+def test_only_plain_files_are_sampled(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert [storage.read_samples(str(tmp_path / name), 16) for name in ("pipe", "absent", ".", "pipe/x")] == [None] * 4

@@ -15,6 +15,9 @@ from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
 from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.evaluate import evaluate
+from pipelines.interface.version import product_version
+from pipelines.interface.words import counted
+from pipelines.runs.spec import RunSpec
 from pipelines.training.config import TrainConfig
 from pipelines.training.preflight import open_run
 from pipelines.training.train import train
@@ -54,6 +57,20 @@ def test_wrong_keys_give_one_line_and_exit_code_2(corpus, tmp_path, keys, messag
     assert main([*words_of(config_of(corpus, tmp_path / "run")), *keys]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and message in error
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["stage3"], "tasks found: audiocaption; to take all: mix= tasks=[]"),
+        (["stage3", "mix="], "tasks found: audiocaption; to take all: tasks=[]"),
+        (["stage3", "mix=", "tasks=[]", "splits=[dev]"], "to take all: splits=[]"),
+        (["stage3", "mix=", "tasks=[]"], "absent: no run there"),
+    ],
+)
+def test_a_stage_on_other_tasks_than_its_own_says_which_keys_take_all(corpus, tmp_path, keys, message, capsys):
+    assert main([*words_of(config_of(corpus, tmp_path / "run")), *keys, "init_from=absent"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_llm_may_be_a_name_on_the_hub(corpus, tmp_path, monkeypatch, capsys):
@@ -109,7 +126,29 @@ def test_examples_without_features_are_listed_before_training_starts(corpus, tmp
     assert len(open_run(config, pending=[])) < 9 <= len(cache.index)
     listed = pq.read_table(tmp_path / "run" / "missing.parquet")
     assert set(listed["clip_id"].to_pylist()) <= gone and listed.num_rows
-    assert f"{listed.num_rows} examples are left out" in capsys.readouterr().out
+    assert f"{counted(listed.num_rows, 'example')} left out" in capsys.readouterr().out
+
+
+def test_clips_that_are_not_heard_to_their_end_are_counted(corpus, tmp_path, capsys):
+    open_run(config_of(corpus, tmp_path / "run", heard_seconds=1.1), pending=[])
+    assert "of 6 of 9 examples only the first heard_seconds=1.1 are heard" in capsys.readouterr().out
+    open_run(config_of(corpus, tmp_path / "all"), pending=[])
+    assert "heard_seconds" not in capsys.readouterr().out
+
+
+def test_a_run_keeps_the_version_that_began_it_and_another_one_that_goes_on_is_said(
+    corpus, unbroken, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(unbroken, tmp_path / "run")
+    config = config_of(corpus, tmp_path / "run", valid_splits=["test"], valid_every=2)
+    open_run(config, pending=[])
+    assert (
+        RunSpec.read(config.run).version == product_version() == "0.1.0" and "begun by" not in capsys.readouterr().out
+    )
+    monkeypatch.setattr("pipelines.training.preflight.product_version", lambda: "9.0.0")
+    open_run(config, pending=[])
+    assert f"{config.run}: begun by salmonn 0.1.0, goes on with salmonn 9.0.0" in capsys.readouterr().out
+    assert RunSpec.read(config.run).version == "0.1.0"
 
 
 def test_stage_of_another_shape_is_refused(corpus, unbroken, tmp_path):

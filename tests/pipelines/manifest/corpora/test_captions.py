@@ -51,7 +51,7 @@ def write_wavcaps(root, audio=""):
 
 def test_wavcaps_captions_short_sounds_of_every_source(tmp_path):
     root = write_wavcaps(tmp_path / "w", WAVEFORMS)
-    config = WavCapsConfig(root=str(root), audio=WAVEFORMS, out=str(tmp_path / "m"))
+    config = WavCapsConfig(root=str(root), out=str(tmp_path / "m"))
     report = prepare_wavcaps(config)
     assert (report.clips, report.examples, report.unreadable) == (6, 6, 0)
     assert report.skipped == {"longer than 180 s": 1, "no caption": 1}
@@ -86,7 +86,10 @@ def test_wavcaps_names_what_its_root_lacks(tmp_path, absent, capsys):
     root = write_wavcaps(tmp_path / "w")
     (root / absent).rename(tmp_path / "elsewhere")
     assert main(["prepare", "wavcaps", f"root={root}", f"out={tmp_path}/m"]) == 2
-    assert f"no {absent}; expected json_files/" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"no {absent}" in message and "; expected json_files/" in message
+    there = [source for source in SOURCES if source not in absent]
+    assert f"; sources=[{','.join(there[:4])}] are there" in message
     assert prepare_wavcaps(WavCapsConfig(root=str(root), out=str(tmp_path / "m"), sources=["AudioSet_SL"])).clips == 2
 
 
@@ -143,7 +146,7 @@ def test_audiocaps_recordings_may_be_named_otherwise_and_captions_lie_elsewhere(
 
 def test_audiocaps_at_a_wrong_root_says_what_is_missing(tmp_path):
     root = write_audiocaps(tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match=r"no recording is there, not even clips/r1nicOVtvkQ\.wav"):
+    with pytest.raises(ValueError, match=r"none of the first 3 .*clips/r1nicOVtvkQ\.wav: no such file; there is .*csv"):
         prepare_audiocaps(AudioCapsConfig(root=str(root), out=str(tmp_path / "m"), recording="clips/{youtube_id}.wav"))
     with pytest.raises(ValueError, match=r"train\.csv:2: no column 'ytid'; found 'audiocap_id'"):
         list(read_audiocaps(AudioCapsConfig(root=str(root), out="m", recording="{ytid}.wav")))
@@ -186,7 +189,8 @@ def test_clotho_gives_five_captions_a_clip(tmp_path):
 def test_clotho_at_a_wrong_root_says_what_is_missing(tmp_path):
     root = write_clotho(tmp_path)
     shutil.rmtree(root / "validation")
-    with pytest.raises(FileNotFoundError, match="no validation; expected captions and recordings of all splits"):
+    expected = r"no validation or clotho_audio_validation/validation or .*; expected captions and recordings of all "
+    with pytest.raises(FileNotFoundError, match=expected + r".*; splits=\[development,evaluation\] are there"):
         prepare_clotho(ClothoConfig(root=str(root), out=str(tmp_path / "m")))
     (root / "clotho_captions_evaluation.csv").write_text("file_name,caption_1\nd.wav,x\n")
     with pytest.raises(ValueError, match=r"clotho_captions_evaluation\.csv: no column 'caption_2'"):
@@ -210,18 +214,10 @@ def test_real_caption_files_are_read_whole(tmp_path):
     captions = DATA / "captions"
     shutil.copy(captions / "audiocaps_train.csv", tmp_path / "train.csv")
     shutil.copy(captions / "musiccaps_train.csv", tmp_path / "musiccaps-public.csv")
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "r1nicOVtvkQ.wav").touch()
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "audio" / "-0SdAVK79lg.wav").touch()
     entries = list(read_audiocaps(AudioCapsConfig(root=str(tmp_path), out="m", splits=["train"])))
-    assert len(entries) == 49_838 and [e.answer for e in entries if not isinstance(e, Skipped)] == [
-        "A woman talks nearby as water pours"
-    ]
+    assert len(entries) == 49_838 and entries[0].answer == "A woman talks nearby as water pours"
     music = list(read_musiccaps(MusicCapsConfig(root=str(tmp_path), out="m")))
-    assert len(music) == 2_663 and [e.answer[:19] for e in music if not isinstance(e, Skipped)] == [
-        "This song features "
-    ]
+    assert len(music) == 2_663 and any(e.answer.startswith("This song features ") for e in music)
 
 
 MUSICCAPS = (
@@ -260,8 +256,9 @@ def test_musiccaps_names_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no musiccaps-public\.csv"):
         prepare_musiccaps(MusicCapsConfig(root=str(tmp_path), out=str(tmp_path / "m")))
     root = write_musiccaps(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"not even \[-0SdAVK79lg\]-\[30-40\]\.wav"):
-        list(read_musiccaps(MusicCapsConfig(root=str(root), out="m", recording="[{ytid}]-[{start_s}-{end_s}].wav")))
+    config = MusicCapsConfig(root=str(root), out=str(tmp_path / "m"), recording="[{ytid}]-[{start_s}-{end_s}].wav")
+    with pytest.raises(ValueError, match=r"none of the first .*\[-0SdAVK79lg\]-\[30-40\]\.wav: no such file"):
+        prepare_musiccaps(config)
     text = (root / "musiccaps-public.csv").read_text().replace("0i8u9k,1,11", "0i8u9k,11,1")
     (root / "musiccaps-public.csv").write_text(text)
     with pytest.raises(ValueError, match=r"musiccaps-public\.csv:4: start_s '11' to end_s '1' is no span"):

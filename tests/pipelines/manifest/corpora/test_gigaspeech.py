@@ -89,27 +89,29 @@ def test_subsets_are_nested_and_splits_chosen(tmp_path):
     assert read(root, splits=["test"]) == ["0 s: <MUSIC>", ("test", "yes.")]
 
 
-def test_metadata_is_read_in_pieces_of_any_size(tmp_path, monkeypatch):
-    audios = [{**entry, "title": "長い" * number} for number, entry in enumerate(AUDIOS * 20)]
-    uri = str(write_gigaspeech(tmp_path, audios, description="x" * 3000) / "GigaSpeech.json")
-    for size in (1, 7, 1000, 2**20):
-        monkeypatch.setattr(files, "JSON_CHUNK_CHARS", max(size, 12))
-        assert [item for _, item in files.read_json_items(uri, "audios")] == audios
+def test_only_the_list_of_the_outermost_object_counts(tmp_path):
+    about = {"about": {"audios": [{"aid": "other"}]}, "text": '"audios": [', "more": ["x" * 3000]}
+    file = tmp_path / "GigaSpeech.json"
+    file.write_text("\ufeff" + json.dumps({**about, "audios": AUDIOS, "last": 1}))
+    assert [item for _, item in files.read_json_items(str(file), "audios")] == AUDIOS
+    file.write_text(json.dumps({**about, "audios": []}))
+    assert list(files.read_json_items(str(file), "audios")) == []
+    file.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"GigaSpeech\.json: has no list under 'audios'"):
+        list(files.read_json_items(str(file), "audios"))
 
 
-def test_an_item_that_never_ends_is_given_up_without_reading_on(tmp_path, monkeypatch):
+def test_what_is_damaged_is_found_where_it_is(tmp_path):
     file = write_gigaspeech(tmp_path, AUDIOS * 200) / "GigaSpeech.json"
-    file.write_bytes(file.read_bytes().replace(b"1.1,", b"1.1,,", 1) + b"\xff")  # whoever reads to the end fails there
-    monkeypatch.setattr(files, "JSON_CHUNK_CHARS", 1000)
-    monkeypatch.setattr(files, "JSON_ITEM_CHARS", 4000)
-    with pytest.raises(ValueError, match=r"GigaSpeech\.json: audios\[0\]: not JSON, or cut short"):
+    file.write_bytes(file.read_bytes().replace(b"1.1,", b"1.1,,", 1))
+    with pytest.raises(ValueError, match=r"GigaSpeech\.json: audios\[0\]: not JSON"):
         list(files.read_json_items(str(file), "audios"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no GigaSpeech.json; expected the folder that holds GigaSpeech.json and audio/"),
+        (None, "no GigaSpeech.json; expected the folder that holds GigaSpeech.json and the recordings"),
         ('{"audios": 3}', "GigaSpeech.json: has no list under 'audios'"),
         ('{"audios": [{"path": "a.opus"}]}', "audios[0]: needs a text 'path' and a list 'segments'"),
         ('{"audios": [{"path": "a", "segments": []}, 3]}', "audios[1]: is int, not an object"),
@@ -119,8 +121,8 @@ def test_an_item_that_never_ends_is_given_up_without_reading_on(tmp_path, monkey
             "segments[0]: could not",
         ),
         (json.dumps({"audios": [audio(POD, [], [segment(3, 2, "A", "M")])]}), "segments[0]: audio/podcast/P0000"),
-        (json.dumps({"audios": AUDIOS})[:-20], "GigaSpeech.json: audios[1]: not JSON, or cut short"),
-        (json.dumps({"audios": AUDIOS})[:-2], "GigaSpeech.json: audios[2]: not JSON, or cut short"),
+        (json.dumps({"audios": AUDIOS})[:-20], "GigaSpeech.json: audios[1]: not JSON in UTF-8, or cut short"),
+        (json.dumps({"audios": AUDIOS})[:-2], "GigaSpeech.json: audios[2]: not JSON in UTF-8, or cut short"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, capsys, content, message):

@@ -16,7 +16,7 @@ from pipelines.inference.scoring.tasks import TASKS
 from pipelines.manifest.corpora.annotations import OFFICIAL_TASKS, AnnotationsConfig, read_annotations
 from pipelines.manifest.corpora.esc import EscConfig, prepare_esc, read_esc
 from pipelines.manifest.corpora.slurp import SlurpConfig, prepare_slurp, read_slurp
-from pipelines.manifest.corpora.table import TableConfig, prepare_table, read_table
+from pipelines.manifest.corpora.table import TableConfig, _rows, prepare_table, read_table
 from pipelines.manifest.tables import read_clips, read_examples
 from tests import SHARED
 from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
@@ -49,8 +49,11 @@ def test_esc50_asks_for_the_category_and_holds_a_fold_out(tmp_path):
         ("test", "aqa", "thunderstorm"),
     ]
     assert {example.question for example in read_examples(str(tmp_path / "m"))} == {"Which?"}
-    ten = read_esc(EscConfig(root=str(root), out="m", esc10=True, test_fold=1))
-    assert [(e.segments, e.split) for e in ten] == [((Segment("audio/1-100032-A-0.wav"),), "test")]
+    for written in ("True", "TRUE"):  # spreadsheets change its case
+        table = root / "meta/esc50.csv"
+        table.write_text(table.read_text().replace("True", written))
+        ten = read_esc(EscConfig(root=str(root), out="m", esc10=True, test_fold=1))
+        assert [(e.segments, e.split) for e in ten] == [((Segment("audio/1-100032-A-0.wav"),), "test")]
 
 
 def test_esc10_lies_in_a_folder_per_category(tmp_path):
@@ -164,7 +167,7 @@ def test_table_without_a_header_and_with_plain_quotes(tmp_path):
     (tmp_path / "metadata.csv").write_text('LJ001-0001|"So called" printing|printing\nLJ001-0002|in being "|in being\n')
     keys = {"delimiter": "|", "columns": ["id", "text", "normalised"], "quotes": False, "recording": "wavs/{id}.wav"}
     config = TableConfig(table=str(tmp_path / "metadata.csv"), out="m", **keys)
-    assert [(e.segments[0].recording, e.answer) for e in read_table(config)] == [
+    assert [(e.segments[0].recording, e.answer) for e in read_table(config, str(tmp_path), _rows(config))] == [
         ("wavs/LJ001-0001.wav", '"So called" printing'),
         ("wavs/LJ001-0002.wav", 'in being "'),
     ]

@@ -36,9 +36,9 @@ def read(root, **keys):
 
 def test_trials_become_clips_of_two_recordings(tmp_path):
     root = write_voxceleb(tmp_path / "vox1", dev="dev/wav", test="test/wav")
-    config = VoxCelebConfig(root=str(root), out=str(tmp_path / "m"), train_pairs=0)
+    config = VoxCelebConfig(root=str(root), out=str(tmp_path / "m"), train_pairs=0, missing="keep")
     report = prepare_voxceleb(config)
-    assert (report.clips, report.examples, report.unreadable) == (3, 3, 1)
+    assert (report.clips, report.examples, report.unreadable) == (3, 3, 0)
     examples = list(read_examples(str(tmp_path / "m")))
     assert [(e.split, e.task, e.answer) for e in examples] == [
         ("test", "speaker_verification", answer) for answer in ("yes", "no", "yes")
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_named(tmp_path, capsys):
         assert main(["prepare", "voxceleb", f"root={at}", f"out={tmp_path}/m", *keys]) == 2
         return capsys.readouterr().err
 
-    assert "no veri_test2.txt; expected the folder that holds wav/" in error(at=root / "wav")
+    assert "no veri_test2.txt; expected the folder that holds the recordings" in error(at=root / "wav")
     assert "no veri_test.txt; expected" in error("trials=veri_test.txt")
     assert "train_pairs=-1: must be 0 or more" in error("train_pairs=-1")
     (root / "most.txt").write_text(TRIALS + f"0 {TRAIN[0]} {TRAIN[4]}\n")
@@ -105,4 +105,6 @@ def test_what_is_wrong_is_named(tmp_path, capsys):
     assert "veri_test2.txt:4: '1 Eartha_Kitt" in error()
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/veri_test2.txt").write_text(TRIALS)
-    assert "no speaker's folder id…, looked in wav/, dev/wav/, test/wav/" in error(at=tmp_path / "bare")
+    assert "no speaker's folder id…, looked in wav/, dev/wav/, test/wav/, vox1_dev_wav/wav/" in error(
+        at=tmp_path / "bare"
+    )

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
+from cluster.unit_queue import Attempt
 from llm.loading import load_llm
 from llm.lora import add_lora
 from llm.salmonn import Batch, Salmonn
@@ -215,30 +216,32 @@ def test_memory_and_operations_follow_from_shapes(small_llm, precision, frames, 
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # others are not counted on a CPU
         model.loss(batch).total.backward()
     shapes = small_model(small_llm, precision, "meta", lora)
-    cost = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=again, device="cpu")
-    estimate = cost.kept_nbytes(MicroBatchSize(int(positions.sum()), int(targets.sum()), 4))
+    cost = TrainCost(shapes, precision, gradient_checkpointing=again, device="cpu")
+    estimate = cost.kept_nbytes(MicroBatchSize(int(positions.sum()), int(targets.sum()), 4 * frames, 4 * tokens))
     if again:  # what the layer that is computed again keeps is there only meanwhile
-        at_once = TrainCost(shapes, precision, frames=frames, gradient_checkpointing=False, device="cpu")
-        estimate -= at_once.kept_nbytes(MicroBatchSize(int(positions.sum()), 0, 0)) // 4
+        at_once = TrainCost(shapes, precision, gradient_checkpointing=False, device="cpu")
+        estimate -= at_once.kept_nbytes(MicroBatchSize(int(positions.sum()), 0, 0, 0)) // 4
     assert estimate == pytest.approx(kept, rel=0.1)
-    assert 4 * cost.mean_flop(positions, targets) == pytest.approx(counter.get_total_flops(), rel=0.07)
+    assert 4 * cost.mean_flop(positions, targets, np.array([tokens] * 4)) == pytest.approx(
+        counter.get_total_flops(), rel=0.07
+    )
     assert cost.llm_nbytes() == sum(weight.nbytes for weight in model.parameters() if not weight.requires_grad)
     assert cost.trainable_nbytes() == sum(weight.nbytes for weight in model.trainable_parameters().values())
 
 
 def test_dropout_keeps_a_byte_per_value_on_a_gpu_and_four_on_a_cpu(small_llm):
-    model, size = small_model(small_llm, "bfloat16", "meta"), MicroBatchSize(positions=10, targets=0, clips=0)
-    gpu, cpu = (
-        TrainCost(model, "bfloat16", frames=300, gradient_checkpointing=False, device=device)
-        for device in ("auto", "cpu")
+    model, size = (
+        small_model(small_llm, "bfloat16", "meta"),
+        MicroBatchSize(positions=10, targets=0, frames=0, audio_tokens=0),
     )
+    gpu, cpu = (TrainCost(model, "bfloat16", gradient_checkpointing=False, device=device) for device in ("auto", "cpu"))
     assert cpu.kept_nbytes(size) - gpu.kept_nbytes(size) == 4 * 10 * 2 * 256 * (4 - 1)
     assert gpu.kept_formula.startswith(f"4 layers · T · ((8 + 4b) H + 3b F + LoRA's {2 * 256 * 5:,})")
 
 
 def test_spread_layers_take_their_share_and_three_of_them_whole(small_llm, tmp_path):
     model = small_model(small_llm, "float32", "cpu")
-    cost = TrainCost(model, "float32", frames=300, gradient_checkpointing=False)
+    cost = TrainCost(model, "float32", gradient_checkpointing=False)
     layers = [sum(w.nbytes for w in layer.parameters() if not w.requires_grad) for layer in layers_of(model.llm)]
     gathered = cost.llm_nbytes(shards=4) - (cost.llm_nbytes() - sum(layers) + sum(layers) // 4)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
@@ -258,7 +261,7 @@ def test_spread_layers_take_their_share_and_three_of_them_whole(small_llm, tmp_p
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_memory_of_a_quantised_llm_is_that_of_its_packed_weights_and_scales(small_llm, precision):
     pytest.importorskip("bitsandbytes")
-    cost = TrainCost(small_model(small_llm, precision, "meta"), precision, frames=300, gradient_checkpointing=False)
+    cost = TrainCost(small_model(small_llm, precision, "meta"), precision, gradient_checkpointing=False)
     weights = list(load_llm(small_llm, precision=precision)[0].parameters())
     scales = [weight.SCB for weight in weights if hasattr(weight, "SCB")]
     states = [weight.quant_state for weight in weights if hasattr(weight, "quant_state")]
@@ -370,7 +373,7 @@ def test_what_encoding_costs_is_read_from_the_jobs_that_filled_the_cache(tmp_pat
     manifest, cache = prepare_tones(tmp_path, num_clips=6), tmp_path / "c"
     worker, report = make_worker(cache), ExtractReport()
     extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=10**9)
-    (stats,) = [worker.run(unit, 1) for unit in read_units(str(cache))]
+    (stats,) = [worker.run(unit, Attempt()) for unit in read_units(str(cache))]
     report.add(stats)
     (cache / "jobs").mkdir()
     for name in ("first", "second"):  # one that did nothing beside one that did all

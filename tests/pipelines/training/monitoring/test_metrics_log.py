@@ -58,7 +58,7 @@ def test_object_store_gets_all_lines_now_and_then_before_a_checkpoint_and_at_the
         assert steps(tail.read()) == [1] and tail.read() == []
         log.append(line_of(2))
         assert tail.read() == []
-        monkeypatch.setattr("pipelines.training.monitoring.metrics_log.UPLOAD_SECONDS", 0.0)
+        monkeypatch.setattr("pipelines.storage.lines.UPLOAD_SECONDS", 0.0)
         log.append(line_of(3))
         assert steps(tail.read()) == [2, 3]
         monkeypatch.undo()

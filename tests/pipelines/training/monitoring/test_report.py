@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.unit_queue import Attempt
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
 from pipelines.errors import JobIncompleteError
 from pipelines.extraction.extract import ExtractReport
 from pipelines.interface.config import load_config
 from pipelines.interface.help import changed_keys
+from pipelines.interface.version import product_version
 from pipelines.manifest.tables import read_clips
 from pipelines.runs.metrics import COMPUTE, STEP_PARTS, UPDATE, VALIDATION, WAIT, read_metrics
 from pipelines.training.alarms import AlarmConfig
@@ -40,7 +42,7 @@ def trained(tmp_path_factory) -> TrainConfig:
     worker, report = make_worker(cache), ExtractReport()
     extend_plan(str(cache), read_clips(manifest), recipe=worker.config.recipe, shard_nbytes=1_500_000)
     for unit in read_units(str(cache)):
-        report.add(worker.run(unit, 1))
+        report.add(worker.run(unit, Attempt()))
     (cache / "jobs").mkdir()
     (cache / "jobs" / "first.json").write_text(json.dumps({"report": asdict(report)}))
     keys = {"valid_splits": ["test"], "valid_every": 2, "alarms": AlarmConfig(data_wait_fraction=1e-9)}
@@ -91,7 +93,9 @@ def test_report_compares_the_forecast_with_what_came(trained, page):
 
 def test_report_shows_curves_alarms_times_and_keys(trained, page):
     rows, lines = rows_of(page), read_metrics(trained.run)
-    assert page.count("data:image/png") == 3 and "6 of 6 steps, 2 workers" in page
+    assert page.count("data:image/png") == 3 and "6 of 6 steps, 2 workers. Written 20" in page
+    assert page.count('<div class="wide"><img ') == 3  # a narrow screen scrolls a picture inside its box
+    assert f"UTC by salmonn {product_version()}." in page
     (ringing,) = [line for line in lines if "alarms" in line]
     assert rows["1"] == [str(ringing["step"]), ringing["alarms"][0]]
     seconds = sum(line["seconds_by_part"][COMPUTE] for line in lines)

@@ -117,7 +117,7 @@ def train_plainly(config: TrainConfig) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW([{"params": decaying, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}])
     for step in range(STEPS):
         picked = global_batch(step, batch_examples=GLOBAL_BATCH, num_examples=len(examples), seed=config.seed)
-        batch = read_batch(examples, cache, picked, frames=spec.frames, prompt_seed=config.seed)
+        batch = read_batch(examples, cache, picked, heard=spec.heard, prompt_seed=config.seed)
         model.loss(batch).mean.backward()
         seen |= gradients_of(parameters, step)
         for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encoders.features import FRAME_RATE_HZ
+from encoders.features import FRAME_RATE_HZ, Heard
 from llm.settings import LoraSettings
 from pipelines import storage
 from pipelines.batches.batch import read_batch
@@ -209,7 +209,7 @@ def test_held_out_loss_is_the_loss_of_those_examples_on_any_number_of_workers(co
     )
     assert torch.equal(alone, two) and torch.equal(alone, three)
     reader = worker.validation.reader
-    batch = read_batch(reader.examples, worker.cache, [(0, 0), (0, 1), (0, 2)], frames=100, prompt_seed=None)
+    batch = read_batch(reader.examples, worker.cache, [(0, 0), (0, 1), (0, 2)], heard=Heard(100), prompt_seed=None)
     worker.model.eval()
     assert line["valid_loss"] == pytest.approx(worker.model.loss(batch).mean.item(), rel=1e-5)
 

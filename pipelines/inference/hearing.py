@@ -1,0 +1,52 @@
+"""From a wave to the features that a run's model hears: what the encoders give, through the cache's codec and back."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from encoders.audio import SAMPLE_RATE_HZ
+from encoders.codecs import dequantise, quantise
+from encoders.features import heard_frames
+from pipelines.cache.encoder_recipe import load_encoder_of
+from pipelines.runs.spec import RunSpec
+
+Hearing = Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]
+
+
+def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", beats: str = "") -> Hearing:
+    """Load a run's encoders and return what makes float32 streams [frames, width] of 16 kHz waves [samples].
+
+    A run that hears clips at their own lengths gets the frames of the sound alone.
+
+    Args:
+        spec: Of the run.
+        run: Named in errors.
+        device: Where the encoders run.
+        whisper: Where the Whisper encoder is now; empty: where it was.
+        beats: Where BEATs is now, likewise.
+
+    Raises:
+        UserError: If an encoder cannot be loaded, or its weights are not those that the run learnt with.
+    """
+    recipe = spec.recipe
+    encoder = load_encoder_of(
+        recipe,
+        whisper=whisper or spec.encoders["speech"],
+        beats=beats or spec.encoders["audio"],
+        device=device,
+        here=run,
+        there="these encoders' output",
+    )
+
+    def hear(waves: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        clips = [
+            {name: dequantise(quantise(frames, recipe.codec), recipe.codec) for name, frames in streams.items()}
+            for streams in encoder.encode(waves)
+        ]
+        if spec.hear == "clip":
+            frames_of = heard_frames([wave.numel() / SAMPLE_RATE_HZ for wave in waves])
+            for streams, frames in zip(clips, frames_of.tolist(), strict=True):
+                streams["speech"] = streams["speech"][:frames]
+        return clips
+
+    return hear

@@ -1,0 +1,272 @@
+"""A run's model and encoders, loaded once: what `ask`, `evaluate` and `serve` answer with, and Python programs too.
+
+listener = Listener.from_run("runs/stage3")
+listener.answer("dog.wav", "What can be heard?").text
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from encoders.audio import CLIP_SECONDS
+from encoders.features import FRAME_RATE_HZ
+from llm.answering import Answering
+from llm.lora import set_lora_scaling, use_lora
+from llm.salmonn import Answer as Generated
+from llm.salmonn import Batch
+from pipelines.batches.batch import make_batch
+from pipelines.batches.micro_batch import count_audio_tokens
+from pipelines.cache.reader import ClipFeatures
+from pipelines.errors import UserError
+from pipelines.inference.hearing import Hearing, load_hearing
+from pipelines.inference.listening.waves import Wave, read_wave, wave_of_array
+from pipelines.interface.devices import local_device
+from pipelines.runs.checkpoint import LoadedRun, load_run, load_runs
+
+Audio = str | os.PathLike[str] | tuple[Any, int] | Wave | ClipFeatures
+"""What can be asked about: a path or URI, (samples, rate in Hz), a wave, or what was encoded before: a clip of a
+`FeatureCache`, or what `Listener.features` returned."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says, and of how much sound."""
+
+    text: str
+    num_tokens: int
+    """[count] Tokens of the text."""
+    is_cut: bool
+    """Whether it ended because it may be no longer."""
+    heard_seconds: float
+    """[seconds] How much of the sound was heard, from its start."""
+    given_seconds: float
+    """[seconds] How long the sound is."""
+
+
+class Listener:
+    """A run that hears and answers. One thread at a time may use it; several of one LLM share that thread."""
+
+    def __init__(
+        self,
+        run: str,
+        loaded: LoadedRun,
+        *,
+        device: str,
+        whisper: str = "",
+        beats: str = "",
+        hears_as: "Listener | None" = None,
+    ) -> None:
+        """Take a run as it was loaded.
+
+        Its encoders are loaded when they are first needed; a run that `hears_as` another one uses those of that.
+        """
+        self.run, self.model, self.spec, self.step = run, loaded.model, loaded.spec, loaded.step
+        self.device = device
+        self._adapter, self._hears_as = loaded.adapter, hears_as
+        self._places = {"whisper": whisper, "beats": beats}
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str,
+        *,
+        checkpoint: str = "last",
+        llm: str = "",
+        whisper: str = "",
+        beats: str = "",
+        lora_scaling: float = 1.0,
+        device: str = "auto",
+    ) -> "Listener":
+        """Load a run.
+
+        Args:
+            run: Its folder, a path or URI.
+            checkpoint: last, best or a step.
+            llm: Where its frozen LLM lies now; empty: where it was.
+            whisper: Where its Whisper encoder lies now, likewise.
+            beats: Where BEATs lies now, likewise.
+            lora_scaling: Factor on LoRA's alpha / rank.
+            device: auto, cpu or cuda.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            UserError: If it has no such checkpoint, or its LLM is another now.
+        """
+        found = local_device(device)
+        loaded = load_run(run, checkpoint=checkpoint, device=found, llm=llm)
+        set_lora_scaling(loaded.model.llm, lora_scaling)
+        return cls(run, loaded, device=found, whisper=whisper, beats=beats)
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs: Sequence[str],
+        *,
+        checkpoint: str = "last",
+        llm: str = "",
+        whisper: str = "",
+        beats: str = "",
+        device: str = "auto",
+    ) -> list["Listener"]:
+        """Load several runs over one LLM, which is in memory once, as are encoders of one recipe.
+
+        Raises as `load_runs`.
+        """
+        found = local_device(device)
+        listeners: list[Listener] = []
+        for run, one in zip(runs, load_runs(runs, checkpoint=checkpoint, device=found, llm=llm), strict=True):
+            same = (known for known in listeners if known.spec.recipe == one.spec.recipe)
+            places = {"whisper": whisper, "beats": beats}
+            listeners.append(cls(run, one, device=found, hears_as=next(same, None), **places))
+        return listeners
+
+    def features(self, audio: Audio) -> ClipFeatures:
+        """Return what the run's encoders make of a sound: questions about that encode nothing again.
+
+        Raises:
+            AudioError: If it cannot be heard.
+            UserError: If an encoder is another than the run learnt with.
+        """
+        return self.features_of([audio])[0]
+
+    def features_of(self, audios: Sequence[Audio]) -> list[ClipFeatures]:
+        """Return the features of several sounds, encoded together. Raises as `features`."""
+        found = {place: audio for place, audio in enumerate(audios) if isinstance(audio, ClipFeatures)}
+        waves = {place: self._wave(audio) for place, audio in enumerate(audios) if not isinstance(audio, ClipFeatures)}
+        streams = self._hear([wave.samples for wave in waves.values()]) if waves else []
+        for (place, wave), encoded in zip(waves.items(), streams, strict=True):
+            found[place] = ClipFeatures(encoded, wave.seconds)
+        return [found[place] for place in range(len(audios))]
+
+    def answer(self, audio: Audio, question: str, *, num_beams: int = 4, max_new_tokens: int = 200) -> Answer:
+        """Answer a question about a sound.
+
+        Args:
+            audio: The sound, or its features.
+            question: What is asked.
+            num_beams: Of the search; 1: greedy.
+            max_new_tokens: Longest answer.
+
+        Raises:
+            AudioError: If the sound cannot be heard.
+            UserError: If an encoder is another than the run learnt with, or the features are another recipe's.
+        """
+        return self.answers([(audio, question)], num_beams=num_beams, max_new_tokens=max_new_tokens)[0]
+
+    def answers(
+        self, asked: Sequence[tuple[Audio, str]], *, num_beams: int = 4, max_new_tokens: int = 200
+    ) -> list[Answer]:
+        """Answer (audio, question) pairs together; each answer is what the pair alone would get.
+
+        A sound that stands in several pairs, as the same object, is encoded once. Raises as `answer`.
+        """
+        if not asked:
+            return []
+        sounds = {id(audio): audio for audio, _ in asked}
+        features = dict(zip(sounds, self.features_of(list(sounds.values())), strict=True))
+        clips = [features[id(audio)] for audio, _ in asked]
+        for _, question in asked:
+            self.require_room(question, max_new_tokens)
+        batch = self.batch(clips, [question for _, question in asked])
+        generated = self.generate(batch, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        return [self.answer_of(one, clip, max_new_tokens) for one, clip in zip(generated, clips, strict=True)]
+
+    def stream(self, audio: Audio, question: str, *, num_beams: int = 4, max_new_tokens: int = 200) -> Iterator[str]:
+        """Yield the answer as it comes, in pieces that join to the text of `answer`; raises as that does.
+
+        With several beams a piece comes when all beams agree on it.
+        """
+        self.require_room(question, max_new_tokens)
+        answering = Answering(self.model, num_beams=num_beams, max_new_tokens=max_new_tokens)
+        batch = self.batch([self.features(audio)], [question])
+        self.take_turn()
+        answering.join([0], batch)
+        while len(answering):
+            self.take_turn()
+            yield from (told.text for told in answering.step(streamed=[0]) if told.text)
+
+    def generate(self, batch: Batch, *, num_beams: int, max_new_tokens: int) -> list[Generated]:
+        """Answer a batch as it stands on the CPU: its clips are of the run's recipe."""
+        self.take_turn()
+        return self.model.generate(batch.to(self.device), num_beams=num_beams, max_new_tokens=max_new_tokens)
+
+    def batch(self, clips: Sequence[ClipFeatures], questions: Sequence[str]) -> Batch:
+        """Put clips and questions together, on the run's device.
+
+        Raises:
+            UserError: If the features are not of the streams and widths that the run hears.
+        """
+        widths = {name: stream.width for name, stream in self.spec.recipe.streams.items()}
+        for clip in clips:
+            found = {name: frames.shape[-1] for name, frames in clip.streams.items()}
+            if found != widths:
+                raise UserError(f"{self.run} hears streams of {widths} channels, and these features have {found}")
+        heard = self.spec.heard
+        frames_of = heard.frames_of(np.array([clip.seconds for clip in clips])).tolist()
+        for clip, frames in zip(clips, frames_of, strict=True):
+            if len(clip.streams["speech"]) < frames:
+                raise UserError(
+                    f"{self.run} hears {frames} frames of a clip of {clip.seconds:g} s, and these features hold "
+                    f"{len(clip.streams['speech'])}: they are of a cache without the silence behind a sound"
+                )
+        streams = [
+            {name: stored[:frames].to(self.device) for name, stored in clip.streams.items()}
+            for clip, frames in zip(clips, frames_of, strict=True)
+        ]
+        return make_batch(streams, questions, [], heard=heard).to(self.device)
+
+    def require_room(self, question: str, most_tokens: int) -> None:
+        """Check that the LLM has positions for a clip, a question and an answer of so many tokens.
+
+        Raises:
+            UserError: If it has too few.
+        """
+        config = self.model.llm.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        (audio_tokens,) = count_audio_tokens(self.model, self.spec.heard, np.array([self.heard_seconds]))
+        taken = self.model.prompt_tokens(question, num_audio_tokens=audio_tokens) + most_tokens
+        if positions and taken > positions:
+            raise UserError(
+                f"the question is too long: with the clip and {most_tokens} tokens of answer it takes {taken} "
+                f"positions of the LLM's {positions}"
+            )
+
+    def answer_of(self, generated: Generated, clip: ClipFeatures, most_tokens: int) -> Answer:
+        """Say beside what was generated how much of the clip was heard."""
+        heard = min(clip.seconds, self.heard_seconds)
+        is_cut = generated.num_tokens >= most_tokens
+        return Answer(generated.text, generated.num_tokens, is_cut, heard, clip.seconds)
+
+    @property
+    def heard_seconds(self) -> float:
+        """[seconds] How much of a clip the run hears at most, from its start."""
+        return min(float(CLIP_SECONDS), self.spec.frames / FRAME_RATE_HZ)
+
+    def take_turn(self) -> None:
+        """Make the LLM this run's; other runs that share it have theirs later."""
+        use_lora(self.model.llm, self._adapter)
+
+    def _wave(self, audio: Audio) -> Wave:
+        if isinstance(audio, Wave):
+            return audio
+        channel = self.spec.recipe.channel
+        if isinstance(audio, tuple):
+            return wave_of_array(*audio, channel=channel)
+        if isinstance(audio, str | os.PathLike):
+            return read_wave(os.fspath(audio), channel=channel)
+        raise UserError(f"audio of type {type(audio).__name__}: a path, (samples, rate) or a clip's features is needed")
+
+    @property
+    def encoder_run(self) -> str:
+        """The run whose encoders are used: features of one are those of all that use them."""
+        return self._hears_as.encoder_run if self._hears_as else self.run
+
+    @cached_property
+    def _hear(self) -> Hearing:
+        if self._hears_as:
+            return self._hears_as._hear
+        return load_hearing(self.spec, self.run, device=self.device, **self._places)

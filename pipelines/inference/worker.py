@@ -1,0 +1,111 @@
+"""What an answering worker does with a unit: features from the cache, answers by the model, both kept together."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
+from llm.lora import set_lora_scaling
+from llm.salmonn import Answer, Batch
+from pipelines.batches.batch import make_batch, read_questions
+from pipelines.cache.reader import FeatureCache
+from pipelines.inference.answers import SILENCE, AnswerStore, DecodeSettings
+from pipelines.inference.listening.listener import Listener
+from pipelines.inference.units import AnswerConfig, AnswerUnit, UnitAnswers
+from pipelines.runs.checkpoint import LoadedRun, load_weights
+from pipelines.runs.model import build_model
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerWorker:
+    """Answers questions about the clips of a cache."""
+
+    def __init__(self, config: AnswerConfig, node: str = "here") -> None:
+        """Load the model; `node` is where this is."""
+        self.node = node
+        torch.set_num_threads(config.threads)
+        self._config = config
+        self._cache = FeatureCache(config.cache)
+        self._model = build_model(config.spec, config.run, device=config.device)
+        load_weights(config.run, config.step, self._model)
+        self._listener = Listener(
+            config.run,
+            LoadedRun(self._model.eval(), config.spec, config.step),
+            device=config.device,
+            whisper=config.whisper,
+            beats=config.beats,
+        )
+        self.answered = 0
+        """Questions of the running unit."""
+
+    def run(self, unit: AnswerUnit) -> UnitAnswers:
+        """Answer a unit's questions and keep the answers.
+
+        Raises:
+            UserError: If features are not the written ones, naming shard and clip.
+            OSError: If storage fails.
+        """
+        started = time.monotonic()
+        store = AnswerStore(self._config.stores[unit.setting])
+        if (kept := store.read_unit(unit.unit_id)) is not None:  # by a worker that died before it could say so
+            return UnitAnswers(kept.num_rows, sum(kept["tokens"].to_pylist()), 0.0, self.node)
+        rows = self.answers(unit)
+        store.write(unit.unit_id, rows)
+        tokens = sum(row["tokens"] for row in rows)
+        done = UnitAnswers(len(rows), tokens, time.monotonic() - started, self.node)
+        logger.info("unit %s: %d answers, %d tokens in %.1f s", unit.unit_id, len(rows), tokens, done.seconds)
+        return done
+
+    def answers(self, unit: AnswerUnit) -> list[dict[str, Any]]:
+        """Return a unit's answers as rows of `answers.SCHEMA`, kept nowhere. Raises as `run`."""
+        settings = self._config.settings[unit.setting]
+        set_lora_scaling(self._model.llm, settings.lora_scaling)
+        rows: list[dict[str, Any]] = []
+        self.answered = 0
+        for first in range(0, len(unit.clip_ids), self._config.batch_examples):
+            part = slice(first, first + self._config.batch_examples)
+            clip_ids, questions = unit.clip_ids[part], unit.questions[part]
+            batch_started = time.monotonic()
+            answers = self._answer(clip_ids, questions, settings)
+            seconds = (time.monotonic() - batch_started) / len(answers)
+            for clip_id, question, answer in zip(clip_ids, questions, answers, strict=True):
+                about = {"clip_id": clip_id, "question": question, "seconds": seconds}
+                rows.append({**about, "answer": answer.text, "tokens": answer.num_tokens})
+            self.answered = len(rows)
+        self.answered = 0  # the driver counts them itself now
+        return rows
+
+    def _answer(self, clip_ids: Sequence[str], questions: Sequence[str], settings: DecodeSettings) -> list[Answer]:
+        batch = self._read(clip_ids, questions).to(self._config.device)
+        if (sampling := settings.sampling) is None:
+            return self._listener.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens)
+        drawn = hashlib.sha256(repr((sampling.seed, clip_ids, questions)).encode()).digest()
+        torch.manual_seed(int.from_bytes(drawn[:8], "big"))
+        return self._model.sample(
+            batch,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+        )
+
+    def _read(self, clip_ids: Sequence[str], questions: Sequence[str]) -> Batch:
+        heard = self._config.spec.heard
+        if SILENCE not in clip_ids:
+            positions = self._cache.positions(list(clip_ids)).tolist()
+            return read_questions(self._cache, positions, list(questions), [], heard=heard)
+        positions = self._cache.positions([clip_id for clip_id in clip_ids if clip_id != SILENCE])
+        frames = self._cache.heard_of(positions, heard).tolist()
+        clips = iter([self._cache.read(*clip) for clip in zip(positions.tolist(), frames, strict=True)])
+        streams = [self._silence if clip_id == SILENCE else next(clips) for clip_id in clip_ids]
+        return make_batch(streams, list(questions), [], heard=heard)
+
+    @cached_property
+    def _silence(self) -> dict[str, torch.Tensor]:
+        heard = self._listener.features((torch.zeros(CLIP_SAMPLES), SAMPLE_RATE_HZ))
+        return {name: frames.cpu() for name, frames in heard.streams.items()}

@@ -1,0 +1,166 @@
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from llm.decoding import _FIRST_ROOM, Decoding, decode
+
+WIDTH, VOCABULARY, EOS = 32, 40, 2
+SIZES: dict[str, Any] = {
+    "tie_word_embeddings": False,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+}
+GATED: dict[str, Any] = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 128, "num_key_value_heads": 2}
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GATED)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GATED)),
+    "mistral, which sees 8 tokens back": lambda: MistralForCausalLM(MistralConfig(**GATED, sliding_window=8)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**GATED, head_dim=8)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=128, tie_word_embeddings=False)
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def llm(request: pytest.FixtureRequest) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = FAMILIES[request.param]()
+    head = model.get_output_embeddings().weight
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=WIDTH**-0.5)
+        head.mul_(3)
+        head[EOS] *= 2  # else few answers end
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
+    trained: PreTrainedModel = model.eval()
+    return trained
+
+
+@pytest.mark.parametrize(("num_beams", "length_penalty"), [(1, 1.0), (4, 1.0), (4, 0.0), (2, 2.0)])
+def test_answers_are_those_of_transformers_whatever_the_batch(
+    llm: PreTrainedModel, num_beams: int, length_penalty: float
+) -> None:
+    chance = random.Random(num_beams)
+    generator = torch.Generator().manual_seed(7)
+    prompts = [torch.randn(chance.randint(3, 12), WIDTH, generator=generator) for _ in range(8)]
+    options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 16, "length_penalty": length_penalty}
+    expected = [_generate(llm, prompt, **options) for prompt in prompts]
+    assert length_penalty > 1 or len({len(answer) for answer in expected}) > 1  # some end early, some do not
+    for _ in range(3):
+        order = list(range(len(prompts)))
+        chance.shuffle(order)
+        size = chance.randint(1, len(prompts))
+        for first in range(0, len(prompts), size):
+            picked = order[first : first + size]
+            answers = _decode(llm, [prompts[place] for place in picked], **options)
+            assert answers == [expected[place] for place in picked]
+
+
+def test_an_answer_may_be_one_token_long_or_empty(llm: PreTrainedModel) -> None:
+    prompts = list(torch.randn(6, 4, WIDTH, generator=torch.Generator().manual_seed(1)))
+    answers = _decode(llm, prompts, num_beams=1, max_new_tokens=1, length_penalty=1.0)
+    assert answers == [_generate(llm, prompt, num_beams=1, max_new_tokens=1, length_penalty=1.0) for prompt in prompts]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_examples_join_at_any_step_and_some_are_dropped_and_the_others_have_the_answers_they_have_alone(
+    llm: PreTrainedModel, num_beams: int
+) -> None:
+    chance = random.Random(num_beams)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randn(chance.randint(3, 12), WIDTH, generator=generator) for _ in range(14)]
+    most = [chance.randint(1, 16) for _ in prompts]
+    expected = {
+        number: _generate(llm, prompt, num_beams=num_beams, max_new_tokens=most[number], length_penalty=1.0)
+        for number, prompt in enumerate(prompts)
+    }
+    decoding = Decoding(llm, eos=EOS, num_beams=num_beams, max_new_tokens=16)
+    waiting, answers, told, dropped = list(expected), {}, {number: [] for number in expected}, set()
+    while waiting or len(decoding):
+        count = chance.randint(0, 3)
+        new, waiting = waiting[:count], waiting[count:]
+        if new:
+            embeds, lengths = _padded([prompts[number] for number in new])
+            decoding.join(new, embeds, lengths, [most[number] for number in new])
+        if chance.random() < 0.2 and len(unended := set(told) - set(waiting) - set(answers) - dropped) > 1:
+            dropped.add(gone := min(unended))
+            decoding.drop(gone)
+        answers |= decoding.step()
+        for number, tokens in decoding.settled().items():
+            assert tokens[: len(told[number])] == told[number]
+            told[number] = tokens
+    assert dropped and answers == {number: answer for number, answer in expected.items() if number not in dropped}
+    assert all(answer[: len(told[number])] == told[number] for number, answer in answers.items())
+    assert any(told[number] for number in answers)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: int) -> None:
+    torch.manual_seed(0)
+    decoding = Decoding(FAMILIES["llama"]().eval(), eos=EOS, num_beams=num_beams, max_new_tokens=8)
+    for number in range(60):
+        decoding.join([number], torch.randn(1, 5, WIDTH), [5])
+        decoding.step()
+        ((rows, _),) = decoding._parts
+        for layer in rows._cache.layers:
+            assert layer._length <= 5 + 8 and layer._length - layer._prompt_length <= 8
+            assert layer._buffers[0].shape[2] <= 5 + 2 * (8 + _FIRST_ROOM)
+
+
+def _padded(prompts: list[Tensor]) -> tuple[Tensor, list[int]]:
+    width = max(map(len, prompts))
+    embeds = torch.stack([torch.cat([torch.full((width - len(prompt), WIDTH), 9.0), prompt]) for prompt in prompts])
+    return embeds, [len(prompt) for prompt in prompts]
+
+
+def _decode(
+    llm: PreTrainedModel, prompts: list[Tensor], *, num_beams: int, max_new_tokens: int, length_penalty: float
+) -> list[list[int]]:
+    embeds, lengths = _padded(prompts)
+    return decode(
+        llm,
+        embeds,
+        lengths,
+        eos=EOS,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+    )
+
+
+def _generate(
+    llm: PreTrainedModel, prompt: Tensor, *, num_beams: int, max_new_tokens: int, length_penalty: float
+) -> list[int]:
+    ids: list[int] = llm.generate(  # type: ignore[operator]  # the library's
+        inputs_embeds=prompt.unsqueeze(0),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=EOS,
+        pad_token_id=EOS,
+        **({"length_penalty": length_penalty} if num_beams > 1 else {}),
+    )[0].tolist()
+    return ids[: ids.index(EOS)] if EOS in ids else ids
