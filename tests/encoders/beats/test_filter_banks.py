@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchaudio.compliance.kaldi import fbank, get_mel_banks
+from torchaudio.compliance import kaldi
 
 from encoders.beats.filter_banks import FilterBanks, mel_table, povey_window
 from tests import SHARED
@@ -22,9 +22,11 @@ def wave(samples: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("samples", [400, 16_000, 37_921])
-def test_equal_to_torchaudio_in_float64(samples: int) -> None:
+def test_equal_to_torchaudio_in_float64(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Kaldi's own table has other last bits on each kind of processor; another test compares it with ours.
+    monkeypatch.setattr(kaldi, "get_mel_banks", lambda *_: (mel_table(), None))
     clip = wave(samples)
-    expected = fbank(clip.unsqueeze(0) * 2**15, num_mel_bins=128, sample_frequency=16_000, dither=0.0)
+    expected = kaldi.fbank(clip.unsqueeze(0) * 2**15, num_mel_bins=128, sample_frequency=16_000, dither=0.0)
     expected = ((expected - 15.41663) / (2 * 6.55582)).float()
     torch.testing.assert_close(FilterBanks()(clip), expected, atol=1e-6, rtol=0)
 
@@ -36,8 +38,8 @@ def test_a_batch_gives_what_each_clip_gives_alone() -> None:
 
 
 def test_mel_table_is_kaldis_and_the_same_bits_on_every_processor() -> None:
-    kaldi = get_mel_banks(128, 512, 16_000.0, 20.0, 0.0, 100.0, -500.0, 1.0)[0]
-    torch.testing.assert_close(mel_table(), kaldi, atol=2e-5, rtol=0)  # its float32 logarithm is the processor's
+    kaldis = kaldi.get_mel_banks(128, 512, 16_000.0, 20.0, 0.0, 100.0, -500.0, 1.0)[0]
+    torch.testing.assert_close(mel_table(), kaldis, atol=2e-5, rtol=0)  # its float32 logarithm is the processor's
     assert hashlib.sha256(mel_table().numpy().tobytes()).hexdigest() == MEL_TABLE_SHA256
 
 
