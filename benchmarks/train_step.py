@@ -138,7 +138,7 @@ class Step:
         self.clips = {clip.clip_id: clip.located() for clip in read_clips(manifest)}
         self.picked = [(0, index) for index in range(len(self.examples))]
         texts = read_texts(self.examples, self.picked, prompt_seed=0)
-        seconds = self.cache.index["seconds"].to_numpy()[self.examples.positions]
+        seconds = self.cache.seconds[self.examples.positions]
         audio = count_audio_tokens(self.model, self.heard, seconds)
         self.lengths, without_answers = (
             [

@@ -49,6 +49,14 @@ def quiet_openings() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_snapshots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep snapshots, those of other processes too, out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SALMONN_SNAPSHOTS", str(tmp_path_factory.mktemp("snapshots")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def object_store_keys() -> Iterator[None]:
     """Put the keys of the local S3 server where workers find them: they have the environment of Ray's start."""
     with pytest.MonkeyPatch.context() as patch:

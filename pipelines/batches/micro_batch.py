@@ -71,7 +71,6 @@ class MicroBatchReader:
         self._pin_memory = pin_memory
         found = pc.index_in(examples.table["task"], pa.array(self.tasks))
         self._task_of = found.fill_null(-1).to_numpy().astype(np.int32)
-        self._seconds = cache.index["seconds"].to_numpy()[examples.positions]
 
     def read(self, picked: Sequence[Place], *, size: int, rank: int, world: int, in_step: bool = False) -> WorkerBatch:
         """Read one worker's micro-batches of at most `size` of these (epoch, example index).
@@ -91,7 +90,7 @@ class MicroBatchReader:
             mine=mine,
             filler=filler,
             examples_by_task=np.bincount(self._task_of[indices], minlength=len(self.tasks)),
-            heard_seconds=float(np.minimum(self._seconds[indices], self._heard.frames / FRAME_RATE_HZ).sum()),
+            heard_seconds=float(np.minimum(self._cache.seconds[positions], self._heard.frames / FRAME_RATE_HZ).sum()),
             example_ids=self.examples.table["example_id"].take(pa.array(indices, pa.int64())).to_pylist(),
             nbytes=int(self._cache.read_nbytes(positions, frames=self._cache.heard_of(positions, self._heard)).sum()),
         )
@@ -106,7 +105,9 @@ class MicroBatchReader:
         return MicroBatch(number, batch, tasks.repeat_interleave(torch.tensor(num_targets)))
 
     def _count_tokens(self, place: Place, question: str, answer: str) -> int:
-        num_audio_tokens = count_audio_tokens(self._model, self._heard, self._seconds[[place[1]]])[0]
+        num_audio_tokens = count_audio_tokens(
+            self._model, self._heard, self._cache.seconds[self.examples.positions[[place[1]]]]
+        )[0]
         return self._model.count_tokens(question, answer, num_audio_tokens=num_audio_tokens)
 
 

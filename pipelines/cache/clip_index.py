@@ -1,27 +1,30 @@
 """A cache's whole index in memory: clips by their position, without PyTorch and without their features."""
 
 import itertools
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from encoders.features import SCALE_NBYTES, STORED_TYPES, Heard
 from pipelines import storage
-from pipelines.cache.bounds import check_index
-from pipelines.cache.index import committed_units, index_schema, member_names, shard_nbytes
+from pipelines.cache.bounds import NPY_HEADER_NBYTES
+from pipelines.cache.clip_table import DIGITS, IndexFiles, clip_table, find_rows, read_index_rows
+from pipelines.cache.index import member_names
+from pipelines.cache.layout import unit_name
 from pipelines.cache.read_config import ReadConfig
-from pipelines.cache.recipe import Recipe, read_recipe
+from pipelines.cache.recipe import read_recipe
 from pipelines.errors import UserError
-from pipelines.storage.arrays import Booleans, Integers
+from pipelines.storage.arrays import Booleans, Floats, Integers, numbers
 from pipelines.storage.ranges import GAP_BYTES
-from pipelines.storage.threads import run_threads
 
-READ_THREADS = 8
+UNITS_KEPT = 64
+"""Of which all rows are in memory as they were read."""
+IDS_AT_ONCE = 131_072
+"""Looked up at a time."""
 Positions = Sequence[int] | Integers
 Frames = int | Integers | None
 """How many frames of a stream are wanted: as many of all clips, of each its number [N], or all."""
@@ -44,7 +47,7 @@ class MemberPlaces:
 class ClipIndex:
     """The clips of a cache by their position: which there are, where their arrays are, how long they are.
 
-    A million clips take 1.2 GB of memory and 21 processor seconds to open (measured on 2026-11-27).
+    The processes of a machine share the memory of a large cache's index: see `pipelines.storage.snapshots`.
 
     Raises:
         MissingError: If there is no cache.
@@ -55,27 +58,74 @@ class ClipIndex:
         """Read the index; by default every clip's checksums are compared where it is read."""
         self.uri = uri
         self.recipe, self.encoders = read_recipe(uri)
-        if not committed_units(uri):
+        self._files = IndexFiles.of(uri)
+        if not self._files.files:
             raise UserError(f"{uri}: holds no complete shard yet")
-        schema = index_schema(self.recipe)
-        self.index = _read_index(storage.join(uri, "index"), schema, self.recipe)
-        numbers = [name for name in schema.names if name.endswith(("_offset", "_nbytes", "_crc32", "_frames"))]
-        self._seconds = self.index["seconds"].to_numpy()
-        self._columns = {name: self.index[name].to_numpy() for name in numbers}
+        self.table = clip_table(self._files, self.recipe)
+        """Columns as `clip_table` says."""
+        self.seconds: Floats = numbers(self.table["seconds"])
+        """[seconds] Length of each clip."""
+        self._columns = {name: numbers(self.table[name]) for name in self.table.column_names}
+        self._unit_rows = lru_cache(maxsize=UNITS_KEPT)(self._read_unit)
         self._read = read or ReadConfig(verify_fraction=1.0)
 
-    def positions(self, clip_ids: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    @property
+    def num_clips(self) -> int:
+        return int(self.table.num_rows)
+
+    @property
+    def key(self) -> str:
+        """Names the index files that were read, as they were."""
+        return self._files.key(self.recipe)
+
+    def clip_id(self, position: int) -> str:
+        high, low = (int(self._columns[name][position]) for name in ("id_high", "id_low"))
+        return f"{high:016x}{low:016x}"
+
+    def shard(self, position: int) -> str:
+        """Return the name of a clip's shard."""
+        return f"{unit_name(int(self._columns['unit'][position]))}.tar"
+
+    def rows(self) -> pa.Table:
+        """Read the index files anew, each clip with all that stands there: 200 bytes a clip."""
+        return read_index_rows(self.uri, self.recipe, [name for name, _, _ in self._files.files])[0]
+
+    def row(self, position: int) -> dict[str, Any]:
+        """Return all that stands in the index about a clip."""
+        unit = int(self._columns["unit"][position])
+        first = int(np.searchsorted(self._columns["unit"], unit))
+        row: dict[str, Any] = self._unit_rows(unit).slice(position - first, 1).to_pylist()[0]
+        return row
+
+    def _read_unit(self, unit: int) -> pa.Table:
+        return read_index_rows(self.uri, self.recipe, [f"{unit_name(unit)}.parquet"])[0]
+
+    def positions(self, clip_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> Integers:
         """Return each clip's row in the index, -1 where the cache does not hold it."""
-        found = pc.index_in(pa.array(clip_ids, pa.string()), value_set=self.index["clip_id"])
-        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        ids = clip_ids if isinstance(clip_ids, pa.Array | pa.ChunkedArray) else pa.array(clip_ids, pa.string())
+        table = pa.table({"clip_id": ids})
+        found = [find_rows(self.table, batch["clip_id"]) for batch in table.to_batches(max_chunksize=IDS_AT_ONCE)]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def positions_from(self, first_digits: str) -> Integers:
+        """Return the rows of the clips whose ids begin so."""
+        half = DIGITS // 2
+        if not (set(first_digits) <= set("0123456789abcdef") and len(first_digits) <= DIGITS):
+            return np.zeros(0, np.int64)
+        low, high = (int(first_digits[:half].ljust(half, digit), 16) for digit in "0f")
+        start, end = np.searchsorted(self._columns["sorted_high"], np.array([low, high], np.uint64), side="left")
+        end += int(np.sum(self._columns["sorted_high"][end:] == high))
+        rows: Integers = self._columns["by_id"][start:end].astype(np.int64)
+        return rows if len(first_digits) <= half else rows[[self.clip_id(row).startswith(first_digits) for row in rows]]
 
     def shard_numbers(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return a number for each row's shard, counted in the order of the index."""
-        return np.asarray(self.index["shard"].combine_chunks().dictionary_encode().indices, dtype=np.int64)
+        unit_N = self._columns["unit"]
+        return np.cumsum(np.r_[0, unit_N[1:] != unit_N[:-1]])
 
     def heard_of(self, positions: Positions, heard: Heard) -> Integers:
         """Return how many frames of each stream are heard, at most, of the clips [N]."""
-        return heard.frames_of(self._seconds[positions])
+        return heard.frames_of(self.seconds[positions])
 
     def frames_of(self, stream: str, positions: Positions, *, frames: Frames = None) -> Integers:
         """Return how many frames of a stream the clips [N] have, `frames` at most."""
@@ -84,7 +134,7 @@ class ClipIndex:
 
     def read_nbytes(self, positions: Positions, *, frames: Frames = None) -> Integers:
         """Return how many bytes reading the first `frames` frames takes from storage for each of the clips [N]."""
-        whole_N = np.array([self.is_verified(clip) for clip in self.index["clip_id"].take(positions).to_pylist()])
+        whole_N = self.are_verified(positions)
         ranges = [_ranges(self.places(member, positions, frames), whole_N) for member in member_names(self.recipe)]
         nbytes_N = sum((end_N - start_N for start_N, end_N in ranges), np.zeros(len(positions), np.int64))
         if not storage.is_local(self.uri):  # the bytes between near members come along
@@ -94,52 +144,24 @@ class ClipIndex:
 
     def places(self, member: str, positions: Positions, frames: Frames) -> MemberPlaces:
         """Return where a member of the clips [N] is, of which the first `frames` frames are heard."""
-        start_N, nbytes_N = (self._columns[f"{member}_{name}"][positions] for name in ("offset", "nbytes"))
+        start_N = self._columns[f"{member}_offset"][positions]
         stream = member.removesuffix("_scale")
         width, is_scale = self.recipe.streams[stream].width, member != stream
         row_nbytes = width * (SCALE_NBYTES if is_scale else STORED_TYPES[self.recipe.codec].value_nbytes)
         ones_N = np.ones_like(start_N)
-        values_N = start_N + nbytes_N - row_nbytes * (ones_N if is_scale else self.frames_of(stream, positions))
+        values_N = start_N + NPY_HEADER_NBYTES
+        stored_N = row_nbytes * (ones_N if is_scale else self.frames_of(stream, positions))
         heard_N = row_nbytes * (ones_N if is_scale else self.frames_of(stream, positions, frames=frames))
-        return MemberPlaces(start_N, values_N, values_N + heard_N, start_N + nbytes_N)
+        return MemberPlaces(start_N, values_N, values_N + heard_N, values_N + stored_N)
 
-    def is_verified(self, clip_id: str) -> bool:
-        """Tell whether a clip is among those whose checksums are compared."""
-        return zlib.crc32(clip_id.encode()) < self._read.verify_fraction * 2**32
+    def are_verified(self, positions: Positions) -> Booleans:
+        """Tell which clips' checksums are compared: the same ones always, as ids are digests."""
+        are_N: Booleans = self._columns["id_high"][positions] / 2.0**64 < self._read.verify_fraction
+        return are_N | (self._read.verify_fraction == 1)  # the highest ids round up to 1
 
     def name_clip(self, position: int) -> str:
         """Return the shard and the id of a clip, for a message."""
-        clip_id, shard = (self.index[name][position].as_py() for name in ("clip_id", "shard"))
-        return f"{storage.join(self.uri, 'shards', shard)}: clip {clip_id}"
-
-
-def _read_index(folder: str, schema: pa.Schema, recipe: Recipe) -> pa.Table:
-    """Return the index files of a cache one after the other; a column that an older file lacks is null there.
-
-    pyarrow's `read_table` does this too, and loads 40 MB of its datasets' code for it.
-    """
-
-    def read(name: str) -> tuple[pa.Table, int]:
-        uri = storage.join(folder, name)
-        table = storage.read_parquet(uri, schema, optional=schema.names)
-        columns = [
-            table[field.name] if field.name in table.schema.names else pa.nulls(len(table), field.type)
-            for field in schema
-        ]
-        return pa.table(columns, schema=schema), shard_nbytes(table.schema)
-
-    names = sorted(storage.list_names(folder, ".parquet"))
-    found = list(run_threads(read, names, threads=READ_THREADS))
-    index = pa.concat_tables([table for table, _ in found]).combine_chunks()
-    unit_N = np.repeat(np.arange(len(names)), [len(table) for table, _ in found])
-    check_index(
-        index,
-        recipe,
-        shards=pa.array([f"{name.removesuffix('.parquet')}.tar" for name in names]).take(pa.array(unit_N)),
-        ends_N=np.array([nbytes for _, nbytes in found], np.int64)[unit_N],
-        place=lambda row: storage.join(folder, names[unit_N[row]]),
-    )
-    return index
+        return f"{storage.join(self.uri, 'shards', self.shard(position))}: clip {self.clip_id(position)}"
 
 
 def _ranges(places: MemberPlaces, whole_N: Booleans) -> tuple[Integers, Integers]:

@@ -80,7 +80,7 @@ class FeatureCache(ClipIndex):
         position = int(self.positions([clip_id])[0])
         if position < 0:
             raise KeyError(f"{self.uri}: no clip {clip_id}")
-        return ClipFeatures(self.read(position), self.index["seconds"][position].as_py())
+        return ClipFeatures(self.read(position), float(self.seconds[position]))
 
     def read(self, position: int, frames: int | None = None) -> dict[str, Tensor]:
         """Return the streams of the clip in row `position` as float32 [frames, width]; raises as `read_frames`."""
@@ -106,8 +106,8 @@ class FeatureCache(ClipIndex):
             TimeoutError: If it gives nothing in time.
         """
         for position in positions:
-            if not 0 <= position < self.index.num_rows:
-                raise IndexError(f"{self.uri}: no row {position} among {self.index.num_rows}; -1: no such clip")
+            if not 0 <= position < self.num_clips:
+                raise IndexError(f"{self.uri}: no row {position} among {self.num_clips}; -1: no such clip")
         streams = {stream: self._allocate(stream, positions, frames, pin_memory) for stream in self.recipe.streams}
         places = {member: self.places(member, positions, frames) for member in member_names(self.recipe)}
         jobs = {
@@ -150,8 +150,7 @@ class FeatureCache(ClipIndex):
         self, position: int, row: int, places: Mapping[str, MemberPlaces], targets: Mapping[str, memoryview]
     ) -> None:
         """Fill the targets, member by member; where the clip is verified its whole members are read."""
-        clip_id, shard = (self.index[name][position].as_py() for name in ("clip_id", "shard"))
-        verified = self.is_verified(clip_id)
+        shard, verified = self.shard(position), bool(self.are_verified([position])[0])
         extents = {name: _extent(places[name], row, target, verified) for name, target in targets.items()}
         try:
             self._shards.get(storage.join(self.uri, "shards", shard)).read(extents.values())
@@ -166,7 +165,7 @@ class FeatureCache(ClipIndex):
             for buffer in extent.buffers:
                 checksum = zlib.crc32(buffer, checksum)
             if checksum != self._columns[f"{name}_crc32"][position]:
-                raise UserError(f"{self.uri}: shards/{shard}: {name} of clip {clip_id} is damaged")
+                raise UserError(f"{self.uri}: shards/{shard}: {name} of clip {self.clip_id(position)} is damaged")
 
 
 def _extent(places: MemberPlaces, row: int, target: memoryview, verified: bool) -> Extent:

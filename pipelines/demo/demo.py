@@ -197,10 +197,10 @@ def _counts(folders: DemoFolders) -> dict[str, str]:
     cache = FeatureCache(folders.cache)
     shards = storage.list_names(storage.join(folders.cache, "shards"), ".tar")
     nbytes = sum(storage.file_nbytes(storage.join(folders.cache, "shards", shard)) for shard in shards)
-    hours = sum(cache.index["seconds"].to_pylist()) / 3600
-    rejects = count_clips(folders.manifest) - cache.index.num_rows
+    hours = float(cache.seconds.sum()) / 3600
+    rejects = count_clips(folders.manifest) - cache.num_clips
     return {
-        "clips": f"{cache.index.num_rows}",
+        "clips": f"{cache.num_clips}",
         "rejected clips": f"{rejects}",
         "hours of audio": f"{hours:.3f}",
         "shards": f"{len(shards)}",

@@ -11,6 +11,7 @@ from pipelines.storage.files import (
     folder_exists,
     folder_nbytes,
     list_below,
+    list_files,
     list_folders,
     list_names,
     list_unfinished,
@@ -27,6 +28,7 @@ from pipelines.storage.files import (
 )
 from pipelines.storage.hold import Holder, held, held_by
 from pipelines.storage.lines import LineFile, LineTail
+from pipelines.storage.snapshots import snapshot
 from pipelines.storage.tables import iter_batches, open_parquet, read_parquet, write_table
 from pipelines.storage.uris import full_path, is_local, join, parent, resolve, root_of
 
@@ -47,6 +49,7 @@ __all__ = [
     "iter_batches",
     "join",
     "list_below",
+    "list_files",
     "list_folders",
     "list_names",
     "list_unfinished",
@@ -63,6 +66,7 @@ __all__ = [
     "resolve",
     "root_of",
     "sample_starts",
+    "snapshot",
     "staged_file",
     "write_bytes",
     "write_table",

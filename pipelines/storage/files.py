@@ -53,6 +53,14 @@ def list_names(uri: str, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX))
 
 
+def list_files(uri: str, suffix: str = "") -> list[tuple[str, int, int]]:
+    """Return name, bytes and time of last change (nanoseconds) of what `list_names` lists, in its order."""
+    filesystem, path = resolve(uri)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    found = ((info.base_name, int(info.size), int(info.mtime_ns or 0)) for info in infos if info.is_file)
+    return sorted(one for one in found if one[0].endswith(suffix) and not one[0].startswith(TEMPORARY_PREFIX))
+
+
 def list_folders(uri: str) -> list[str]:
     """Return the sorted names of the folders in a folder; none if it does not exist."""
     filesystem, path = resolve(uri)

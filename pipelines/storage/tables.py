@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from pipelines.errors import MissingError, UserError
 from pipelines.storage.files import file_exists, staged_file
@@ -33,7 +34,9 @@ def open_parquet(
     if not file_exists(uri):
         raise MissingError(f"{uri}: no such file")
     try:
-        opened = pq.ParquetFile(filesystem.open_input_file(path))
+        opened = pq.ParquetFile(
+            filesystem.open_input_file(path), pre_buffer=not isinstance(filesystem, fs.LocalFileSystem)
+        )
     except pa.ArrowInvalid as error:
         raise UserError(f"{uri}: not a Parquet file ({error})") from None
     with opened as file, _damage_named(uri):
@@ -53,10 +56,13 @@ def _require_columns(found: pa.Schema, wanted: pa.Schema, optional: Collection[s
             raise UserError(f"{uri}: column {field.name} is of type {found.field(field.name).type}, not {field.type}")
 
 
-def read_parquet(uri: str, schema: pa.Schema | None = None, *, optional: Collection[str] = ()) -> pa.Table:
-    """Return a Parquet file whole; raises as `open_parquet`."""
+def read_parquet(
+    uri: str, schema: pa.Schema | None = None, *, optional: Collection[str] = (), only_schema: bool = False
+) -> pa.Table:
+    """Return a Parquet file, with `only_schema` those of its columns that the schema has; raises as `open_parquet`."""
     with open_parquet(uri, schema, optional=optional) as file:
-        return file.read()
+        names = [name for name in file.schema_arrow.names if name in schema.names] if schema and only_schema else None
+        return file.read(names, use_threads=False)  # many small files are read by threads of their own
 
 
 @contextmanager

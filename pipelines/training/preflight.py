@@ -72,7 +72,7 @@ def _continue_run(config: TrainConfig) -> None:
 
 def _count_longer(inputs: RunInputs, seconds: float) -> int:
     """Count examples whose clips are longer than this; 50 ms more are no loss."""
-    lengths = inputs.index.index["seconds"].to_numpy()[inputs.examples.positions]
+    lengths = inputs.index.seconds[inputs.examples.positions]
     return int((lengths > seconds + 0.05).sum())
 
 

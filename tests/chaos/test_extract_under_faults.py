@@ -149,14 +149,14 @@ class Chaos:
         if not committed_units(self.cache):
             return
         cache = FeatureCache(self.cache)
-        positions = self.reference.positions(cache.index["clip_id"])
-        for position in self.rng.sample(range(cache.index.num_rows), min(20, cache.index.num_rows)):
+        positions = self.reference.positions(cache.rows()["clip_id"])
+        for position in self.rng.sample(range(cache.num_clips), min(20, cache.num_clips)):
             ours, reference = cache.read(position), self.reference.read(int(positions[position]))
             assert all(torch.equal(ours[stream], reference[stream]) for stream in reference)
 
     def check_end(self) -> None:
         assert digests(self.cache) == digests(self.undisturbed)
-        assert FeatureCache(self.cache).index.equals(self.reference.index)
+        assert FeatureCache(self.cache).rows().equals(self.reference.rows())
         cache_verify(CacheVerifyConfig(cache=self.cache))
 
 

@@ -27,7 +27,7 @@ def test_extract_and_train_run_as_jobs_and_their_exit_codes_are_the_verbs(job_he
         refusing = pool.submit(submit, job_head, "extract", *data, "wisper=tiny")
         extracted = submit(job_head, "extract", *data, "whisper=tiny", "beats=tiny", "workers=1")
     assert extracted.job_exit_code == 0, extracted.logs
-    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 6
+    assert FeatureCache(str(tmp_path / "c")).num_clips == 6
     trained = submit(job_head, "train", *data, run, "llm=tiny", "heard_seconds=2", *TINY_RUN)
     assert trained.job_exit_code == 0, trained.logs
     assert complete_steps(str(tmp_path / "run")) == [2]

@@ -2,7 +2,7 @@
 
 The target is planned as an extraction would plan it, and each unit is then read from the sources instead of encoded. So
 the target is a cache like any other: the same selection gives the same bytes, a second run continues where the first
-stopped, and `salmonn extract` adds what is still missing. Ten million clips cost 2 GB per source for its index and 1 GB
+stopped, and `salmonn extract` adds what is still missing. Ten million clips cost 1 GB
 for the ids of the plan; arrays are held one clip per thread, and never decoded; `trim` leaves out their last rows.
 """
 
@@ -195,7 +195,7 @@ def _stored_clips(
     for clip, positions in zip(clips, positions_SK.T, strict=True):
         number = int(np.argmax(positions >= 0))
         held = positions[number] >= 0
-        row = sources[number].cache.index.slice(positions[number], 1).to_pylist()[0] if held else None
+        row = sources[number].cache.row(int(positions[number])) if held else None
         places.append((clip, number, row))
     for (number, shard), group in groupby(places, key=lambda place: (place[1], place[2] and place[2]["shard"])):
         if shard is None:

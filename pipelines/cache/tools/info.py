@@ -36,7 +36,7 @@ def cache_info(config: CacheInfoConfig) -> None:
     state = "complete" if not missing else f"{missing} missing: salmonn extract with the same keys continues"
     print(f"shards     {len(units)} of {planned} planned ({state}), {nbytes / 1e6:.1f} MB")
     if units:
-        index = ClipIndex(config.cache).index
+        index = ClipIndex(config.cache).rows()
         hours = (pc.sum(index["seconds"]).as_py() or 0.0) / 3600
         print(f"clips      {index.num_rows} of {count_planned_clips(config.cache)} planned, {hours:.3f} h of audio")
         _print_fidelity(index, recipe)

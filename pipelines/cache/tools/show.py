@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import matplotlib
-import pyarrow.compute as pc
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,7 +28,7 @@ ENVELOPE_POINTS = 1_500
 
 
 def cache_show(config: CacheShowConfig) -> None:
-    """Draw a clip's wave, if its recording is still there, above its streams. The index takes 200 bytes per clip.
+    """Draw a clip's wave, if its recording is still there, above its streams.
 
     Raises:
         FileNotFoundError: If there is no cache.
@@ -37,7 +36,7 @@ def cache_show(config: CacheShowConfig) -> None:
     """
     cache = FeatureCache(config.cache)
     position = _find(cache, config.clip)
-    row = cache.index.slice(position, 1).to_pylist()[0]
+    row = cache.row(position)
     roots = corpus_roots(config.manifest) if config.manifest else {}
     number = int(row["shard"].partition(".")[0])
     units = (unit for unit in read_units(config.cache, roots=roots) if unit.unit == number)
@@ -59,11 +58,11 @@ def cache_show(config: CacheShowConfig) -> None:
 
 
 def _find(cache: FeatureCache, clip: str) -> int:
-    found = pc.indices_nonzero(pc.starts_with(cache.index["clip_id"], clip)).to_pylist()
+    found = cache.positions_from(clip)
     if len(found) != 1:
-        names = ", ".join(cache.index["clip_id"][place].as_py() for place in found[:3])
+        names = ", ".join(cache.clip_id(place) for place in found[:3])
         several = f"{len(found)} clips begin so ({names}, …)"
-        raise UserError(f"clip={clip}: {several if found else f'{cache.uri} holds no such clip'}")
+        raise UserError(f"clip={clip}: {several if len(found) else f'{cache.uri} holds no such clip'}")
     return int(found[0])
 
 

@@ -1,8 +1,9 @@
 """Examples that the page offers: questions of a manifest about clips of a cache, with their recordings' sound."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import soundfile as sf
@@ -14,6 +15,9 @@ from pipelines import storage
 from pipelines.cache.reader import ClipFeatures, FeatureCache
 from pipelines.inference.page.sound import read_some_clips
 from pipelines.manifest.tables import Clip, Example, read_examples
+
+LOOKED_UP = 4_096
+"""Examples whose clips are looked up at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,11 @@ class Examples:
     def __init__(self, manifest: str, cache: str, *, count: int) -> None:
         """Open both; raises as `FeatureCache` and `read_examples`."""
         self.cache = FeatureCache(cache)
-        known = set(self.cache.index["clip_id"].to_pylist())
         held_out: dict[str, Example] = {}
         others: dict[str, Example] = {}
-        for example in read_examples(manifest):
+        for example in _held(self.cache, read_examples(manifest)):
             found = held_out if example.split.startswith("test") else others
-            if example.clip_id in known and len(found) < count:
+            if len(found) < count:
                 found.setdefault(example.clip_id, example)
         picked = [*held_out.values(), *(one for one in others.values() if one.clip_id not in held_out)][:count]
         self._clips: Mapping[str, Clip] = read_some_clips(manifest, [example.clip_id for example in picked])
@@ -81,3 +84,10 @@ class Examples:
         buffer = io.BytesIO()
         sf.write(buffer, wave.numpy(), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         return buffer.getvalue()
+
+
+def _held(cache: FeatureCache, examples: Iterator[Example]) -> Iterator[Example]:
+    """Yield the examples whose clips the cache holds."""
+    while some := list(islice(examples, LOOKED_UP)):
+        positions = cache.positions([example.clip_id for example in some])
+        yield from (example for example, position in zip(some, positions, strict=True) if position >= 0)

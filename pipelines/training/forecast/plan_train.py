@@ -124,7 +124,7 @@ def _described(config: TrainConfig, inputs: RunInputs) -> Iterator[str]:
 def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCost, sample: Sample) -> Memory:
     llm = cost.llm_nbytes(shards=config.workers if config.shard_llm else 1)
     weights, kept = cost.trainable_nbytes(), max(map(cost.kept_nbytes, sample.parts))
-    table, examples = inputs.index.index, inputs.examples
+    table, examples = inputs.index.table, inputs.examples
     values = sum(
         min(spec.frames, pc.max(table[f"{name}_frames"]).as_py()) * stream.width
         for name, stream in spec.recipe.streams.items()

@@ -36,7 +36,7 @@ class Epoch:
 
 def count_epoch(examples: ExampleSet, cache: ClipIndex, *, heard_seconds: float) -> Epoch:
     """Count what an epoch draws; a row of a mix that draws some of its examples counts with their mean length."""
-    seconds_N = np.minimum(cache.index["seconds"].to_numpy()[examples.positions], heard_seconds)
+    seconds_N = np.minimum(cache.seconds[examples.positions], heard_seconds)
     if not examples.mixture:
         counts = pc.value_counts(examples.table["task"]).to_pylist()
         by_task = {count["values"]: count["counts"] for count in counts}
@@ -98,7 +98,7 @@ def draw_sample(examples: ExampleSet, cache: ClipIndex, model: Salmonn, config: 
         )
     texts = read_texts(examples, picked, prompt_seed=config.seed)
     positions_of_clips = examples.positions[[index for _, index in picked]]
-    audio_tokens = count_audio_tokens(model, heard, cache.index["seconds"].to_numpy()[positions_of_clips])
+    audio_tokens = count_audio_tokens(model, heard, cache.seconds[positions_of_clips])
     lengths = [_count(model, *pair, audio_tokens=tokens) for pair, tokens in zip(texts, audio_tokens, strict=True)]
     positions_S, targets_S, is_cut_S = np.array(lengths, np.int64).T
     frames_S, tokens_S = cache.heard_of(positions_of_clips, heard), np.array(audio_tokens, np.int64)

@@ -77,8 +77,8 @@ def test_speech_frames_are_those_that_overlap_the_sound():
 
 def test_a_cache_of_sound_is_the_beginning_of_one_of_all_bit_for_bit(caches):
     whole, trimmed = (FeatureCache(caches[name]) for name in ("all", "heard"))
-    ids = whole.index["clip_id"].to_pylist()
-    frames = heard_frames(whole.index["seconds"].to_numpy())
+    ids = whole.rows()["clip_id"].to_pylist()
+    frames = heard_frames(whole.rows()["seconds"].to_numpy())
     assert len(ids) == len(SECONDS) and len(set(frames.tolist())) > 6
     for number, (clip, own) in enumerate(zip(ids, frames.tolist(), strict=True)):
         ours, theirs = trimmed.read(int(trimmed.positions([clip])[0])), whole.read(number)
@@ -108,7 +108,7 @@ def shard_digests_of(cache):
 
 
 def some_clip(caches) -> str:
-    return f"[{FeatureCache(caches['all']).index['clip_id'][0].as_py()}]"
+    return f"[{FeatureCache(caches['all']).rows()['clip_id'][0].as_py()}]"
 
 
 def test_a_run_that_hears_silence_refuses_a_cache_without_it(manifest, caches, tmp_path):
@@ -173,7 +173,7 @@ def test_a_clip_alone_in_a_batch_and_in_any_order_has_the_same_loss_and_answer(m
 
 def test_a_clip_of_thirty_seconds_is_what_it_is_with_silence_but_for_its_last_window(manifest, caches, run):
     cache, aligner = FeatureCache(caches["all"]), run.model.aligner.eval()
-    positions = [int(np.argmax(cache.index["seconds"].to_numpy()))]
+    positions = [int(np.argmax(cache.rows()["seconds"].to_numpy()))]
     stored = {name: frames.frames.float() for name, frames in cache.read_frames(positions).items()}
     with torch.no_grad():
         all_BAH = aligner(stored["speech"], stored["audio"])

@@ -145,7 +145,7 @@ def commands(folder: Path, codec: str) -> list[list[str]]:
 
 def read_all(cache: str) -> dict[str, dict[str, torch.Tensor]]:
     opened = FeatureCache(cache)
-    return {clip: opened.read(row) for row, clip in enumerate(opened.index["clip_id"].to_pylist())}
+    return {clip: opened.read(row) for row, clip in enumerate(opened.rows()["clip_id"].to_pylist())}
 
 
 def same(ours, theirs) -> bool:

@@ -72,7 +72,7 @@ def test_cache_gives_back_each_clips_features(tmp_path, codec, beats):
             spread = frames.std()
             assert stored[name].shape == frames.shape and stored[name].dtype == torch.float32
             assert (stored[name] - frames).abs().max() < (0.05 if codec == "int8" else 0.005) * spread
-        assert cache.index["seconds"][int(position)].as_py() == pytest.approx(len(wave) / 16_000)
+        assert cache.rows()["seconds"][int(position)].as_py() == pytest.approx(len(wave) / 16_000)
 
 
 def test_stock_webdataset_reads_every_sample(tmp_path):
@@ -109,7 +109,7 @@ def test_index_tells_the_fidelity_of_a_sample_of_each_shard(tmp_path, capsys):
     worker = make_worker(tmp_path / "c", codec="int8")
     fill(tmp_path / "c", manifest, worker, shard_nbytes=10**9)
     cache = FeatureCache(str(tmp_path / "c"))
-    rows = {row["clip_id"]: row for row in cache.index.to_pylist()}
+    rows = {row["clip_id"]: row for row in cache.rows().to_pylist()}
     measured = {clip_id for clip_id, row in rows.items() if row["speech_snr_db"] is not None}
     assert measured == set(sorted(rows)[:SAMPLED_CLIPS])
     for clip in read_clips(manifest):
@@ -161,7 +161,7 @@ def test_damaged_recordings_are_rejected_with_a_reason_and_the_rest_is_kept(tmp_
     rejects = pq.read_table(tmp_path / "c" / "rejects").to_pylist()
     assert sorted(row["recording"] for row in rejects) == ["tone-4.wav", "tone-5.wav"]
     assert all(row["stage"] and "tone-" in row["error"] for row in rejects)
-    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 4
+    assert FeatureCache(str(tmp_path / "c")).num_clips == 4
 
 
 def test_unit_with_nothing_but_rejects_is_complete(tmp_path):
@@ -170,7 +170,7 @@ def test_unit_with_nothing_but_rejects_is_complete(tmp_path):
         (tmp_path / "audio" / name).write_bytes(b"gone")
     fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
     assert committed_units(str(tmp_path / "c")) == {0}
-    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 0
+    assert FeatureCache(str(tmp_path / "c")).num_clips == 0
 
 
 def test_the_same_work_gives_the_same_bytes_in_any_order(tmp_path):
@@ -223,7 +223,7 @@ def test_damaged_shard_is_noticed_when_read(tmp_path):
     manifest = prepare_tones(tmp_path, num_clips=2)
     fill(tmp_path / "c", manifest, make_worker(tmp_path / "c"))
     cache = FeatureCache(str(tmp_path / "c"))
-    row = cache.index.slice(1, 1).to_pylist()[0]
+    row = cache.rows().slice(1, 1).to_pylist()[0]
     path = tmp_path / "c" / "shards" / row["shard"]
     data = bytearray(path.read_bytes())
     data[row["speech_offset"] + 5_000] ^= 1
@@ -306,7 +306,7 @@ def test_predicted_bytes_are_close_to_the_shard(tmp_path):
     predicted = predict_nbytes(seconds_N, worker.config.recipe, "float16").sum()
     actual = (tmp_path / "c" / "shards" / "000000.tar").stat().st_size
     assert 0.97 < predicted / actual < 1.03
-    frames = FeatureCache(str(tmp_path / "c")).index["audio_frames"].to_pylist()
+    frames = FeatureCache(str(tmp_path / "c")).rows()["audio_frames"].to_pylist()
     assert frames == audio_frames(seconds_N).tolist()
     assert audio_frames(np.array([30.0])) == 1496
 

@@ -49,12 +49,12 @@ def copied(corpus, tmp_path) -> Path:
 
 
 def shard_of(cache: FeatureCache, position: int) -> Path:
-    return Path(cache.uri) / "shards" / cache.index["shard"][position].as_py()
+    return Path(cache.uri) / "shards" / cache.rows()["shard"][position].as_py()
 
 
 def arrays_of(cache: FeatureCache, position: int) -> dict[str, torch.Tensor]:
     """A clip's streams by NumPy alone, from the bytes that the index names."""
-    row = cache.index.slice(position, 1).to_pylist()[0]
+    row = cache.rows().slice(position, 1).to_pylist()[0]
     data = shard_of(cache, position).read_bytes()
     streams = {}
     for stream, codec in (("speech", cache.recipe.codec), ("audio", cache.recipe.codec)):
@@ -109,7 +109,7 @@ def test_stored_batch_gives_the_loss_of_float32(corpus, tmp_path):
 def test_only_the_frames_that_are_heard_are_read(copied):
     cache = FeatureCache(str(copied), ReadConfig(verify_fraction=0.0))
     clean = cache.read_frames([0], frames=20)
-    row, path = cache.index.slice(0, 1).to_pylist()[0], shard_of(cache, 0)
+    row, path = cache.rows().slice(0, 1).to_pylist()[0], shard_of(cache, 0)
     data = bytearray(path.read_bytes())
     for stream in ("speech", "audio"):
         end = row[f"{stream}_offset"] + row[f"{stream}_nbytes"]
@@ -154,7 +154,7 @@ def test_bytes_that_an_object_store_gives_besides_are_known_too(corpus, keys, mo
 
 
 def test_the_verified_share_is_the_asked_one_and_always_the_same(copied):
-    ids = FeatureCache(str(copied)).index["clip_id"].to_pylist()
+    ids = FeatureCache(str(copied)).rows()["clip_id"].to_pylist()
     for path in (copied / "shards").iterdir():
         path.write_bytes(bytes(path.stat().st_size))
 
@@ -176,7 +176,7 @@ def test_the_verified_share_is_the_asked_one_and_always_the_same(copied):
 def test_truncated_shard_is_an_error_that_names_shard_and_clip(copied, verify_fraction):
     cache = FeatureCache(str(copied), ReadConfig(verify_fraction=verify_fraction))
     cache.read_frames([0])
-    path, clip_id = shard_of(cache, 0), cache.index["clip_id"][0].as_py()
+    path, clip_id = shard_of(cache, 0), cache.rows()["clip_id"][0].as_py()
     os.truncate(path, 5_000)  # while it is open
     with pytest.raises(ValueError, match=rf"{path}: clip {clip_id}: ends before byte \d+"):
         cache.read_frames([0])
@@ -193,7 +193,7 @@ def test_filesystem_that_gives_less_than_asked_is_asked_again(corpus, monkeypatc
 
 def test_deleted_shard_is_an_error_that_names_shard_and_clip(copied):
     cache = FeatureCache(str(copied))
-    path, clip_id = shard_of(cache, 0), cache.index["clip_id"][0].as_py()
+    path, clip_id = shard_of(cache, 0), cache.rows()["clip_id"][0].as_py()
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{path}: clip {clip_id}: no such file"):
         cache.read_frames([0])
@@ -202,7 +202,7 @@ def test_deleted_shard_is_an_error_that_names_shard_and_clip(copied):
 def test_many_threads_read_right_while_few_shards_are_open(corpus, monkeypatch):
     monkeypatch.setattr("pipelines.cache.reader.OPEN_SHARDS", 1)
     cache = FeatureCache(str(corpus[1]), ReadConfig(threads=8, verify_fraction=1.0))
-    assert len(set(cache.index["shard"].to_pylist())) > 1
+    assert len(set(cache.rows()["shard"].to_pylist())) > 1
     for _ in range(5):
         cache.read_frames(list(range(10)) * 4)
     assert len(cache._shards) == 1
@@ -274,7 +274,7 @@ def test_whole_shards_are_fetched_once_each_and_give_the_same(corpus, keys, monk
         for positions in ([4, 0, 2], [9, 1, 3, 5], [8, 7, 6]):
             ours, theirs = (cache.read_frames(positions, frames=70) for cache in (remote, local))
             assert all(torch.equal(ours[stream].frames, theirs[stream].frames) for stream in theirs)
-    assert len(fetched) == len(set(fetched)) == len(set(local.index["shard"].to_pylist())) > 1
+    assert len(fetched) == len(set(fetched)) == len(set(local.rows()["shard"].to_pylist())) > 1
 
 
 def test_object_store_gives_the_same_batches_in_few_requests(corpus, keys):

@@ -70,7 +70,7 @@ def ids(manifest) -> list[str]:
 
 
 def held(cache) -> list[str]:
-    return FeatureCache(str(cache)).index["clip_id"].to_pylist()
+    return FeatureCache(str(cache)).rows()["clip_id"].to_pylist()
 
 
 def assert_valid(cache, capsys):
@@ -129,7 +129,7 @@ def test_clips_that_two_jobs_planned_are_found_and_mended(cache, whole, tones, c
 
 
 def damage_array(cache):
-    row = FeatureCache(str(cache)).index.slice(3, 1).to_pylist()[0]
+    row = FeatureCache(str(cache)).rows().slice(3, 1).to_pylist()[0]
     flip(cache / "shards" / row["shard"], row["speech_offset"] + 5_000)
 
 
@@ -240,7 +240,7 @@ def test_clips_are_listed_and_chosen_by_shard_corpus_and_beginning(whole, tones,
 def test_a_line_tells_seconds_frames_and_bytes(whole, capsys):
     main(["cache", "ls", f"cache={whole}", "limit=1"])
     header, line, end = capsys.readouterr().out.splitlines()
-    row = FeatureCache(str(whole)).index.slice(0, 1).to_pylist()[0]
+    row = FeatureCache(str(whole)).rows().slice(0, 1).to_pylist()[0]
     nbytes = row["speech_nbytes"] + row["audio_nbytes"]
     assert line.split()[2:6] == ["1.00", str(row["audio_frames"]), str(row["speech_frames"]), f"{nbytes / 1e3:.1f}"]
     assert header.index("audio frames") < header.index("speech frames") and "there are more" in end

@@ -174,7 +174,7 @@ def test_killed_job_continues_and_gives_the_same_bytes(manifest, undisturbed, tm
     assert report.units == report.planned_units - len(left) > 0
     assert shard_digests(tmp_path).items() >= shard_digests(undisturbed).items()
     assert storage.list_names(str(tmp_path / "shards")) == storage.list_names(str(undisturbed / "shards"))
-    assert FeatureCache(str(tmp_path)).index.equals(FeatureCache(str(undisturbed)).index)
+    assert FeatureCache(str(tmp_path)).rows().equals(FeatureCache(str(undisturbed)).rows())
 
 
 def test_cache_of_another_recipe_is_refused_with_the_difference(manifest, undisturbed, capsys):
@@ -195,7 +195,7 @@ def test_too_many_rejects_end_the_job_with_exit_code_1(tmp_path, ray_session, ca
     assert main(["extract", *words, "max_reject_fraction=0.5"]) == 0
     write_tones(tmp_path / "tones" / "audio", [1.0 + 0.25 * (number % 4) for number in range(8)])
     assert main(["extract", *words, "retry_rejects=true"]) == 0
-    assert FeatureCache(f"{tmp_path}/c").index.num_rows == 8
+    assert FeatureCache(f"{tmp_path}/c").num_clips == 8
     assert main(["extract", *words, "max_reject_fraction=0"]) == 0
 
 
@@ -216,7 +216,7 @@ def test_recording_that_the_only_node_misses_fails_by_name_and_is_no_reject(tmp_
     assert main(["cache", "info", f"cache={tmp_path}/c"]) == 0
     assert "rejected" not in capsys.readouterr().out
     assert main(["extract", *words, "workers=1", "reject_absent=true", "max_reject_fraction=0.5"]) == 0
-    assert FeatureCache(f"{tmp_path}/c").index.num_rows == 4
+    assert FeatureCache(f"{tmp_path}/c").num_clips == 4
 
 
 def test_recording_that_prepare_missed_already_is_a_reject(tmp_path, ray_session):
@@ -317,7 +317,7 @@ def test_a_replaced_recording_is_noticed_and_encoded_again(tmp_path, ray_session
     assert prepare_folder(folder, tmp_path / "m", [1.0, 1.25, 1.5, 1.75]) == 0
     words += [f"manifest={tmp_path}/m", f"cache={tmp_path}/c"]
     assert main(["extract", *words]) == 0
-    before = FeatureCache(f"{tmp_path}/c").index.to_pylist()
+    before = FeatureCache(f"{tmp_path}/c").rows().to_pylist()
     wave, rate = soundfile.read(folder / "tone-2.wav")
     soundfile.write(folder / "tone-2.wav", wave[::-1], rate)  # as long as before
     capsys.readouterr()
@@ -331,7 +331,7 @@ def test_a_replaced_recording_is_noticed_and_encoded_again(tmp_path, ray_session
     error = capsys.readouterr().err
     assert "1 clip of another sound" in error and "replace_changed=true encodes their shards again" in error
     assert main(["extract", *words, "replace_changed=true"]) == 0
-    after = FeatureCache(f"{tmp_path}/c").index.to_pylist()
+    after = FeatureCache(f"{tmp_path}/c").rows().to_pylist()
     changed = [old["source_digest"] != new["source_digest"] for old, new in zip(before, after, strict=True)]
     assert [old["clip_id"] for old in before] == [new["clip_id"] for new in after] and sum(changed) == 1
     assert main(["extract", *words]) == 0 and main(["cache", "verify", f"cache={tmp_path}/c"]) == 0

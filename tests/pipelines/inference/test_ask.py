@@ -30,7 +30,7 @@ def test_asking_hears_what_evaluation_heard(corpus, run, capsys):
     line = pq.read_table(f"{run}/evaluation/test/answers.parquet").to_pylist()[0]
     cache = FeatureCache(corpus[1])
     position = int(cache.positions([line["clip_id"]])[0])
-    assert cache.index["clip_id"][position].as_py() == line["clip_id"]
+    assert cache.rows()["clip_id"][position].as_py() == line["clip_id"]
     recording = Path(corpus[0]).parent / "audio" / "tone-3.wav"
     keys = {"run": run, "audio": str(recording), "num_beams": 1, "max_new_tokens": 5}
     (answer,) = ask(AskConfig(question=line["question"], **keys))

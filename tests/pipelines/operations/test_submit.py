@@ -35,7 +35,7 @@ def test_a_job_is_checked_started_once_and_followed_by_all_who_submit_it(salmonn
     for process in (first, second):
         code, said = ended(process)
         assert code == 0 and f"{job}: all done" in said, said
-    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 6
+    assert FeatureCache(str(tmp_path / "c")).num_clips == 6
     code, said = salmonn.call(*words)
     assert (code, f"{job} has done this already" in said) == (0, True), said
     code, said = salmonn.call("jobs", "status", salmonn.address, f"job={job}")
@@ -144,4 +144,4 @@ def test_a_job_that_dies_with_its_head_goes_on_with_the_next_one(tmp_path):
         code, said = ended(patient)
     assert code == 0, said
     assert "is not known any more: the head was started anew; trying again" in said
-    assert FeatureCache(str(tmp_path / "c")).index.num_rows == 6
+    assert FeatureCache(str(tmp_path / "c")).num_clips == 6

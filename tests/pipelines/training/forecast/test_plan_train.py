@@ -135,14 +135,14 @@ def test_bytes_and_rates_are_those_of_the_clips_that_are_heard(corpus, tmp_path)
         corpus, tmp_path / "run", steps=3, batch_examples=3, workers=3, micro_batch_examples=1
     ).reading
     cache = FeatureCache(corpus[1])
-    frames = np.minimum(cache.index["audio_frames"].to_numpy(), 100)
+    frames = np.minimum(cache.rows()["audio_frames"].to_numpy(), 100)
     ids = {
         row["clip_id"] for row in pq.read_table(f"{corpus[0]}/examples.parquet").to_pylist() if row["split"] == "train"
     }
-    mine = np.array([clip in ids for clip in cache.index["clip_id"].to_pylist()])
+    mine = np.array([clip in ids for clip in cache.rows()["clip_id"].to_pylist()])
     widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
     heard = 2 * (100 * widths["speech"] + widths["audio"] * frames[mine].mean())
-    whole = sum(cache.index[f"{name}_nbytes"].to_numpy()[mine].mean() for name in widths)
+    whole = sum(cache.rows()[f"{name}_nbytes"].to_numpy()[mine].mean() for name in widths)
     assert heard < reading.nbytes_per_example < heard + 0.3 * (whole - heard)  # 5 % are verified, of nine clips
     assert reading.megabytes_per_second == pytest.approx(reading.nbytes_per_example * 3 / 0.5 / 1e6)
     assert reading.worker_megabytes_per_second == pytest.approx(reading.megabytes_per_second / 3)

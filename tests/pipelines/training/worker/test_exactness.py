@@ -196,7 +196,7 @@ def test_what_one_worker_cannot_read_ends_all_of_them_with_its_reason(data, tmp_
     cache = FeatureCache(config.cache)
     examples = load_examples(config.manifest, cache, splits=["train"], tasks=[], max_missing_fraction=0)
     (_, first), *_ = global_batch(0, batch_examples=GLOBAL_BATCH, num_examples=len(examples), seed=config.seed)
-    row = cache.index.slice(int(examples.positions[first]), 1).to_pylist()[0]
+    row = cache.rows().slice(int(examples.positions[first]), 1).to_pylist()[0]
     with (tmp_path / "c" / "shards" / row["shard"]).open("r+b") as file:
         file.seek(row["speech_offset"] + row["speech_nbytes"] - 1)
         file.write(b"\xff")

@@ -164,7 +164,7 @@ def test_order_by_shards_trains_on_the_same_examples_shard_after_shard_and_conti
     config = config_of(corpus, tmp_path / "run", **keys)
     open_run(config, pending=[])
     worker, seen = TrainWorker(config, 0, 1, torch.device("cpu")), []
-    shards = worker.cache.index["shard"].to_pylist()
+    shards = worker.cache.rows()["shard"].to_pylist()
     read = worker.reader.read
 
     def look(picked, **keys):
@@ -297,8 +297,8 @@ def test_held_out_clip_that_is_damaged_ends_the_run_and_what_is_learnt_stays(cor
     cache = FeatureCache(str(tmp_path / "c"))
     held_out = load_examples(corpus[0], cache, splits=["test"], tasks=[], max_missing_fraction=0)
     position = int(held_out.positions[0])
-    with (tmp_path / "c" / "shards" / cache.index["shard"][position].as_py()).open("r+b") as shard:
-        shard.seek(cache.index["speech_offset"][position].as_py() + 200)
+    with (tmp_path / "c" / "shards" / cache.rows()["shard"][position].as_py()).open("r+b") as shard:
+        shard.seek(cache.rows()["speech_offset"][position].as_py() + 200)
         shard.write(b"damage")
     config = config_of(
         (corpus[0], str(tmp_path / "c")),
@@ -337,7 +337,7 @@ def test_metrics_say_how_fast_and_what_and_tensorboard_shows_the_same(corpus, tm
     lines = read_metrics(config.run)
     assert [line["examples_by_task"] for line in lines] == [{"audiocaption": 24}] * 2
     ratio = lines[0]["audio_hours_per_second"] / lines[0]["examples_per_second"]
-    seconds = FeatureCache(corpus[1]).index["seconds"].to_numpy()
+    seconds = FeatureCache(corpus[1]).rows()["seconds"].to_numpy()
     assert seconds.min() - 1e-9 <= 3600 * ratio <= min(2.0, seconds.max()) + 1e-9
     (file,) = (tmp_path / "run" / "tensorboard").iterdir()
     shown = {(value.tag, event.step): value.simple_value for event in events(file) for value in event.summary.value}
