@@ -5,6 +5,7 @@ batch, V vocabulary.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -21,6 +22,8 @@ from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO
 
 _AUDIO = -1  # in a row of token ids: here goes one audio token
 _PADDING = -2
+TEXTS_KEPT = 4_096
+"""Of which the tokens are kept: some 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Salmonn(nn.Module):
         self.aligner = aligner
         self.llm: Any = llm  # a PeftModel finds the LLM's methods at run time
         self.tokenizer = tokenizer
+        # A batch is dealt by its lengths before it is read, and questions come again.
+        self._tokenise = lru_cache(maxsize=TEXTS_KEPT)(self._tokenise_anew)
         self.max_answer_tokens = max_answer_tokens
         attend_by_example(llm)
         aligner.requires_grad_(True)
@@ -273,16 +278,15 @@ class Salmonn(nn.Module):
         """Return the ids up to where the answer begins; texts are tokenised one by one, as SALMONN does."""
         begin = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         before, after = self._tokenise(BEFORE_AUDIO), self._tokenise(AFTER_AUDIO.format(question=question))
-        return begin + before + [_AUDIO] * num_audio_tokens + after
+        return [*begin, *before, *[_AUDIO] * num_audio_tokens, *after]
 
     def _answer(self, answer: str) -> list[int]:
         """Return the ids to learn; blanks at the end go, as before the `</s>` that SALMONN's own code writes."""
         return [*self._tokenise(answer.rstrip()), self.tokenizer.eos_token_id][: self.max_answer_tokens]
 
-    def _tokenise(self, text: str) -> list[int]:
+    def _tokenise_anew(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, in which a spelled control token (`</s>`, `<unk>`) is text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        return ids
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def _embed(self, ids_BT: Tensor, audio_NH: Tensor) -> Tensor:
         """Return the LLM's input [B, T, H] in its own dtype, audio tokens in their places."""

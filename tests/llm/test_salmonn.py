@@ -106,6 +106,20 @@ def test_tokens_are_counted_as_they_are_computed(salmonn: Salmonn, batch: Batch)
     assert seen == [sum(salmonn.count_tokens(*text, num_audio_tokens=windows) for text in texts)]
 
 
+def test_a_text_is_tokenised_once(salmonn: Salmonn, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is counted to deal the batch, counted for the targets, and read."""
+    said: list[str] = []
+    kind = type(salmonn.tokenizer)
+    original = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, text, **keys: said.append(text) or original(self, text, **keys))
+    for question, answer in zip(batch.questions, batch.answers, strict=True):
+        salmonn.count_tokens(question, answer, num_audio_tokens=3)
+        salmonn.count_tokens(question, "", num_audio_tokens=3)
+        salmonn.is_cut(answer)
+    salmonn.loss(batch)
+    assert len(said) == len(set(said)) > len(set(batch.answers))
+
+
 def test_gradient_checkpointing_changes_memory_and_nothing_else(salmonn: Salmonn, batch: Batch) -> None:
     salmonn.train()
     plain, kept = _loss_and_gradients(salmonn, batch)
