@@ -103,14 +103,17 @@ def write_examples(folder: Path) -> None:
     path = folder / "manifest" / "examples.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     answer = "and there lay the ship at anchor in the bay with her sails furled " * 3
+    index = folder / "cache" / "index"
+    names, step = storage.list_names(str(index), ".parquet"), ROWS_PER_GROUP // CLIPS_PER_SHARD
     with pq.ParquetWriter(path, EXAMPLE_SCHEMA, compression="zstd") as writer:
-        for name in storage.list_names(str(folder / "cache" / "index"), ".parquet"):
-            ids = pq.ParquetFile(folder / "cache" / "index" / name).read(["clip_id"])["clip_id"]
+        for start in range(0, len(names), step):
+            group = [pq.ParquetFile(index / name).read(["clip_id"]) for name in names[start : start + step]]
+            ids = pa.concat_tables(group)["clip_id"].combine_chunks()
             count = len(ids)
             answers = pa.array([answer[: 60 + row % 120] for row in range(count)])
             values = {"example_id": ids, "clip_id": ids, "answer": answers, "question": pa.nulls(count, pa.string())}
             values |= {key: pa.array([text] * count) for key, text in CONSTANTS.items()}
-            writer.write_table(pa.table([values[key] for key in EXAMPLE_SCHEMA.names], EXAMPLE_SCHEMA), ROWS_PER_GROUP)
+            writer.write_table(pa.table([values[key] for key in EXAMPLE_SCHEMA.names], EXAMPLE_SCHEMA))
 
 
 def measure(checkout: Path, folder: Path, snapshots: Path) -> dict[str, tuple[float, float, float]]:
@@ -145,7 +148,7 @@ def main(clips: int, other: str | None) -> None:
         write_units(folder, units, max(units // 100, 1))
         for build, checkout in builds.items():
             tell(build, "grown by 1 %", measure(checkout, folder, folder / "snapshots"))
-        kept = sum(path.stat().st_size for path in (folder / "snapshots").iterdir()) / 1e6
+        kept = sum(path.stat().st_size for path in (folder / "snapshots").glob("*.arrow")) / 1e6
         print(f"snapshots: {kept:.0f} MB")
 
 

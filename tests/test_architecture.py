@@ -55,9 +55,10 @@ MAY_IMPORT = {
     "inference": (GROUND | {"manifest", "cache", "batches", "runs", "metrics"}, {"encoders", "llm", "cluster"}),
     # A submitted verb's keys are checked before anything is sent, so its config is needed, and nothing else of it.
     # `top` reads what jobs leave in caches, in runs and beside answers.
-    "operations": (GROUND | {"extraction", "training", "inference", "cache", "runs"}, {"cluster"}),
+    "operations": (GROUND | {"extraction", "training", "inference", "cache", "runs", "verbs"}, {"cluster"}),
     "demo": (GROUND | {"manifest", "cache", "extraction", "batches", "runs", "training", "inference"}, set(LEAVES)),
-    "cli": ({"interface"} | ERRORS, {"cluster.logs"}),
+    "verbs": (ERRORS, {*()}),
+    "cli": ({"interface", "verbs"} | ERRORS, {"cluster.logs"}),
     "__main__": ({"cli"}, {*()}),
 }
 """Folder or module of `pipelines` -> what it may import there, and of the leaves (a package or some of its modules)."""
@@ -142,7 +143,7 @@ def loaded_after(*statements: str) -> set[str]:
 
 
 def test_help_and_wrong_keys_of_all_verbs_load_nothing_heavy():
-    calls = ["from pipelines.cli import VERBS, main", "sys.stdout = sys.stderr"]
+    calls = ["from pipelines.cli import main; from pipelines.verbs import VERBS", "sys.stdout = sys.stderr"]
     calls.append("assert all(main([*name.split(), '--help']) == 0 for name in VERBS)")
     calls.append("assert all(main([*name.split(), 'wrong_key=1']) == 2 for name in VERBS)")
     assert loaded_after(*calls, "sys.stdout = sys.__stdout__") == set()
@@ -181,12 +182,12 @@ def test_wrong_paths_load_nothing_heavy():
 
 def test_verbs_that_list_and_check_load_nothing_heavy():
     loads = [f"VERBS[{name!r}].load_function()" for name in LIGHT_VERBS]
-    assert loaded_after("from pipelines.cli import VERBS", *loads) == set()
+    assert loaded_after("from pipelines.verbs import VERBS", *loads) == set()
 
 
 @pytest.mark.parametrize("verb", DRIVERS)
 def test_drivers_of_jobs_load_no_pytorch(verb):
-    found = loaded_after("from pipelines.cli import VERBS", f"VERBS[{verb!r}].load_function()")
+    found = loaded_after("from pipelines.verbs import VERBS", f"VERBS[{verb!r}].load_function()")
     assert not found & DRIVERS[verb]
 
 

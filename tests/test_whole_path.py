@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from pipelines.cli import VERBS, main
+from pipelines.cli import main
+from pipelines.verbs import VERBS
 from tests import ROOT
 from tests.pipelines.builders import README
 from tests.toy import write_tone_corpus

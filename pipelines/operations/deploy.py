@@ -8,9 +8,10 @@ from cluster.deploy.values import DeployValues
 from cluster.errors import ClusterError
 from pipelines import storage
 from pipelines.errors import USER_ERRORS, UserError
-from pipelines.interface.config import load_config
+from pipelines.interface.config import is_yaml, load_config
 from pipelines.interface.help import describe_keys
 from pipelines.operations.config import DeployConfig, DeployMonitoringConfig, DeployValuesConfig
+from pipelines.verbs import HELP, VERBS, split_verb
 
 
 def deploy_values(config: DeployValuesConfig) -> None:
@@ -53,7 +54,7 @@ def read_values(uri: str) -> DeployValues:
         UserError: Naming the file, and the key or value that is wrong.
     """
     try:
-        return load_config(DeployValues, [uri])
+        values = load_config(DeployValues, [uri])
     except USER_ERRORS as error:
         text = (
             str(error)
@@ -61,6 +62,22 @@ def read_values(uri: str) -> DeployValues:
             .replace("--help lists the keys", "salmonn deploy values writes them all")
         )
         raise UserError(f"{uri}: {text}") from None
+    try:
+        _check_command(values.command)
+    except USER_ERRORS as error:
+        raise UserError(f"{uri}: command: {error}") from None
+    return values
+
+
+def _check_command(words: list[str]) -> None:
+    """Refuse a command that the cluster's job would refuse, but for its paths, which are the cluster's.
+
+    What a YAML file adds that is not here is known on the cluster alone, so that such a command's keys are not checked.
+    """
+    verb, keys = split_verb(words)
+    is_elsewhere = any(is_yaml(word) and "=" not in word and not storage.file_exists(word) for word in keys)
+    if not is_elsewhere and not HELP & set(keys):
+        load_config(VERBS[verb].load_config_type(), keys)
 
 
 def _deploy(target: Target) -> Callable[[DeployConfig], None]:

@@ -1,6 +1,7 @@
 """Exit codes, version, completion, and who is refused at the door.
 
-Covers cluster.errors, encoders.errors, llm.errors, pipelines.errors, pipelines.interface.completion, qformer.errors.
+Covers cluster.errors, encoders.errors, llm.errors, pipelines.errors, pipelines.interface.completion, pipelines.verbs,
+qformer.errors.
 """
 
 import os
@@ -14,10 +15,11 @@ import pytest
 from cluster.errors import UnreachableError
 from encoders.audio import AudioError
 from llm.errors import LLMError
-from pipelines.cli import VERBS, main
+from pipelines.cli import main
 from pipelines.errors import ExistsError, JobIncompleteError, MissingError, UserError
 from pipelines.interface.config import load_config
 from pipelines.interface.help import describe_keys
+from pipelines.verbs import VERBS
 from qformer.errors import AlignerError
 from tests import ROOT
 from tests.toy import write_tone_corpus

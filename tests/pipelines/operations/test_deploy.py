@@ -28,7 +28,7 @@ def values(tmp_path):
 
 @pytest.mark.parametrize("target", FILES)
 def test_a_target_writes_its_files_and_names_them(target, values, tmp_path, capsys):
-    path = values("name: big\ncommand: [extract, 'manifest=/d/ü m', 'cache=007']\n")
+    path = values("name: big\ncommand: [extract, 'manifest=/d/ü m', 'cache=007', whisper=tiny, beats=tiny]\n")
     assert main(["deploy", target, f"values={path}", f"out={tmp_path}/out"]) == 0
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES[target]
     assert set(capsys.readouterr().out.split()) == {f"{tmp_path}/out/{name}" for name in FILES[target]}
@@ -57,6 +57,12 @@ def test_every_key_has_unit_and_meaning_and_stands_in_the_file_that_is_written(t
         ("gpu_group: {max_machines: 1e99}", "gpu_group.max_machines"),
         ("name: Größe", "name='Größe': must be a short name"),
         ("kubernetes: {queue: team}", "queue='team': Kueue admits a fixed number"),
+        ("command: [extrac, cache=/d/c]", "command: extrac: unknown verb; did you mean extract"),
+        ("command: [extract, cache=/d/c, manifst=/d/m]", "command: unknown key manifst; did you mean manifest"),
+        ("command: [extract, cache=/d/c]", "command: manifest=… is needed"),
+        ("command: [train, tiny, manifest=/d/m, cache=/d/c, run=/d/r, steps=many]", "command: steps=many: must be a whole"),
+        ("command: [train, tinny, manifest=/d/m]", "command: tinny: neither key=value of a known key"),
+        ("command: [submit, train]", "command: submit train: .*=… is needed|command: .* is needed"),
         ("- 1", "holds no keys"),
         ("name: [", "not YAML"),
     ],
@@ -74,12 +80,26 @@ def test_what_only_kubernetes_refuses_is_no_matter_elsewhere(values, tmp_path):
     assert main(["deploy", "slurm", f"values={path}", f"out={tmp_path}/out"]) == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "[train, /only/on/the/cluster.yaml, steps=many]",
+        "[train, stage1, manifest=/d/m, cache=/d/c, run=/d/r, llm=/d/llm]",
+        "[train, --help]",
+        "[sweep, tiny, llm=tiny, manifest=/d/m, cache=/d/c, sweep=/d/s, 'grid={optim.lr: [1e-4, 3e-4]}']",
+    ],
+)
+def test_a_command_that_may_run_on_the_cluster_is_taken(command, values):
+    read_values(values(f"command: {command}\n"))
+
+
 def test_values_that_are_not_there_are_named(tmp_path, capsys):
     assert main(["deploy", "slurm", f"values={tmp_path}/none.yaml", f"out={tmp_path}/out"]) == 2
     assert "none.yaml: no such file; salmonn deploy values out=… writes one" in capsys.readouterr().err
 
 
 def test_texts_of_a_values_file_stay_texts(values):
-    loaded = read_values(values("command: [a, 007, no, 'x: y']\nimage: 1.10\n"))
-    assert (loaded.command, loaded.image) == (["a", "007", "no", "x: y"], "1.10")
+    loaded = read_values(values("command: [manifest, info, 007.yaml, no.yaml, 'manifest=x: y']\nimage: 1.10\n"))
+    assert loaded.command == ["manifest", "info", "007.yaml", "no.yaml", "manifest=x: y"]
+    assert loaded.image == "1.10"
     assert load_config(DeployValues, []).command == ["extract", "--help"]
