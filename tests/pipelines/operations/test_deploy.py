@@ -60,7 +60,10 @@ def test_every_key_has_unit_and_meaning_and_stands_in_the_file_that_is_written(t
         ("command: [extrac, cache=/d/c]", "command: extrac: unknown verb; did you mean extract"),
         ("command: [extract, cache=/d/c, manifst=/d/m]", "command: unknown key manifst; did you mean manifest"),
         ("command: [extract, cache=/d/c]", "command: manifest=… is needed"),
-        ("command: [train, tiny, manifest=/d/m, cache=/d/c, run=/d/r, steps=many]", "command: steps=many: must be a whole"),
+        (
+            "command: [train, tiny, manifest=/d/m, cache=/d/c, run=/d/r, steps=many]",
+            "steps=many: must be a whole number",
+        ),
         ("command: [train, tinny, manifest=/d/m]", "command: tinny: neither key=value of a known key"),
         ("command: [submit, train]", "command: submit train: .*=… is needed|command: .* is needed"),
         ("- 1", "holds no keys"),
