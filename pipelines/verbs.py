@@ -127,6 +127,11 @@ VERBS = {
         "many short trainings on one cache, and which was best",
     ),
     "runs list": Verb("runs.config:RunsListConfig", "runs.summary:runs_list", "what the runs of a folder came to"),
+    "runs report": Verb(
+        "runs.config:RunsReportConfig",
+        "training.monitoring.report:runs_report",
+        "a run's page anew, with what its evaluations found",
+    ),
     "runs delete": Verb("runs.config:RunsDeleteConfig", "runs.delete:runs_delete", "remove a run and all its files"),
     "runs compare": Verb(
         "runs.config:RunsCompareConfig", "runs.compare:runs_compare", "runs side by side where their configs differ"

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from pipelines import storage
 from pipelines.demo.corpus import DemoCorpus
-from pipelines.inference.report import PAGE
 from pipelines.inference.scoring.answers import TaskScores
+from pipelines.runs.evaluations import PAGE
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pipelines import storage
 from pipelines.errors import MissingError, UserError, shorten
 from pipelines.inference.answer_table import ANSWERS, OWN, TaskAnswers, by_test_set
 from pipelines.inference.config import EvaluationsCompareConfig
-from pipelines.inference.report import FOLDER
 from pipelines.inference.scoring.answers import Difference
 from pipelines.inference.scoring.scores import paired_test
 from pipelines.interface.page import Section, Tile, write_report
 from pipelines.interface.terminal import print_table
+from pipelines.runs.evaluations import EVALUATION
 
 HEAD = ("task", "test set", "questions", "score", "first", "second", "difference", "95 % interval", "p")
 NOTE = (
@@ -75,7 +75,9 @@ def _evaluations(uri: str) -> dict[str, str]:
     """
     if storage.file_exists(storage.join(uri, ANSWERS)):
         return {"": uri}
-    folders = {name: storage.join(uri, FOLDER, name) for name in storage.list_folders(storage.join(uri, FOLDER))}
+    folders = {
+        name: storage.join(uri, EVALUATION, name) for name in storage.list_folders(storage.join(uri, EVALUATION))
+    }
     found = {name: folder for name, folder in folders.items() if storage.file_exists(storage.join(folder, ANSWERS))}
     if not found:
         raise MissingError(f"{uri}: no evaluation there, nor a run with one ({ANSWERS} is missing); salmonn evaluate")

@@ -13,10 +13,11 @@ from pipelines.inference.answers import DecodeSettings
 from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.held_out import answers_to, open_held_out, with_clips, with_full_paths
 from pipelines.inference.questions import Questions
-from pipelines.inference.report import FOLDER, PAGE, EvaluationReport, TaskReport, print_scores, write_report
+from pipelines.inference.report import EvaluationReport, TaskReport, print_scores, write_report
 from pipelines.inference.scoring.answers import TaskScores
 from pipelines.inference.scoring.scores import score_task
 from pipelines.interface.progress import Progress
+from pipelines.runs.evaluations import EVALUATION, PAGE
 
 OTHER_SEED = 0
 """Of the circle in which clips change places: everywhere the same, so that the same answers serve again."""
@@ -87,7 +88,7 @@ def _write_page(
 
 def evaluation_folder(run: str, splits: Sequence[str]) -> str:
     """Return where a run's scores on some splits are written by default."""
-    return storage.join(run, FOLDER, "+".join(splits) or "all")
+    return storage.join(run, EVALUATION, "+".join(splits) or "all")
 
 
 def _joined(questions: Questions, clips: dict[str, pa.Array], answers: pa.Table) -> pa.Table:

@@ -17,11 +17,6 @@ from pipelines.interface.config import save_config
 from pipelines.interface.markdown import markdown_table
 from pipelines.interface.terminal import print_table
 
-FOLDER = "evaluation"
-"""Of a run: a folder for each evaluation, named for its splits."""
-PAGE = "page/index.html"
-"""Below an evaluation's folder; the sounds that it plays are beside it, in `audio`."""
-
 
 @dataclass(frozen=True)
 class TaskReport:

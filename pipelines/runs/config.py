@@ -77,6 +77,16 @@ class RunsListConfig:
 
 
 @dataclass(frozen=True)
+class RunsReportConfig:
+    run: str = MISSING
+    """[URI] Folder of the run."""
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        RunSpec.read(self.run)
+
+
+@dataclass(frozen=True)
 class RunsDeleteConfig:
     run: str = MISSING
     """[URI] Folder of the run to remove, with its checkpoints, its evaluations and whatever else is in it."""

@@ -12,10 +12,11 @@ from pipelines import storage
 from pipelines.inference.answer_table import HEARD, OWN, by_test_set
 from pipelines.inference.page.sound import Sound, write_sounds
 from pipelines.inference.page.worst import worst_answers
-from pipelines.inference.report import PAGE, EvaluationReport, describe, score_table
+from pipelines.inference.report import EvaluationReport, describe, score_table
 from pipelines.inference.scoring.paper import HEAD, NOTHING, cells
 from pipelines.interface.page import Section, Tile, write_page
 from pipelines.interface.progress import Progress
+from pipelines.runs.evaluations import PAGE
 
 TITLES = ("Answer", "Answer to silence", "Answer to another clip")
 """Of the columns of `HEARD`."""

@@ -4,20 +4,24 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipelines import storage
 from pipelines.cache.cost import EncodingCost, read_encoding_cost
+from pipelines.errors import UserError
+from pipelines.interface.config import load_config, read_saved_config
 from pipelines.interface.figures import Picture
 from pipelines.interface.help import changed_keys
 from pipelines.interface.page import Section, Tile, write_report
 from pipelines.interface.version import written_now
 from pipelines.interface.words import counted
+from pipelines.runs.config import RunsReportConfig
+from pipelines.runs.evaluations import EVALUATION, PAGE, Evaluation, evaluations_of
 from pipelines.runs.folder import REPORT
-from pipelines.runs.metrics import STEP_PARTS, WAIT
+from pipelines.runs.metrics import STEP_PARTS, WAIT, read_metrics
 from pipelines.runs.scores import ScoreLine, read_scores
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.figures import draw_losses, draw_scores, draw_step_parts
@@ -77,6 +81,7 @@ def write_train_report(config: TrainConfig, lines: Sequence[Line], *, ended: str
         _learning(lines),
         *([_held_out(held_out)] if held_out else []),
         *([_scores(scores)] if (scores := read_scores(config.run)) else []),
+        *(section for found in evaluations_of(config.run) for section in _evaluation(found)),
         *([_alarms(lines)] if any("alarms" in line for line in lines) else []),
         _time(config, lines, outcome),
         *([_saving(config, outcome, cost)] if cost else []),
@@ -90,6 +95,22 @@ def write_train_report(config: TrainConfig, lines: Sequence[Line], *, ended: str
         sections=sections,
         footer=shlex.join(sys.argv),
     )
+
+
+def runs_report(config: RunsReportConfig) -> None:
+    """Write the page of a run anew, from what its folder holds now.
+
+    Raises:
+        MissingError: If there is no run.
+        UserError: If it has no line of metrics, or a file of it is damaged.
+    """
+    keys = read_saved_config(storage.join(config.run, "config.yaml"))
+    trained = replace(load_config(TrainConfig, [keys]), run=config.run)
+    lines = read_metrics(config.run)
+    if not lines:
+        raise UserError(f"{config.run}: has no line of metrics yet, of which its page is made")
+    write_train_report(trained, lines)
+    print(f"report: {storage.join(config.run, REPORT)}")
 
 
 def _tiles(config: TrainConfig, lines: Sequence[Line], held_out: Sequence[Line], outcome: Outcome) -> list[Tile]:
@@ -158,6 +179,18 @@ def _scores(lines: Sequence[ScoreLine]) -> Section:
     picture = draw_scores(lines, caption=caption)
     text = f"The table holds all scores of step {newest:,}."
     return Section("What its answers scored", text, ("task", "test set", "score", "value"), rows, [picture])
+
+
+def _evaluation(found: Evaluation) -> list[Section]:
+    scores = [[*name, f"{value:.3f}"] for name, value in found.scores.items()]
+    links = [("All answers", f"{EVALUATION}/{found.splits}/{PAGE}")] if found.has_page else []
+    columns = ("test set", "task", "score", "value")
+    return [
+        Section(f"Evaluation on {found.splits}", "By salmonn evaluate.", columns, scores, links=links),
+        Section(
+            f"Some of its answers on {found.splits}", "", ("task", "question", "reference", "answer"), found.answers
+        ),
+    ]
 
 
 def _time(config: TrainConfig, lines: Sequence[Line], outcome: Outcome) -> Section:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import random
 import shutil
+from html import escape
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,6 +60,11 @@ def test_evaluation_writes_answers_and_scores_once(words, run, capsys, monkeypat
     assert "audiocaption" in capsys.readouterr().out
     shown = Path(run) / "evaluation" / "test" / "page"
     assert shown.joinpath("index.html").read_text().count("<audio ") == len([*shown.joinpath("audio").iterdir()]) == 3
+    assert main(["runs", "report", f"run={run}"]) == 0
+    about_run = Path(run, "report.html").read_text()
+    assert "Evaluation on test" in about_run and 'href="evaluation/test/page/index.html"' in about_run
+    assert f"<td>{scores[0].value('accuracy'):.3f}</td>" in about_run
+    assert all(f"<td>{escape(line['answer'])}</td>" in about_run for line in lines)
     before = report_of(run)
     monkeypatch.setattr(answering, "run_units", lambda *_, **__: pytest.fail("answered again"))
     assert main(words) == 0 and report_of(run) == before
