@@ -101,6 +101,7 @@ class EvaluationsCompareConfig:
     """[URI] HTML page to write; empty: none."""
 
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 OF_SERVER = ("checkpoint", "llm", "whisper", "beats", "lora_scaling", "threads", "device")
 """Keys of `ask` that a server has decided when it started."""
 
@@ -175,6 +176,11 @@ class AskConfig:
         elif self.audio.partition("?")[0].lower().endswith(".txt"):
             lines = storage.read_bytes(self.audio).decode(errors="surrogateescape").splitlines()
             named = [line.strip() for line in lines if line.strip()]
+        elif self.audio.partition("?")[0].lower().removesuffix(".gz").endswith(TABLES):
+            raise UserError(
+                f"audio={self.audio}: a table, of which no recording can be heard; audio=LIST.txt names one a line, and "
+                "for a table with questions and answers there are salmonn prepare table, extract and evaluate"
+            )
         else:
             named = [self.audio]
         if not named:

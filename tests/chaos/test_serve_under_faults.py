@@ -22,11 +22,22 @@ from openai import OpenAI
 
 from pipelines.inference import Listener
 from tests import ROOT
+from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones, train_here
 from tests.pipelines.inference.serving.builders import TOKEN, about, free_port
 from tests.toy import RATE_HZ, tone
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 KILLS, CLIENTS = 3, 4
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of a few steps."""
+    folder = tmp_path_factory.mktemp("run")
+    manifest = prepare_tones(folder, num_clips=8)
+    fill(folder / "c", manifest, make_worker(folder / "c"))
+    train_here(config_of((manifest, str(folder / "c")), folder / "unbroken"))
+    return folder / "unbroken"
 
 
 @pytest.fixture(scope="module")

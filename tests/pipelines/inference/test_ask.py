@@ -102,6 +102,13 @@ def test_many_recordings_are_answered_with_their_names_and_what_cannot_be_heard_
     assert second.keys() == {"recording", "question", "error"} and third["recording"] == str(c)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "b.jsonl.gz", "C.PARQUET"])
+def test_a_table_is_refused_with_what_takes_one(unbroken, tmp_path, name, capsys):
+    (tmp_path / name).write_text("audio,answer\n")
+    assert main(["ask", f"run={unbroken}", f"audio={tmp_path / name}", "question=What?"]) == 2
+    assert f"{name}: a table, of which no recording can be heard; audio=LIST.txt" in capsys.readouterr().err
+
+
 def test_questions_are_read_from_a_terminal_while_the_model_stays_loaded(corpus, unbroken, tmp_path, capsys):
     a, _, c = write_recordings(corpus, tmp_path / "sounds")
     expected = []
