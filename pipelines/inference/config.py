@@ -178,7 +178,7 @@ class AskConfig:
             named = [line.strip() for line in lines if line.strip()]
         elif self.audio.partition("?")[0].lower().removesuffix(".gz").endswith(TABLES):
             raise UserError(
-                f"audio={self.audio}: a table, of which no recording can be heard; audio=LIST.txt names one a line, and "
+                f"audio={self.audio}: a table, of which no recording can be heard; audio=LIST.txt names one a line; "
                 "for a table with questions and answers there are salmonn prepare table, extract and evaluate"
             )
         else:

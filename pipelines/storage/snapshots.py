@@ -94,19 +94,28 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _open(folder: Path, name: str, key: str = "") -> pa.Table | None:
     """Map the newest snapshot of a name, of this key if one is given; None if there is none that is undamaged."""
-    paths = sorted(folder.glob(f"{name}.{key or '*'}.*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(paths):
+    for path in sorted(folder.glob(f"{name}.{key or '*'}.*{SUFFIX}"), key=_changed, reverse=True):
         try:
             with pa.memory_map(str(path)) as file:
                 if f"{zlib.crc32(file.read_buffer()):08x}" == path.name.removesuffix(SUFFIX).rpartition(".")[2]:
                     file.seek(0)
                     table = pa.ipc.open_file(file).read_all()
-                    os.utime(path)
+                    with suppress(FileNotFoundError):  # by now; what is mapped stays
+                        os.utime(path)
                     return table
-        except (OSError, pa.ArrowInvalid) as error:  # another process may have removed it
+        except FileNotFoundError:  # another process has put a newer one in its place
+            continue
+        except (OSError, pa.ArrowInvalid) as error:
             logger.warning("%s: %s", path, error)
         path.unlink(missing_ok=True)
     return None
+
+
+def _changed(path: Path) -> float:
+    """Return when a file was written or opened last, 0 if it is gone."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _write(folder: Path, name: str, key: str, table: pa.Table) -> None:

@@ -1,5 +1,8 @@
 """Covers pipelines.cache.clip_index, pipelines.cache.clip_table."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from benchmarks.range_server import range_server
 from encoders.features import STORED_TYPES
+from pipelines import storage
 from pipelines.cache import clip_table
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import TAR_BLOCK, index_schema, member_name
@@ -44,14 +48,13 @@ def write_unit(cache: Path, unit: int, ids: list[str], rng: np.random.Generator)
             member = member_name(stream, part)
             row_nbytes = width * (4 if part else STORED_TYPES[recipe.codec].value_nbytes)
             nbytes_N = 128 + row_nbytes * (np.ones_like(frames_N) if part else frames_N)
-            offset_N = TAR_BLOCK + rng.integers(0, 10**12, count)
+            offset_N = TAR_BLOCK + np.array([int(clip[:8], 16) for clip in ids], np.int64)
             columns[f"{member}_nbytes"], columns[f"{member}_offset"] = pa.array(nbytes_N), pa.array(offset_N)
             columns[f"{member}_crc32"] = pa.array(rng.integers(0, 2**32, count))
             end = max([end, *(offset_N + nbytes_N).tolist()])
     said = {"recipe": recipe.digest, "shard_nbytes": str(end)}
     table = pa.table([columns[name] for name in schema.names], schema=schema).replace_schema_metadata(said)
-    (cache / "index").mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, cache / "index" / f"{unit_name(unit)}.parquet")
+    storage.write_table(str(cache / "index" / f"{unit_name(unit)}.parquet"), table)
 
 
 def ids_of(rng: np.random.Generator, count: int) -> list[str]:
@@ -196,3 +199,56 @@ def test_an_object_stores_index_is_fetched_once_for_a_machine(cache, monkeypatch
         assert ClipIndex(server.uri("c")).table.equals(remote.table)
         assert len(read) == 9
     assert remote.table.select(["id_high", "id_low"]).equals(ClipIndex(str(cache)).table.select(["id_high", "id_low"]))
+
+
+READER = """
+import sys, time
+import numpy as np
+from pipelines.cache import clip_table
+from pipelines.cache.clip_index import ClipIndex
+from pipelines.errors import MissingError
+clip_table.SMALL_NBYTES = 0
+opened, end = 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        index = ClipIndex(sys.argv[1])
+    except MissingError:  # a file went while it was read
+        continue
+    rows = np.arange(index.num_clips)
+    ids = [index.clip_id(row) for row in rows]
+    starts = index.places("speech", rows, None).start
+    assert starts.tolist() == [512 + int(one[:8], 16) for one in ids], "a row is not of its clip"
+    assert index.positions(ids).tolist() == rows.tolist()
+    opened += 1
+print(opened)
+"""
+
+
+def test_readers_see_right_rows_while_units_come_go_and_change_and_snapshots_are_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("SALMONN_SNAPSHOTS", str(tmp_path / "snapshots"))
+    cache, rng, seconds = tmp_path / "c", np.random.default_rng(5), 5.0
+    write_recipe(str(cache), recipe_of("float16"), encoders=dict.fromkeys(WIDTHS, "none"), recorded={})
+    for unit in range(30):
+        write_unit(cache, unit, ids_of(rng, 20), rng)
+    command = [sys.executable, "-c", READER, str(cache), str(seconds)]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    end, damaged = time.monotonic() + seconds + 2, 0
+    while time.monotonic() < end:
+        unit = int(rng.integers(0, 40))
+        path = cache / "index" / f"{unit_name(unit)}.parquet"
+        match int(rng.integers(0, 4)):
+            case 0:
+                path.unlink(missing_ok=True)
+            case 1:
+                write_unit(cache, unit, ids_of(rng, int(rng.integers(0, 30))), rng)
+            case _:
+                for kept in (tmp_path / "snapshots").glob("index-*.arrow"):
+                    data = bytearray(kept.read_bytes() if kept.exists() else b"x")
+                    data[int(rng.integers(0, len(data)))] ^= 1 << int(rng.integers(0, 8))
+                    kept.with_suffix(".damaged").write_bytes(data[: len(data) - int(rng.integers(0, 2)) * 100])
+                    kept.with_suffix(".damaged").replace(kept)
+                    damaged += 1
+        time.sleep(0.02)
+    opened = [int(reader.communicate(timeout=60)[0]) for reader in readers]
+    assert [reader.returncode for reader in readers] == [0, 0]
+    assert min(opened) > 5 and damaged > 5
