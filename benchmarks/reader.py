@@ -6,7 +6,7 @@ the two copies does. Ours and the .npy files come in shuffled order, stock webda
 Alternating rounds: medians, the best round, and the median of the ratios of each round. Processor time is this
 process's alone: where others wait for worker processes, or for curl, those are not in it. "cold" drops the files from
 the page cache before each round. Two threads of ours stand beside two worker processes of the others. The object store
-is `range_server` on this machine.
+is nginx on this machine, where it is installed, else `range_server`.
 """
 
 import math
@@ -26,6 +26,7 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.nginx_server import NginxServer, has_nginx, nginx_server
 from benchmarks.range_server import range_server
 from encoders.audio import Segment
 from pipelines.cache.read_config import ReadConfig
@@ -68,7 +69,7 @@ def write_features(folder: Path, clips: int) -> list[dict[str, Tensor]]:
             for name, frames in streams.items():
                 np.save(folder / "npy" / f"{number:06d}.{name}.npy", frames.numpy())
             clip = Clip(
-                clip_id=f"clip{number:06d}",
+                clip_id=f"{number:032x}",
                 corpus="noise",
                 split="train",
                 root="",
@@ -192,14 +193,31 @@ def main(rounds: int, clips: int, where: str | None) -> None:
             race(f"Local disk, page cache warm, {threads} thread(s)", readers, clips, rounds, lambda: None)
             readers = {name: read for name, read in readers.items() if "memory" not in name}
             race(f"Local disk, cold, {threads} thread(s)", readers, clips, rounds, lambda: forget(folder))
-        with range_server(folder) as server:
+        served = nginx_server if has_nginx() else range_server
+        with served(folder) as server:
             remote, url = server.uri("b/cache"), f"http://127.0.0.1:{server.port}/b/{shards}"
             for threads in (1, 2):
                 readers = {
                     "ours, shuffled, 5 % verified": ours(remote, clips, threads=threads),
                     "stock webdataset, in order": stock(url, threads if threads > 1 else 0),
                 }
-                race(f"Local object store, {threads} thread(s)", readers, clips, rounds, lambda: None)
+                title = f"Object store on this machine ({served.__name__}), {threads} thread(s)"
+                race(title, readers, clips, rounds, lambda: None)
+            if isinstance(server, NginxServer):
+                count_requests(server, remote, clips)
+
+
+def count_requests(server: NginxServer, uri: str, clips: int) -> None:
+    """Print how many requests and bytes one pass takes."""
+    cache = ours(uri, clips, threads=2)
+    server.take_requests()
+    timed(cache, clips)
+    lines = server.take_requests()
+    nbytes = sum(int(line.split()[9]) for line in lines)
+    gets = sum('"GET ' in line for line in lines)
+    print(
+        f"\n{gets / clips:.2f} GET, {(len(lines) - gets) / clips:.2f} HEAD and {nbytes / clips / 1e6:.2f} MB per clip"
+    )
 
 
 if __name__ == "__main__":
