@@ -85,6 +85,7 @@ def test_killed_among_requests_it_fails_them_cleanly_and_is_back_by_itself(serve
             for _ in range(KILLS):
                 time.sleep(4)
                 (replica,) = replicas(process)
+                assert replica.nice() == 0  # as whatever else runs on the machine
                 replica.kill()
                 before, end = ends["right"], time.monotonic() + 90
                 time.sleep(1)

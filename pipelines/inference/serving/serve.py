@@ -1,6 +1,7 @@
 """`salmonn serve`: runs behind an address until they are stopped."""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -36,6 +37,7 @@ def serve(config: ServeConfig) -> None:
     _require_port(config)
     token = own_token() if config.require_token else ""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 lets whatever else runs here go before answers
     progress = Progress()
     with progress.opening("serve: Ray is starting"):
         own_cluster = connect(config.ray)
