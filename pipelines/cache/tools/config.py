@@ -1,7 +1,9 @@
 """The keys of the `salmonn cache` verbs."""
 
+import random
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Literal
 
 from omegaconf import MISSING
 
@@ -79,10 +81,24 @@ class CacheShowConfig:
 class CacheVerifyConfig:
     cache: str = MISSING
     """[URI] Folder of the feature cache."""
-    fraction: float = 1.0
-    """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays."""
+    sample: float = 1.0
+    """[fraction] Share of each shard's clips that are read; 1: every byte, also those between the arrays. The same seed
+    takes the same clips."""
     seed: int = 0
     """[number] Chooses the clips that are read."""
+    encode: bool = False
+    """[true/false] Encode the sampled clips anew from their recordings, and compare."""
+    whisper: str = ""
+    """[path|tiny] Whisper for encode=true; empty: where the cache was made from."""
+    beats: str = ""
+    """[path|tiny|none|module:function] BEATs for encode=true; empty: where the cache was made from, unless that is
+    code."""
+    manifest: str = ""
+    """[URI] Folder of a manifest that says where the recordings are today; empty: where they were when planned."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """[name] Where the encoders run with encode=true."""
+    tolerance_db: float = 30.0
+    """[dB] Lowest signal-to-noise ratio of a stored clip against the one encoded anew; 30 dB are an error of 3 %."""
     repair: bool = False
     """[true/false] Take faulty shards out of the index, so that extract with the same keys makes them anew; nothing
     else is touched."""
@@ -91,8 +107,14 @@ class CacheVerifyConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_range(self, ("fraction",), low=0, high=1)
+        require_range(self, ("sample",), low=0, high=1)
         require_range(self, ("threads",), low=1)
+        if self.encode and self.repair:
+            raise UserError("encode=true: only compares; repair=true is a command of its own")
+
+    def takes(self, clip_id: str) -> bool:
+        """Say whether a clip is in the sample: its id, the seed and the share alone decide."""
+        return random.Random(f"{self.seed}:{clip_id}").random() < self.sample
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`salmonn cache verify`: whether a feature cache is what its index, its plan and its recipe say."""
 
 import hashlib
-import random
 import tarfile
 import time
 from collections import Counter
@@ -50,11 +49,16 @@ def cache_verify(config: CacheVerifyConfig) -> None:
 
     Raises:
         FileNotFoundError: If there is no cache.
-        UserError: If recipe.json is damaged, or shards are to be repaired while another job writes to the cache.
+        UserError: If recipe.json is damaged, or shards are to be repaired while another job writes to the cache, or as
+            `encode_anew`.
         JobIncompleteError: If there is any fault, or was.
     """
     with storage.held(config.cache) if config.repair else nullcontext():
         _verify(config)
+        if config.encode:
+            from pipelines.cache.tools.encode_anew import encode_anew  # loads PyTorch, which the rest does without
+
+            encode_anew(config)
 
 
 def _verify(config: CacheVerifyConfig) -> None:
@@ -140,13 +144,13 @@ def _check_unit(config: CacheVerifyConfig, recipe: Recipe, unit: ExtractUnit, co
     expected = shard_nbytes(table.schema)
     if storage.file_nbytes(uri) != expected:
         faults.append(f"{shard}: has {storage.file_nbytes(uri)} bytes, its index says {expected}")
-    chosen = [row for row in rows if _draw(config.seed, row["clip_id"]) < config.fraction]
+    chosen = [row for row in rows if config.takes(row["clip_id"])]
     try:
         with storage.open_file(uri) as file:
             found = [
                 fault for row in chosen for member in member_names(recipe) for fault in _faults_of(file, row, member)
             ]
-            whole = config.fraction == 1.0 and not found
+            whole = config.sample == 1.0 and not found
             if whole and _sha256(file).encode() != about.get(b"shard_sha256"):
                 found = [f"{shard}: bytes between its arrays are damaged"]
     except OSError as error:
@@ -161,11 +165,6 @@ def _sha256(file: BinaryIO) -> str:
     while block := file.read(READ_NBYTES):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _draw(seed: int, clip_id: str) -> float:
-    """Return a number in [0, 1) that depends on seed and clip alone."""
-    return random.Random(f"{seed}:{clip_id}").random()
 
 
 def _plan_faults(unit: ExtractUnit, encoded: Sequence[str], rejected: Sequence[str]) -> Iterator[str]:

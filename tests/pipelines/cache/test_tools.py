@@ -1,17 +1,23 @@
-"""Covers pipelines.cache.tools.copy, pipelines.cache.tools.info, pipelines.cache.tools.ls, pipelines.cache.tools.prune,
-pipelines.cache.tools.show, pipelines.cache.tools.verify.
+"""Covers pipelines.cache.tools.copy, pipelines.cache.tools.encode_anew, pipelines.cache.tools.info,
+pipelines.cache.tools.ls, pipelines.cache.tools.prune, pipelines.cache.tools.show, pipelines.cache.tools.verify.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import tarfile
+import zlib
+from pathlib import Path
 
 import matplotlib.image
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 import webdataset
 
@@ -95,7 +101,7 @@ def add_what_is_missing(cache, manifest) -> int:
 
 def test_sound_cache_has_no_faults(cache, capsys):
     assert_valid(cache, capsys)
-    assert main(["cache", "verify", f"cache=file://{cache}", "fraction=0.5"]) == 0
+    assert main(["cache", "verify", f"cache=file://{cache}", "sample=0.5"]) == 0
     assert "MB/s" in capsys.readouterr().out
 
 
@@ -209,8 +215,87 @@ def test_shards_of_another_recipe_are_faults(cache, tones, tmp_path, capsys):
 
 def test_a_sample_reads_less_and_overlooks_what_it_does_not_read(cache, capsys):
     damage_array(cache)
-    assert main(["cache", "verify", f"cache={cache}", "fraction=0"]) == 0
+    assert main(["cache", "verify", f"cache={cache}", "sample=0"]) == 0
     assert " 0 clips read" in capsys.readouterr().out
+
+
+def forge(cache, number=3):
+    """Change an array and make checksum and index agree with it, as an encoder's fault would."""
+    row = FeatureCache(str(cache)).index.slice(number, 1).to_pylist()[0]
+    shard = cache / "shards" / row["shard"]
+    data, start = bytearray(shard.read_bytes()), row["audio_offset"]
+    end = start + row["audio_nbytes"]
+    data[start + 128 : end] = np.frombuffer(data[start + 128 : end], np.float16)[::-1].tobytes()
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    uri = cache / "index" / f"{row['shard'].partition('.')[0]}.parquet"
+    table = pq.read_table(uri)
+    rows = table.to_pylist()
+    forged = next(one for one in rows if one["clip_id"] == row["clip_id"])
+    forged["audio_crc32"] = zlib.crc32(data[start:end])
+    about = {**table.schema.metadata, b"shard_sha256": hashlib.sha256(data).hexdigest().encode()}
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema.with_metadata(about)), uri)
+    return row["clip_id"]
+
+
+def test_clips_encoded_anew_are_those_that_are_stored(cache, capsys):
+    assert main(["cache", "verify", f"cache={cache}", "encode=true", "device=cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "speech: 8 clips encoded anew, SNR 150.0 dB (median), 150.0 dB (lowest); worst cosine 1.000000" in shown
+    assert "audio: 8 clips encoded anew" in shown
+
+
+def test_int8_of_sound_alone_is_compared_as_it_is_stored(tones, tmp_path, capsys):
+    worker = make_worker(tmp_path / "cache", codec="int8", speech_frames="heard")
+    fill(tmp_path / "cache", tones, worker)
+    assert main(["cache", "verify", f"cache={tmp_path}/cache", "encode=true", "sample=0.5"]) == 0
+    assert "speech: 3 clips encoded anew, SNR 150.0 dB (median)" in capsys.readouterr().out
+
+
+def test_a_wrong_array_with_a_right_checksum_is_found_by_encoding_alone(cache, capsys):
+    clip = forge(cache)
+    assert_valid(cache, capsys)
+    assert main(["cache", "verify", f"cache={cache}", "encode=true"]) == 1
+    shown = capsys.readouterr()
+    assert re.search(rf"clip {clip} \(.*\.wav\): audio has an SNR of -?\d+\.\d dB, worst cosine", shown.out)
+    assert shown.err.count("\n") == 1 and "1 of 8 clips are not what their recordings give today" in shown.err
+    assert main(["cache", "verify", f"cache={cache}", "encode=true", "tolerance_db=-150"]) == 0
+
+
+def test_recordings_that_changed_or_went_are_told_from_wrong_features(tmp_path, capsys):
+    manifest = prepare_tones(tmp_path)
+    cache = cache_of(tmp_path / "cache", manifest)
+    first, second = [segment.recording for clip in list(read_clips(manifest))[:2] for segment in clip.located()]
+    samples, rate = soundfile.read(first)
+    soundfile.write(first, samples[::-1], rate)
+    Path(second).unlink()
+    assert main(["cache", "verify", f"cache={cache}", "encode=true"]) == 1
+    shown = capsys.readouterr()
+    assert "its recording has changed since" in shown.out
+    assert re.search(r"clip \w{32} cannot be encoded anew: .*no such file", shown.out)
+    assert "2 of 12 clips" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["beats=none"], "streams.audio"),
+        (["sample=0"], "sample=0: has no clip of this cache"),
+        (["repair=true"], "repair=true is a command of its own"),
+        (["whisper=/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_cannot_be_encoded_anew_is_refused(whole, keys, message, capsys):
+    assert main(["cache", "verify", f"cache={whole}", "encode=true", *keys]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cache_does_not_choose_which_code_runs(cache, capsys):
+    about = json.loads((cache / "recipe.json").read_text())
+    about["encoders"]["audio"] = "os:abort"
+    (cache / "recipe.json").write_text(json.dumps(about))
+    assert main(["cache", "verify", f"cache={cache}", "encode=true"]) == 2
+    assert "the cache names the encoder os:abort, which is code" in capsys.readouterr().err
 
 
 def test_what_belongs_to_no_shard_is_listed_and_no_fault(cache, capsys):
