@@ -96,6 +96,9 @@ VERBS = {
     "cache verify": Verb(
         "cache.tools.config:CacheVerifyConfig", "cache.tools.verify:cache_verify", "check a cache against its index"
     ),
+    "cache diff": Verb(
+        "cache.tools.config:CacheDiffConfig", "cache.tools.diff:cache_diff", "in what two feature caches differ"
+    ),
     "cache ls": Verb("cache.tools.config:CacheLsConfig", "cache.tools.ls:cache_ls", "a cache's clips, a line each"),
     "cache show": Verb(
         "cache.tools.config:CacheShowConfig", "cache.tools.show:cache_show", "draw a clip's wave and features"

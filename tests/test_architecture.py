@@ -64,7 +64,8 @@ MAY_IMPORT = {
 """Folder or module of `pipelines` -> what it may import there, and of the leaves (a package or some of its modules)."""
 HEAVY = {"torch", "torchaudio", "transformers", "peft", "ray", "bitsandbytes", "pandas", "matplotlib", "webdataset"}
 LIGHT_VERBS = (
-    *("runs list", "cache info", "cache ls", "cache verify", "cache prune", "recipe diff", "tasks"),
+    *("runs list", "cache info", "cache ls", "cache verify", "cache diff", "cache prune"),
+    *("recipe diff", "tasks"),
     *("manifest info", "manifest check", "manifest sample", "prepare table", "prepare librispeech"),
     *("deploy values", "deploy kuberay", "deploy slurm", "deploy ray-up", "deploy docker"),
     *("deploy monitoring", "top"),
@@ -167,6 +168,7 @@ WRONG_PATHS = (
     "cache export cache=/nowhere clips=[ab] out=/nowhere/out",
     "manifest info manifest=/nowhere",
     "recipe diff a=/nowhere b=/nowhere",
+    "cache diff a=/nowhere b=/nowhere",
     "top cache=/nowhere",
     "top run=/nowhere",
     "submit extract manifest=m cache=c whisper=tiny beats=tiny folder=/nowhere",

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -129,3 +129,13 @@ def check_member(data: bytes, row: Mapping[str, Any], member: str) -> None:
     """
     if len(data) != row[f"{member}_nbytes"] or zlib.crc32(data) != row[f"{member}_crc32"]:
         raise UserError(f"shards/{row['shard']}: {member} of clip {row['clip_id']} is damaged")
+
+
+def read_members(file: BinaryIO, row: Mapping[str, Any], recipe: Recipe) -> dict[str, bytes]:
+    """Return a clip's .npy files from an open shard, by its row of the index; raises as `check_member`."""
+    members = {}
+    for member in member_names(recipe):
+        file.seek(row[f"{member}_offset"])
+        members[member] = file.read(row[f"{member}_nbytes"])
+        check_member(members[member], row, member)
+    return members

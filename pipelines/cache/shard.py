@@ -20,10 +20,9 @@ from pipelines.cache.index import (
     REJECT_SCHEMA,
     TAR_BLOCK,
     ShardInfo,
-    check_member,
     index_schema,
     member_name,
-    member_names,
+    read_members,
     shard_info,
 )
 from pipelines.cache.layout import unit_name
@@ -180,12 +179,7 @@ def _npy_bytes(array: np.ndarray[Any, Any]) -> bytes:
 
 def read_stored(file: BinaryIO, row: Mapping[str, Any], clip: Clip, recipe: Recipe) -> StoredClip:
     """Return a clip as an open shard stores it, by its row of the index; raises as `check_member`."""
-    members = {}
-    for member in member_names(recipe):
-        file.seek(row[f"{member}_offset"])
-        members[member] = file.read(row[f"{member}_nbytes"])
-        check_member(members[member], row, member)
-    return StoredClip(clip, members, row)
+    return StoredClip(clip, read_members(file, row, recipe), row)
 
 
 def trimmed(stored: StoredClip) -> StoredClip:

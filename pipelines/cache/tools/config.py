@@ -114,7 +114,37 @@ class CacheVerifyConfig:
 
     def takes(self, clip_id: str) -> bool:
         """Say whether a clip is in the sample: its id, the seed and the share alone decide."""
-        return random.Random(f"{self.seed}:{clip_id}").random() < self.sample
+        return _is_sampled(clip_id, self.seed, self.sample)
+
+
+@dataclass(frozen=True)
+class CacheDiffConfig:
+    a: str = MISSING
+    """[URI] Folder of a feature cache."""
+    b: str = MISSING
+    """[URI] Folder of another one."""
+    sample: float = 0.0
+    """[fraction] Share of the clips in both that are read and compared, value by value; the same seed takes the same
+    clips."""
+    seed: int = 0
+    """[number] Chooses the clips that are read."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("sample",), low=0, high=1)
+
+    def takes(self, clip_id: str) -> bool:
+        """Say whether a clip is in the sample."""
+        return _is_sampled(clip_id, self.seed, self.sample)
+
+    def require_paths(self) -> None:
+        """Check that what is read is there."""
+        for cache in (self.a, self.b):
+            read_recipe(cache)
+
+
+def _is_sampled(clip_id: str, seed: int, share: float) -> bool:
+    return random.Random(f"{seed}:{clip_id}").random() < share
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,24 @@
 """A sample of a cache's clips encoded anew from their recordings, beside what is stored of them."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
-from encoders.codecs import dequantise, measure_fidelity, quantise
+from encoders.codecs import dequantise, quantise
 from encoders.errors import EncoderError
-from encoders.features import OWN_ENCODER, STORED_TYPES, Fidelity, heard_frames
+from encoders.features import OWN_ENCODER, heard_frames
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache.bounds import NPY_HEADER_NBYTES
 from pipelines.cache.encoder_recipe import load_encoder_of
-from pipelines.cache.index import committed_units, member_name, read_index
+from pipelines.cache.index import committed_units, read_index, read_members
 from pipelines.cache.plan import ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
-from pipelines.cache.shard import read_stored
 from pipelines.cache.tools.config import CacheVerifyConfig
+from pipelines.cache.tools.nearness import Nearness, stored_frames
 from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.devices import local_device
 from pipelines.interface.words import counted
@@ -30,13 +26,6 @@ from pipelines.manifest.tables import Clip, corpus_roots
 
 CHUNK_CLIPS = 32
 """Decoded and encoded together: 61 MB of waves."""
-
-
-@dataclass
-class _Findings:
-    fidelities: dict[str, list[Fidelity]] = field(default_factory=dict)
-    clips: int = 0
-    faults: int = 0
 
 
 def encode_anew(config: CacheVerifyConfig) -> None:
@@ -58,27 +47,24 @@ def encode_anew(config: CacheVerifyConfig) -> None:
         here=config.cache,
         there="the encoder of this command",
     )
-    found = _Findings({stream: [] for stream in sorted(recipe.streams)})
+    nearness, clips, faults = Nearness(), 0, 0
     roots = corpus_roots(config.manifest) if config.manifest else {}
     committed = committed_units(config.cache)
     with torch.inference_mode():
         for unit in read_units(config.cache, roots=roots):
             if unit.unit in committed:
-                for line in _faults(config, recipe, encoder, unit, found):
-                    print(line)
-                    found.faults += 1
-    if not found.clips:
+                for fault in _faults(config, recipe, encoder, unit, nearness):
+                    clips += 1
+                    if fault:
+                        print(fault)
+                        faults += 1
+    if not clips:
         raise UserError(f"{config.cache}: sample={config.sample:g}: has no clip of this cache; take a larger one")
-    for stream, measured in found.fidelities.items():
-        snrs, worst = [one.snr_db for one in measured], min((one.worst_cosine for one in measured), default=1.0)
-        if snrs:
-            print(
-                f"{stream}: {counted(len(snrs), 'clip')} encoded anew, SNR {np.median(snrs):.1f} dB (median), "
-                f"{min(snrs):.1f} dB (lowest); worst cosine {worst:.6f}"
-            )
-    if found.faults:
+    for line in nearness.lines():
+        print(line)
+    if faults:
         raise JobIncompleteError(
-            f"{config.cache}: {found.faults} of {counted(found.clips, 'clip')} are not what their recordings give today"
+            f"{config.cache}: {faults} of {counted(clips, 'clip')} are not what their recordings give today"
         )
 
 
@@ -90,16 +76,15 @@ def _recorded(beats: str) -> str:
 
 
 def _faults(
-    config: CacheVerifyConfig, recipe: Recipe, encoder: ClipEncoder, unit: ExtractUnit, found: _Findings
+    config: CacheVerifyConfig, recipe: Recipe, encoder: ClipEncoder, unit: ExtractUnit, nearness: Nearness
 ) -> Iterator[str]:
-    """Yield a line for each sampled clip of a unit that is too far away, and add the others' measures."""
+    """Yield, for each sampled clip of a unit, what is wrong with it; empty where nothing is."""
     index = read_index(config.cache, unit.unit)
     rows = {row["clip_id"]: row for row in index.to_pylist() if config.takes(row["clip_id"])}
     chosen = [clip for clip in unit.clips if clip.clip_id in rows]
     with storage.open_file(storage.join(config.cache, "shards", f"{unit.unit_id}.tar")) as shard:
         for first in range(0, len(chosen), CHUNK_CLIPS):
             clips = chosen[first : first + CHUNK_CLIPS]
-            found.clips += len(clips)
             heard: list[tuple[Clip, Tensor]] = []
             for clip in clips:
                 try:
@@ -110,15 +95,18 @@ def _faults(
             features = encoder.encode([wave for _, wave in heard])
             for (clip, wave), frames in zip(heard, features, strict=True):
                 row = rows[clip.clip_id]
-                stored = _stored_frames(read_stored(shard, row, clip, recipe).members, row, recipe)
+                stored = stored_frames(read_members(shard, row, recipe), row, recipe)
                 try:
-                    faults = _compare(stored, _as_stored(frames, wave, recipe), config.tolerance_db, found)
-                except EncoderError as error:  # no number
+                    computed = _as_stored(frames, wave, recipe)
+                    faults = nearness.add(computed, stored, tolerance_db=config.tolerance_db)
+                except EncoderError as error:  # what is computed now cannot be stored
                     faults = [str(error)]
-                if faults:
-                    digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
-                    why = "" if digest == row["source_digest"] else "; its recording has changed since"
-                    yield f"clip {clip.clip_id} ({', '.join(clip.recordings)}): {'; '.join(faults)}{why}"
+                if not faults:
+                    yield ""
+                    continue
+                digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
+                why = "" if digest == row["source_digest"] else "; its recording has changed since"
+                yield f"clip {clip.clip_id} ({', '.join(clip.recordings)}): {'; '.join(faults)}{why}"
 
 
 def _as_stored(frames: Mapping[str, Tensor], wave: Tensor, recipe: Recipe) -> dict[str, Tensor]:
@@ -127,33 +115,3 @@ def _as_stored(frames: Mapping[str, Tensor], wave: Tensor, recipe: Recipe) -> di
     if recipe.speech_frames == "heard":
         back["speech"] = back["speech"][: int(heard_frames([wave.numel() / SAMPLE_RATE_HZ])[0])]
     return back
-
-
-def _stored_frames(members: Mapping[str, bytes], row: Mapping[str, Any], recipe: Recipe) -> dict[str, Tensor]:
-    """Return a stored clip's streams, float32 [T, C]."""
-    stored, streams = STORED_TYPES[recipe.codec], {}
-    dtypes = {"": stored.dtype, "scale": "float32"}
-    for stream, about in recipe.streams.items():
-        parts = {}
-        for part in stored.parts:
-            values = bytearray(memoryview(members[member_name(stream, part)])[NPY_HEADER_NBYTES:])
-            shape = (row[f"{stream}_frames"], about.width) if part == "" else (about.width,)
-            parts[part] = torch.from_numpy(np.frombuffer(values, dtypes[part]).reshape(shape))
-        streams[stream] = dequantise(parts, recipe.codec)
-    return streams
-
-
-def _compare(
-    stored: Mapping[str, Tensor], computed: Mapping[str, Tensor], tolerance_db: float, found: _Findings
-) -> Sequence[str]:
-    """Return what is wrong with each stream of a clip."""
-    faults = []
-    for stream, frames_TC in computed.items():
-        if stored[stream].shape != frames_TC.shape:
-            faults.append(f"{stream} has {len(stored[stream])} frames, of which {len(frames_TC)} are computed now")
-            continue
-        measured = measure_fidelity(frames_TC, stored[stream])
-        found.fidelities[stream].append(measured)
-        if not measured.snr_db >= tolerance_db:  # NaN is none
-            faults.append(f"{stream} has an SNR of {measured.snr_db:.1f} dB, worst cosine {measured.worst_cosine:.4f}")
-    return faults

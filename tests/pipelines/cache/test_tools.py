@@ -1,5 +1,6 @@
 """Covers pipelines.cache.tools.copy, pipelines.cache.tools.encode_anew, pipelines.cache.tools.info,
-pipelines.cache.tools.ls, pipelines.cache.tools.prune, pipelines.cache.tools.show, pipelines.cache.tools.verify.
+pipelines.cache.tools.ls, pipelines.cache.tools.nearness, pipelines.cache.tools.prune, pipelines.cache.tools.show,
+pipelines.cache.tools.verify.
 """
 
 import hashlib
@@ -241,15 +242,15 @@ def forge(cache, number=3):
 def test_clips_encoded_anew_are_those_that_are_stored(cache, capsys):
     assert main(["cache", "verify", f"cache={cache}", "encode=true", "device=cpu"]) == 0
     shown = capsys.readouterr().out
-    assert "speech: 8 clips encoded anew, SNR 150.0 dB (median), 150.0 dB (lowest); worst cosine 1.000000" in shown
-    assert "audio: 8 clips encoded anew" in shown
+    assert "speech: 8 clips compared, SNR 150.0 dB (median), 150.0 dB (lowest); worst cosine 1.000000" in shown
+    assert "audio: 8 clips compared" in shown
 
 
 def test_int8_of_sound_alone_is_compared_as_it_is_stored(tones, tmp_path, capsys):
     worker = make_worker(tmp_path / "cache", codec="int8", speech_frames="heard")
     fill(tmp_path / "cache", tones, worker)
     assert main(["cache", "verify", f"cache={tmp_path}/cache", "encode=true", "sample=0.5"]) == 0
-    assert "speech: 3 clips encoded anew, SNR 150.0 dB (median)" in capsys.readouterr().out
+    assert "speech: 3 clips compared, SNR 150.0 dB (median)" in capsys.readouterr().out
 
 
 def test_a_wrong_array_with_a_right_checksum_is_found_by_encoding_alone(cache, capsys):
