@@ -136,6 +136,7 @@ VERBS = {
         "a run's page anew, with what its evaluations found",
     ),
     "runs delete": Verb("runs.config:RunsDeleteConfig", "runs.delete:runs_delete", "remove a run and all its files"),
+    "runs prune": Verb("runs.config:RunsPruneConfig", "runs.delete:runs_prune", "remove a run's needless checkpoints"),
     "runs compare": Verb(
         "runs.config:RunsCompareConfig", "runs.compare:runs_compare", "runs side by side where their configs differ"
     ),

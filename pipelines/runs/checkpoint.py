@@ -30,6 +30,7 @@ from pipelines.runs.folder import (
     best_checkpoint,
     checkpoint_uri,
     complete_steps,
+    delete_checkpoint,
     find_checkpoint,
 )
 from pipelines.runs.model import build_beside, build_model
@@ -85,7 +86,7 @@ def save_checkpoint(
     best = best_checkpoint(run)
     for old in complete_steps(run)[:-keep]:
         if not best or old != best[0]:
-            _delete_checkpoint(run, old)
+            delete_checkpoint(run, old)
 
 
 def model_card(spec: RunSpec, step: int) -> str:
@@ -130,12 +131,6 @@ class CheckpointWriter:
             raise TimeoutError(f"checkpoint {step}: not written within {WRITE_SECONDS:g} s; storage is stuck")
         self._writing = None
         future.result()
-
-
-def _delete_checkpoint(run: str, step: int) -> None:
-    filesystem, path = storage.resolve(checkpoint_uri(run, step))
-    filesystem.delete_file(f"{path}/{STATE}")
-    filesystem.delete_dir(path)
 
 
 @contextmanager

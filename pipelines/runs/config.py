@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from encoders.features import Codec, Kernel
 from llm.settings import Precision
 from pipelines import storage
+from pipelines.errors import UserError
 from pipelines.interface.config import require_range
 from pipelines.interface.words import command
 from pipelines.runs.folder import newest_step
@@ -92,6 +93,27 @@ class RunsDeleteConfig:
     """[URI] Folder of the run to remove, with its checkpoints, its evaluations and whatever else is in it."""
     yes: bool = False
     """[true/false] Remove it; otherwise it is only said what would go."""
+
+
+@dataclass(frozen=True)
+class RunsPruneConfig:
+    run: str = MISSING
+    """[URI] Folder of the run."""
+    keep: str = "best,last"
+    """[best,last|count] Which checkpoints stay; a count: so many of the newest, and the best. Those that an evaluation
+    scored, or that a run in the same folder started from, stay too."""
+    dry_run: bool = False
+    """[true/false] Only say what would be removed."""
+
+    def __post_init__(self) -> None:
+        """Check what stays."""
+        if self.keep not in ("best,last", "last,best") and not (self.keep.isdecimal() and int(self.keep)):
+            raise UserError(f"keep={self.keep}: must be best,last, or how many of the newest")
+
+    @property
+    def newest(self) -> int:
+        """How many of the newest stay."""
+        return int(self.keep) if self.keep.isdecimal() else 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a run's evaluations found, as far as tables of runs show it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -12,6 +13,7 @@ EVALUATION = "evaluation"
 """Of a run: a folder for each evaluation, named for its splits."""
 PAGE = "page/index.html"
 """Below an evaluation's folder; the sounds that it plays are beside it, in `audio`."""
+FoundT = TypeVar("FoundT")
 ANSWERS_SHOWN = 3
 """Of each task."""
 ROWS_AT_ONCE = 4_096
@@ -31,28 +33,39 @@ def read_scores(run: str) -> dict[str, float]:
     Raises:
         UserError: If a file is damaged.
     """
-    return {" ".join(name): value for _, uri in _scores_files(run) for name, value in _scores_in(uri).items()}
+    return {" ".join(name): value for _, found in _read(run, _scores) for name, value in found.items()}
 
 
-def _scores_files(run: str) -> Iterator[tuple[str, str]]:
-    """Yield the splits of a run's evaluations and where their scores are."""
+def evaluated_steps(run: str) -> set[int]:
+    """Return the checkpoints that a run's evaluations scored.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    return {step for _, step in _read(run, lambda content: int(content["step"]))}
+
+
+def _read(run: str, look_up: Callable[[Any], FoundT]) -> Iterator[tuple[str, FoundT]]:
+    """Yield the splits of each evaluation, and what is looked up in its scores.json."""
     for splits in storage.list_folders(storage.join(run, EVALUATION)):
         uri = storage.join(run, EVALUATION, splits, "scores.json")
-        if storage.file_exists(uri):
-            yield splits, uri
+        if not storage.file_exists(uri):
+            continue
+        content = storage.read_json(uri)
+        try:
+            found = look_up(content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{uri}: damaged, not an evaluation's scores ({error!r})") from None
+        yield splits, found
 
 
-def _scores_in(uri: str) -> dict[tuple[str, str, str], float]:
-    content = storage.read_json(uri)
-    try:
-        return {
-            (task["test_set"], task["task"], score["name"]): float(score["value"])
-            for task in (heard["own"] for heard in content["tasks"])
-            for score in task["scores"]
-            if score["value"] is not None
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{uri}: damaged, not an evaluation's scores ({error!r})") from None
+def _scores(content: Any) -> dict[tuple[str, str, str], float]:
+    return {
+        (task["test_set"], task["task"], score["name"]): float(score["value"])
+        for task in (heard["own"] for heard in content["tasks"])
+        for score in task["scores"]
+        if score["value"] is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -76,11 +89,11 @@ def evaluations_of(run: str) -> list[Evaluation]:
     return [
         Evaluation(
             splits,
-            _scores_in(uri),
+            scores,
             _answers_in(storage.join(run, EVALUATION, splits, "answers.parquet")),
             storage.file_exists(storage.join(run, EVALUATION, splits, PAGE)),
         )
-        for splits, uri in _scores_files(run)
+        for splits, scores in _read(run, _scores)
     ]
 
 

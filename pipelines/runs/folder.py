@@ -13,6 +13,7 @@
 """
 
 import json
+from contextlib import suppress
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -88,6 +89,20 @@ def find_checkpoint(run: str, checkpoint: str) -> int:
 
 def checkpoint_uri(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"{step:06d}")
+
+
+def unfinished_steps(run: str) -> list[int]:
+    """Return the steps whose checkpoint lacks state.json: one is being written, or its writer was killed."""
+    names = storage.list_folders(storage.join(run, "checkpoints"))
+    return sorted({int(name) for name in names if name.isdecimal()} - set(complete_steps(run)))
+
+
+def delete_checkpoint(run: str, step: int) -> None:
+    """Remove a checkpoint; it is incomplete from the first moment on."""
+    filesystem, path = storage.resolve(checkpoint_uri(run, step))
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(f"{path}/{STATE}")
+    filesystem.delete_dir(path)
 
 
 def is_described(run: str) -> bool:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from pipelines import storage
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import committed_units, read_rejects, shard_nbytes
-from pipelines.cache.layout import unit_name
+from pipelines.cache.layout import UNITS, find_orphans, unit_name
 from pipelines.cache.plan import count_planned_clips, count_units
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.tools.config import CacheInfoConfig
@@ -17,7 +17,7 @@ from pipelines.interface.words import counted
 
 
 def cache_info(config: CacheInfoConfig) -> None:
-    """Print recipe, counts, bytes and rejects by reason.
+    """Print recipe, counts, rejects by reason, and bytes by kind.
 
     Raises:
         FileNotFoundError: If there is no cache.
@@ -42,6 +42,7 @@ def cache_info(config: CacheInfoConfig) -> None:
         _print_fidelity(index, recipe)
         _print_doubts(index)
     _print_rejects(config.cache, units)
+    _print_disk(config.cache, units)
 
 
 def _checked_nbytes(cache: str, unit: int, recipe: Recipe) -> int:
@@ -88,3 +89,20 @@ def _print_rejects(cache: str, units: frozenset[int]) -> None:
     for stage, count in Counter(table["stage"].to_pylist()).most_common():
         first = table["error"][pc.index(table["stage"], stage).as_py()].as_py()
         print(f"           {count} × {stage}, the first: {first}")
+
+
+def _print_disk(cache: str, units: frozenset[int]) -> None:
+    """Print the bytes of each kind of file, what belongs to no shard apart."""
+    orphans = find_orphans(cache, units)
+    lost: Counter[str] = Counter()
+    for name in orphans:
+        lost[name.partition("/")[0]] += storage.file_nbytes(storage.join(cache, name))
+    kinds = {"shards": ("shards",), "index": ("index", "rejects"), "plan": (UNITS,), "jobs": ("jobs",)}
+    sizes = {
+        kind: sum(storage.folder_nbytes(storage.join(cache, name)) - lost[name] for name in folders)
+        for kind, folders in kinds.items()
+    }
+    line = ", ".join(f"{kind} {nbytes / 1e6:.1f}" for kind, nbytes in sizes.items())
+    print(f"on disk    {line}, leftovers {lost.total() / 1e6:.1f} MB")
+    if orphans:
+        print(f"           {counted(len(orphans), 'leftover file')}: salmonn cache prune apply=true removes them")

@@ -627,3 +627,20 @@ def test_manifest_that_names_no_clip_of_the_cache_is_taken_for_a_mistake(cache, 
     assert prune(cache, str(tmp_path / "m")) == 2
     assert "nothing would remain" in capsys.readouterr().err
     assert json.loads(storage.read_bytes(str(cache / "recipe.json")))
+
+
+# info
+
+
+def test_bytes_on_disk_are_told_by_kind_and_leftovers_apart(cache, capsys):
+    def on_disk() -> str:
+        assert main(["cache", "info", f"cache={cache}"]) == 0
+        return capsys.readouterr().out.partition("on disk    ")[2]
+
+    shards = sum(path.stat().st_size for path in (cache / "shards").iterdir())
+    assert on_disk().startswith(f"shards {shards / 1e6:.1f}, index ") and "leftover file" not in on_disk()
+    (cache / "shards" / "000099.tar").write_bytes(bytes(2_000_000))
+    (cache / "shards" / ".tmp-x").write_bytes(bytes(1_000_000))
+    shown = on_disk()
+    assert shown.startswith(f"shards {shards / 1e6:.1f}, index ") and "leftovers 3.0 MB" in shown
+    assert "2 leftover files: salmonn cache prune apply=true removes them" in shown
