@@ -1,5 +1,6 @@
 """What the encoders cost a device: once, into a cache, or again for every example in its step."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pipelines import storage
@@ -41,6 +42,16 @@ def read_encoding_cost(cache: str) -> EncodingCost | None:
         encoding += sum(report["parts"].get(part, 0.0) for part in ENCODERS)
         extracting += sum(report["parts"].get(part, 0.0) for part in ALL_PARTS)
         devices |= set(report["devices"])
+    return _cost(clips, encoding, extracting, devices)
+
+
+def encoding_cost_of(clips: int, parts: Mapping[str, float], devices: Collection[str]) -> EncodingCost | None:
+    """Return what the clips cost one job, by its seconds of each part; None if it encoded none."""
+    encoding, extracting = (sum(parts.get(part, 0.0) for part in names) for names in (ENCODERS, ALL_PARTS))
+    return _cost(clips, encoding, extracting, devices)
+
+
+def _cost(clips: int, encoding: float, extracting: float, devices: Collection[str]) -> EncodingCost | None:
     if not clips:
         return None
     return EncodingCost(clips, min(encoding, extracting) / clips, extracting / clips, ", ".join(sorted(devices)))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
+from pipelines.cache.cost import EncodingCost, encoding_cost_of
 from pipelines.extraction.messages import Forecast
 from pipelines.interface.figures import (
     ACCENT,
@@ -67,8 +68,10 @@ def write_closing_report(
     cache: str,
     encoders: Mapping[str, str],
     command: str,
+    examples_per_clip: float,
+    price_per_hour: float,
 ) -> None:
-    """Write the page of a job that committed units: what was forecast and what came, speed over time, time by part."""
+    """Write the page of a job that committed units: forecast and outcome, speed over time, time by part, cost."""
     clips, rejects = (int(np.sum(units[name].to_numpy())) for name in ("clips", "rejects"))
     hours, nbytes = np.sum(units["audio_seconds"].to_numpy()) / 3600, int(np.sum(units["nbytes"].to_numpy()))
     expected_seconds = forecast.seconds(workers)
@@ -103,6 +106,10 @@ def write_closing_report(
         Section("Speed", pictures=[speed]),
         Section("Time by part", pictures=[shares]),
     ]
+    cost = encoding_cost_of(clips, parts, devices)
+    if cost and cost.encode_seconds:
+        examples = round(clips * examples_per_clip)
+        sections.append(_cost(cost, examples, device_hours=workers * seconds / 3600, price_per_hour=price_per_hour))
     write_report(
         uri,
         title="Feature extraction",
@@ -111,3 +118,19 @@ def write_closing_report(
         sections=sections,
         footer=command,
     )
+
+
+def _cost(cost: EncodingCost, examples: int, *, device_hours: float, price_per_hour: float) -> Section:
+    """Compare what the job cost with encoders that run in every step of a training, at the job's own rate."""
+    online = cost.online_hours(examples)
+    rows = [
+        (name, f"{hours:,.4g}", f"{hours * price_per_hour:,.2f}" if price_per_hour else "")
+        for name, hours in (("this job", device_hours), ("the encoders in every step, an epoch", online))
+    ]
+    text = (
+        f"A training without the cache would encode the {examples:,} examples of these clips anew in every epoch, at "
+        f"{cost.encode_seconds:.3g} s a clip as measured here ({cost.devices}). "
+        f"The job has paid for itself after {device_hours / online:,.2f} epochs."
+    )
+    money = f"money at {price_per_hour:g} an hour" if price_per_hour else ""
+    return Section("What it cost", text, ("", "device hours", money), rows)

@@ -72,13 +72,15 @@ class ExtractConfig:
     """[true/false] Encode the shards again that hold rejected clips, once what was wrong with those is mended."""
     clips_per_second: float = 0.0
     """[clips/s] One worker's speed as `salmonn plan extract` forecasts it; the closing report compares; 0: unknown."""
+    price_per_hour: float = 0.0
+    """[money] An hour of a worker's device, for the closing report; 0: unknown."""
     limits: QueueLimits = field(default_factory=QueueLimits)
     ray: RayConfig = field(default_factory=RayConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
-        require_range(self, ("workers", "clips_per_second"), low=0)
+        require_range(self, ("workers", "clips_per_second", "price_per_hour"), low=0)
         require_range(self, ("max_reject_fraction",), low=0, high=1)
         if self.channel not in ("first", "mean") and not re.fullmatch(r"\d", self.channel):
             raise UserError(f"channel={self.channel}: must be first, mean, or a number from 0 to 9")
@@ -119,10 +121,8 @@ class PlanExtractConfig(ExtractConfig):
     """[clips/s] A worker's speed where it is known; 0: measured here, on clips of the manifest."""
     calibration_seconds: float = 10.0
     """[seconds] Time spent on measuring, once the encoders are warm."""
-    device_hour_price: float = 0.0
-    """[money] An hour of a worker's device; with terabyte_price the break-even counts the storage too."""
     terabyte_price: float = 0.0
-    """[money] A terabyte (10¹² bytes) for as long as the cache is kept."""
+    """[money] A terabyte (10¹² bytes) for as long as the cache is kept; needs price_per_hour, and counts in the break-even."""
     budget_terabytes: float = 0.0
     """[TB] Room for the cache, in 10¹² bytes: the table says which ways to store it fit. 0: not asked."""
     json: bool = False
@@ -131,10 +131,9 @@ class PlanExtractConfig(ExtractConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        prices = ("device_hour_price", "terabyte_price")
-        require_range(self, ("calibration_seconds", "budget_terabytes", *prices), low=0)
-        if self.terabyte_price and not self.device_hour_price:
-            raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without device_hour_price")
+        require_range(self, ("calibration_seconds", "budget_terabytes", "terabyte_price"), low=0)
+        if self.terabyte_price and not self.price_per_hour:
+            raise UserError(f"terabyte_price={self.terabyte_price}: means nothing without price_per_hour")
 
     def require_paths(self) -> None:
         """Check that what is read is there."""

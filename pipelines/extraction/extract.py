@@ -36,7 +36,7 @@ from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.progress import Progress
 from pipelines.interface.words import counted
 from pipelines.manifest.sources import require_unchanged
-from pipelines.manifest.tables import corpus_roots, require_clips
+from pipelines.manifest.tables import corpus_roots, examples_per_clip, require_clips
 
 
 @dataclass
@@ -303,5 +303,7 @@ def _record_job(config: ExtractConfig, jobs: str, name: str, forecast: Forecast,
             cache=config.cache,
             encoders={"speech": config.whisper, "audio": config.beats, "codec": config.codec},
             command=command,
+            examples_per_clip=examples_per_clip(config.manifest),
+            price_per_hour=config.price_per_hour,
         )
         print(f"report: {page}")

@@ -36,10 +36,10 @@ from pipelines.extraction.config import MEGABYTE, PlanExtractConfig, encoder_key
 from pipelines.manifest.tables import (
     CLIP_SCHEMA,
     CLIPS,
-    EXAMPLES,
     Clip,
     clip_from_row,
     count_clips,
+    examples_per_clip,
     read_batches,
     require_clips,
     take_rows,
@@ -135,10 +135,9 @@ def _plan(config: PlanExtractConfig) -> ExtractForecast:
     speed = _speed(config, encoder)
     device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())
     per_second = 1 / max(device_seconds, 1e-9)
-    with storage.open_parquet(storage.join(config.manifest, EXAMPLES)) as file:
-        examples_per_clip = max(1.0, file.metadata.num_rows / num_clips)
+    per_clip = examples_per_clip(config.manifest)
     money = nbytes / 1e12 * config.terabyte_price
-    storage_hours = money / config.device_hour_price if money else 0.0
+    storage_hours = money / config.price_per_hour if money else 0.0
     forecast = ExtractForecast(
         clips=len(seconds_N),
         hours=float(seconds_N.sum()) / 3600,
@@ -148,14 +147,14 @@ def _plan(config: PlanExtractConfig) -> ExtractForecast:
         stored=_stored(config, recipe, seconds_N, speed.snr_db),
         audio_nbytes=audio_nbytes,
         audio_nbytes_from=audio_nbytes_from,
-        examples_per_clip=examples_per_clip,
+        examples_per_clip=per_clip,
         device=speed.device,
         clips_per_second=len(seconds_N) * per_second,
         device_hours=device_seconds / 3600,
         decode_cpu_hours=None if speed.decode_seconds is None else speed.decode_seconds * len(seconds_N) / 3600,
         write_megabytes_per_second=nbytes / 1e6 * per_second,
         read_megabytes_per_second=audio_nbytes / 1e6 * per_second,
-        break_even_epochs=break_even_epochs(device_seconds / 3600, storage_hours, examples_per_clip),
+        break_even_epochs=break_even_epochs(device_seconds / 3600, storage_hours, per_clip),
     )
     print(json.dumps(asdict(forecast), indent=2) if config.json else _table(forecast, config))
     return forecast

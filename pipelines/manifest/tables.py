@@ -212,6 +212,12 @@ def count_clips(uri: str) -> int:
         return int(file.metadata.num_rows)
 
 
+def examples_per_clip(uri: str) -> float:
+    """Return how many examples a clip has on average, 1 at least, from the tables' footers alone."""
+    with storage.open_parquet(storage.join(uri, EXAMPLES)) as file:
+        return max(1.0, float(file.metadata.num_rows / count_clips(uri)))
+
+
 def corpus_roots(uri: str) -> dict[str, str]:
     """Return corpus -> root for the corpora that are in one place."""
     roots: dict[str, set[str]] = {}

@@ -158,6 +158,8 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     forecast_step_seconds: float = field(default=0.0, metadata=FREE)
     """[seconds] A step's time as `salmonn plan train` forecasts it; the closing report compares. 0: unknown."""
+    price_per_hour: float = field(default=0.0, metadata=FREE)
+    """[money] An hour of a worker's device, for the closing report; 0: unknown."""
     ray: RayConfig = field(default_factory=RayConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
@@ -168,7 +170,9 @@ class TrainConfig:
         counts = ("steps", "batch_examples", "micro_batch_examples", "max_answer_tokens", "shard_window")
         require_range(self, (*counts, "workers", "threads", "log_every", "max_skipped_steps"), low=1)
         require_range(self, ("checkpoint_every", "keep_checkpoints", "eval_questions"), low=1)
-        require_range(self, ("max_failures", "valid_every", "eval_every", "forecast_step_seconds"), low=0)
+        require_range(
+            self, ("max_failures", "valid_every", "eval_every", "forecast_step_seconds", "price_per_hour"), low=0
+        )
         require_range(self, ("min_workers",), low=0, high=self.workers)
         require_range(self, ("collective_timeout_seconds", "no_workers_seconds"), low=1)
         if self.shard_llm and self.precision in ("int8", "int4"):

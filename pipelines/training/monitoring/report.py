@@ -123,9 +123,17 @@ def _tiles(config: TrainConfig, lines: Sequence[Line], held_out: Sequence[Line],
         Tile("examples", f"{outcome.examples:,}"),
         Tile("examples/s", f"{outcome.examples / outcome.step_seconds:,.3g}"),
         Tile("device hours", f"{_hours(config, outcome.seconds):,.3f}"),
+        *_money(config, outcome),
         Tile("waiting for data", f"{outcome.seconds_by_part[WAIT] / outcome.step_seconds:.1%}"),
         Tile("alarms", f"{sum(len(line.get('alarms', ())) for line in lines)}"),
     ]
+
+
+def _money(config: TrainConfig, outcome: Outcome) -> list[Tile]:
+    if not config.price_per_hour:
+        return []
+    money = _hours(config, outcome.seconds) * config.price_per_hour
+    return [Tile(f"money at {config.price_per_hour:g} a device hour", f"{money:,.2f}")]
 
 
 def _hours(config: TrainConfig, seconds: float) -> float:

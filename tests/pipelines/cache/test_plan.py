@@ -199,7 +199,7 @@ def test_forecast_matches_what_is_then_written_and_writes_nothing(tmp_path, caps
 @pytest.mark.parametrize(("codec", "speech_frames"), [("float16", "all"), ("float16", "heard"), ("int8", "heard")])
 def test_every_way_of_storing_is_forecast_beside_the_plans_own(tmp_path, capsys, codec, speech_frames):
     manifest, cache = prepare_tones(tmp_path, num_clips=8), tmp_path / "c"
-    words = ["calibration_seconds=0", "terabyte_price=20", "device_hour_price=2", "budget_terabytes=0.000001"]
+    words = ["calibration_seconds=0", "terabyte_price=20", "price_per_hour=2", "budget_terabytes=0.000001"]
     ways = planned(manifest, cache, capsys, f"speech_frames={speech_frames}", *words)["stored"]
     fill(cache, manifest, make_worker(cache, codec=codec, speech_frames=speech_frames), shard_nbytes=1_000_000)
     written = sum(shard.stat().st_size for shard in (cache / "shards").glob("*.tar"))
@@ -226,7 +226,7 @@ def test_forecast_leaves_out_what_the_cache_holds(tmp_path, capsys):
 def test_speed_is_measured_on_the_manifests_own_clips(tmp_path, capsys):
     manifest = prepare_tones(tmp_path, num_clips=4)
     words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "calibration_seconds=0"]
-    assert main(["plan", "extract", *words, "terabyte_price=20", "device_hour_price=2"]) == 0
+    assert main(["plan", "extract", *words, "terabyte_price=20", "price_per_hour=2"]) == 0
     shown = capsys.readouterr().out
     assert "4 to encode" in shown and "clips/s per worker" in shown and "break-even" in shown
     assert main(["plan", "extract", *words, "terabyte_price=20"]) == 2

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -32,11 +33,12 @@ from pipelines.cache.plan import ExtractUnit, extend_plan, read_units
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
 from pipelines.errors import JobIncompleteError
+from pipelines.extraction.closing_report import write_closing_report
 from pipelines.extraction.config import ExtractConfig
 from pipelines.extraction.extract import extract
-from pipelines.extraction.messages import UnitStats
+from pipelines.extraction.messages import Forecast, UnitStats
 from pipelines.extraction.rejects import RejectLimit
-from pipelines.extraction.unit_log import UnitLog, read_unit_log, unit_lines
+from pipelines.extraction.unit_log import UNIT_SCHEMA, UnitLog, read_unit_log, unit_lines
 from pipelines.extraction.worker import ExtractWorker
 from pipelines.interface.version import product_version
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
@@ -458,6 +460,33 @@ def test_every_unit_and_the_outcome_are_recorded(undisturbed):
     assert text.count("data:image/png") == 2
     assert f"Cache {undisturbed}. Encoders: speech tiny, audio tiny, codec float16. 1 worker on" in text
     assert re.search(rf"Written 20\d\d-\d\d-\d\d \d\d:\d\d UTC by salmonn {re.escape(product_version())}\.", text)
+
+
+@pytest.mark.parametrize("price", [0.0, 720.0])
+def test_the_page_compares_the_job_with_encoders_in_every_step(tmp_path, price):
+    stats = {"unit": 0, "ended_seconds": 40.0, "seconds": 40.0, "clips": 10, "rejects": 1, "nbytes": 1_000}
+    units = pa.Table.from_pylist([{**stats, "audio_seconds": 100.0, "parts": []}], UNIT_SCHEMA)
+    write_closing_report(
+        str(tmp_path / "page.html"),
+        units,
+        forecast=Forecast(11, 0.03, 1_000, 0.0),
+        workers=2,
+        seconds=50.0,
+        parts={"whisper": 20.0, "beats": 10.0, "wait for encode": 36.0, "write": 4.0},
+        devices=["H100"],
+        cache="c",
+        encoders={"speech": "tiny"},
+        command="salmonn extract",
+        examples_per_clip=3.0,
+        price_per_hour=price,
+    )
+    page = (tmp_path / "page.html").read_text()
+    rows = dict(re.findall(r"<tr>\s*<td>(.*?)</td>\s*(.*?)\s*</tr>", page, re.DOTALL))
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows.items()}
+    assert cells["this job"] == [f"{100 / 3600:.4g}", "20.00" if price else ""]
+    assert cells["the encoders in every step, an epoch"] == [f"{90 / 3600:.4g}", "18.00" if price else ""]
+    assert "the 30 examples of these clips" in page and "3 s a clip as measured here (H100)" in page
+    assert "paid for itself after 1.11 epochs" in page and ("money at 720 an hour" in page) == bool(price)
 
 
 def test_units_are_lines_as_soon_as_they_are_done_and_a_file_holds_a_thousand(tmp_path, monkeypatch):

@@ -106,6 +106,14 @@ def test_report_shows_curves_alarms_times_and_keys(trained, page):
     assert f"{best:.3f}" in page and f"{lines[-1]['loss']:.3f}" in page
 
 
+def test_report_says_what_the_run_cost_at_the_stated_price(trained, page, tmp_path):
+    assert "money at" not in page
+    shutil.copytree(trained.run, tmp_path / "run")
+    seconds = Outcome.of(read_metrics(trained.run)).seconds
+    priced = page_of(replace(trained, run=str(tmp_path / "run"), price_per_hour=3600.0))
+    assert "money at 3600 a device hour" in priced and f"{2 * seconds:,.2f}" in priced
+
+
 def test_report_says_what_the_cache_saved(trained, page):
     cost = read_encoding_cost(trained.cache)
     training = 2 * Outcome.of(read_metrics(trained.run)).seconds / 3600
