@@ -222,7 +222,7 @@ def test_a_sample_reads_less_and_overlooks_what_it_does_not_read(cache, capsys):
 
 def forge(cache, number=3):
     """Change an array and make checksum and index agree with it, as an encoder's fault would."""
-    row = FeatureCache(str(cache)).index.slice(number, 1).to_pylist()[0]
+    row = FeatureCache(str(cache)).row(number)
     shard = cache / "shards" / row["shard"]
     data, start = bytearray(shard.read_bytes()), row["audio_offset"]
     end = start + row["audio_nbytes"]
