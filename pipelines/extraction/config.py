@@ -122,8 +122,12 @@ class PlanExtractConfig(ExtractConfig):
     calibration_seconds: float = 10.0
     """[seconds] Time spent on measuring, once the encoders are warm."""
     terabyte_price: float = 0.0
+<<<<<<< ours
     """[money] A terabyte (10¹² bytes) for as long as the cache is kept; needs price_per_hour, and counts in the
     break-even."""
+=======
+    """[money] A terabyte (10¹² bytes) for as long as the cache is kept; counts in the break-even, by price_per_hour."""
+>>>>>>> theirs
     budget_terabytes: float = 0.0
     """[TB] Room for the cache, in 10¹² bytes: the table says which ways to store it fit. 0: not asked."""
     json: bool = False
