@@ -56,7 +56,7 @@ class AbsentError(AudioError):
     """A recording that this machine does not find or may not read; another machine perhaps does."""
 
 
-def clip_seconds(durations: Sequence[float]) -> float:
+def clip_seconds(durations: Sequence[float], max_clip_seconds: float = CLIP_SECONDS) -> float:
     """Length of the clip made of segments of these lengths, after joining, padding and cutting."""
     joined = sum(durations) + (len(durations) - 1) * JOIN_SILENCE_SAMPLES / SAMPLE_RATE_HZ
-    return min(max(joined, MIN_CLIP_SAMPLES / SAMPLE_RATE_HZ), float(CLIP_SECONDS))
+    return min(max(joined, MIN_CLIP_SAMPLES / SAMPLE_RATE_HZ), float(max_clip_seconds))

@@ -3,15 +3,18 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from encoders.audio import CLIP_SECONDS
 from encoders.beats.encoder import BeatsEncoder
 from encoders.errors import EncoderError
-from encoders.features import OWN_ENCODER, SPEECH_FRAMES, Kernel
+from encoders.features import OWN_ENCODER, SAMPLES_PER_FRAME, SPEECH_FRAMES, STEP_SAMPLES, Kernel, piece_borders
 from encoders.own_encoder import AudioEncoder, load_own_encoder
 from encoders.tiny import tiny_beats, tiny_whisper
 from encoders.whisper.encoder import WhisperEncoder
@@ -55,38 +58,44 @@ class ClipEncoder:
     ) -> list[dict[str, Tensor]]:
         """Return {"speech": [1500, C], "audio": [P, C]} of each 16 kHz wave, in the order given, on the device.
 
-        Which clips share a batch follows from their lengths alone, so the same clips always give the same bits.
+        A clip over 30 s is encoded in pieces (`piece_borders`), whose frames are joined: its speech frames are those
+        that overlap its sound, [samples / 320, C] rounded up. Which pieces share a batch follows from the clips'
+        lengths alone, so the same clips always give the same bits.
 
         Args:
-            waves: float32 [samples] each, 25 ms to 30 s.
-            batch_size: Most clips in a batch; on the CPU, where small batches are the fast ones, seldom reached.
+            waves: float32 [samples] each, 25 ms or longer.
+            batch_size: Most pieces in a batch; on the CPU, where small batches are the fast ones, seldom reached.
             seconds: The time of "mel", "whisper", "fbank" and "beats" is added to what stands here.
             on_clips: Is told of each batch's clips, one stream of two as half a clip; a GPU may still be at it.
         """
-        watch, share = _Stopwatch(self.device), 1 / len(self.widths)
-        clips: list[dict[str, Tensor]] = [{} for _ in waves]
-        for batch in self._batches([SPEECH_FRAMES] * len(waves), batch_size):
+        watch = _Stopwatch(self.device)
+        pieces = [piece for clip, wave in enumerate(waves) for piece in _pieces(clip, wave)]
+        encoded: list[dict[str, Tensor]] = [{} for _ in pieces]
+
+        def count(batch: Sequence[int]) -> None:
+            if on_clips:
+                on_clips(sum(pieces[piece].share for piece in batch) / len(self.widths))
+
+        for batch in self._batches([SPEECH_FRAMES] * len(pieces), batch_size):
             with watch("mel"):
-                mel_BMT = self.speech.log_mel([waves[clip] for clip in batch])
+                mel_BMT = self.speech.log_mel([pieces[piece].wave for piece in batch])
             with watch("whisper"):
                 frames_BTC = self.speech.encode_mel(mel_BMT)
-            for clip, frames_TC in zip(batch, frames_BTC, strict=True):
-                clips[clip]["speech"] = frames_TC
-            if on_clips:
-                on_clips(share * len(batch))
-        if self.audio is not None and waves:
+            for piece, frames_TC in zip(batch, frames_BTC, strict=True):
+                encoded[piece]["speech"] = pieces[piece].own_speech(frames_TC)
+            count(batch)
+        if self.audio is not None and pieces:
             with watch("fbank"):
-                prepared = self.audio.prepare(waves)
+                prepared = self.audio.prepare([piece.wave_and_next for piece in pieces])
             for batch in self._batches([self.audio.count_frames(each) for each in prepared], batch_size):
                 with watch("beats"):
-                    frames = self.audio.encode_prepared([prepared[clip] for clip in batch])
-                for clip, frames_PC in zip(batch, frames, strict=True):
-                    clips[clip]["audio"] = frames_PC
-                if on_clips:
-                    on_clips(share * len(batch))
+                    frames = self.audio.encode_prepared([prepared[piece] for piece in batch])
+                for piece, frames_PC in zip(batch, frames, strict=True):
+                    encoded[piece]["audio"] = pieces[piece].own_audio(frames_PC)
+                count(batch)
         if seconds is not None:
             watch.add_to(seconds)
-        return clips
+        return _joined(pieces, encoded, len(waves))
 
     def _batches(self, num_frames: Sequence[int], batch_size: int) -> Iterator[list[int]]:
         """Yield batches of clips of these lengths, the longest first, equal ones in the order given."""
@@ -102,6 +111,66 @@ class ClipEncoder:
             batch.append(clip)
         if batch:
             yield batch
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is encoded at once of a clip: all of one of 30 s or less, otherwise a part."""
+
+    clip: int
+    share: float
+    """[1] One by the clip's pieces."""
+    wave: Tensor
+    wave_and_next: Tensor
+    """With the step after it, where the clip goes on: BEATs' windows reach into it, and other encoders give frames of
+    whole windows alone, so that without it sound before a border would be in no frame."""
+
+    def own_speech(self, frames_TC: Tensor) -> Tensor:
+        """Return the frames that overlap a part's sound, without those of its padding; of a whole clip, all.
+
+        They are a copy: a view would keep all 1,500 in memory.
+        """
+        return frames_TC if self.share == 1 else frames_TC[: -(-len(self.wave) // SAMPLES_PER_FRAME)].clone()
+
+    def own_audio(self, frames_PC: Tensor) -> Tensor:
+        """Return the frames up to the next piece.
+
+        Raises:
+            EncoderError: If the encoder has given fewer.
+        """
+        if self.wave_and_next is self.wave:
+            return frames_PC
+        count = len(self.wave) // SAMPLES_PER_FRAME
+        if len(frames_PC) < count:
+            raise EncoderError(
+                f"the audio encoder gave {len(frames_PC)} frames of {len(self.wave_and_next)} samples; a piece of a "
+                f"clip over {CLIP_SECONDS} s needs {count}"
+            )
+        return frames_PC[:count]
+
+
+def _pieces(clip: int, wave: Tensor) -> Iterator[_Piece]:
+    borders = [*piece_borders(len(wave)), len(wave)]
+    share = 1 / (len(borders) - 1)
+    for start, end in pairwise(borders):
+        if (start, end) == (0, len(wave)):
+            yield _Piece(clip, share, wave, wave)
+        else:
+            own = wave[start:end]
+            yield _Piece(clip, share, own, own if end == len(wave) else wave[start : end + STEP_SAMPLES])
+
+
+def _joined(pieces: Sequence[_Piece], encoded: Sequence[dict[str, Tensor]], clips: int) -> list[dict[str, Tensor]]:
+    """Return the streams of each clip, whose pieces follow each other."""
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(clips)]
+    for piece, streams in zip(pieces, encoded, strict=True):
+        parts[piece.clip].append(streams)
+    return [
+        of_clip[0]
+        if len(of_clip) == 1
+        else {name: torch.cat([streams.pop(name) for streams in of_clip]) for name in list(of_clip[0])}
+        for of_clip in parts
+    ]
 
 
 class _Stopwatch:

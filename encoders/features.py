@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ
+from encoders.audio import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE_HZ
 
 FRAME_RATE_HZ = 50
 """Of both streams: a frame is 20 ms."""
@@ -19,6 +19,11 @@ NUM_MEL_BANDS = 128
 PATCH_FRAMES = 16
 PATCHES_PER_STEP = NUM_MEL_BANDS // PATCH_FRAMES
 """BEATs' patches are 16 filter-bank frames by 16 mel bands; each of the 8 of one time step gives a frame."""
+
+STEP_SAMPLES = PATCH_FRAMES * BANK_HOP_SAMPLES
+"""[samples] One time step of BEATs: 160 ms, in which 8 frames of either stream begin."""
+MOST_PIECE_STEPS = CLIP_SECONDS * SAMPLE_RATE_HZ // STEP_SAMPLES - 1
+"""Of a piece of a longer clip: with the step behind it, which the audio encoder hears too, it lasts 30 s at most."""
 
 OWN_ENCODER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """How an encoder from outside this project is named: module:function (`encoders.own_encoder`)."""
@@ -70,16 +75,42 @@ class Fidelity:
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FRAME_RATE_HZ
 
 
+def piece_borders(samples: int) -> list[int]:
+    """Return where the pieces begin in which a clip of so many samples is encoded; the last one ends with the clip.
+
+    A clip of 30 s or less is one piece. A longer one is the fewest pieces of 29.76 s at most, equal but for one time
+    step of BEATs; between two pieces a frame of either stream begins, so their frames join without a seam in time.
+    """
+    steps = -(-samples // STEP_SAMPLES)
+    pieces = -(-steps // MOST_PIECE_STEPS) if samples > CLIP_SAMPLES else 1
+    return [piece * steps // pieces * STEP_SAMPLES for piece in range(pieces)]
+
+
 def heard_frames(
     seconds_N: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]],
+    max_clip_seconds: float = CLIP_SECONDS,
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the speech frames of clips of these lengths that overlap their sound, int64 [N]; the rest is silence.
 
-    BEATs never gives more: `audio_frames` of the same lengths are as many or a few less.
+    BEATs never gives more: `audio_frames` of the same lengths are as many or a few less. Clips are cut at
+    `max_clip_seconds`.
     """
-    samples_N = np.rint(np.asarray(seconds_N) * SAMPLE_RATE_HZ).astype(np.int64)
-    frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.clip(-(-samples_N // SAMPLES_PER_FRAME), 1, SPEECH_FRAMES)
+    samples_N = np.rint(np.minimum(seconds_N, max_clip_seconds) * SAMPLE_RATE_HZ).astype(np.int64)
+    frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.maximum(-(-samples_N // SAMPLES_PER_FRAME), 1)
     return frames_N
+
+
+def speech_frames(
+    seconds_N: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]],
+    stored: SpeechFrames,
+    max_clip_seconds: float = CLIP_SECONDS,
+) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the speech frames that a cache stores of clips of these lengths, int64 [N].
+
+    Of a clip over 30 s none is of silence alone, whatever is stored.
+    """
+    frames_N = heard_frames(seconds_N, max_clip_seconds)
+    return frames_N if stored == "heard" else np.maximum(frames_N, SPEECH_FRAMES)
 
 
 @dataclass(frozen=True)
@@ -92,14 +123,17 @@ class Heard:
 
     def frames_of(self, seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the frames that are heard of clips of these lengths, int64 [N]."""
-        own_N = heard_frames(seconds_N) if self.hear == "clip" else np.full(len(seconds_N), SPEECH_FRAMES)
+        whole = self.frames / FRAME_RATE_HZ
+        own_N = speech_frames(seconds_N, "heard" if self.hear == "clip" else "all", whole)
         frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(own_N, self.frames)
         return frames_N
 
 
-def audio_frames(seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def audio_frames(
+    seconds_N: np.ndarray[Any, np.dtype[np.float64]], max_clip_seconds: float = CLIP_SECONDS
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the BEATs frames of clips of these lengths, int64 [N]; a patch that is partly padding is left out."""
-    samples_N = (np.clip(seconds_N, 1, CLIP_SECONDS) * SAMPLE_RATE_HZ).astype(np.int64)
+    samples_N = (np.clip(seconds_N, 1, max_clip_seconds) * SAMPLE_RATE_HZ).astype(np.int64)
     bank_frames_N = 1 + (samples_N - BANK_SAMPLES) // BANK_HOP_SAMPLES
     frames_N: np.ndarray[Any, np.dtype[np.int64]] = PATCHES_PER_STEP * (bank_frames_N // PATCH_FRAMES)
     return frames_N

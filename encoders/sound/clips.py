@@ -1,14 +1,23 @@
 """Clips: 16 kHz mono waves read from one or more segments of recordings, or the reason why they cannot be."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from encoders.audio import CLIP_SAMPLES, JOIN_SILENCE_SAMPLES, MIN_CLIP_SAMPLES, SAMPLE_RATE_HZ, AudioError, Segment
+from encoders.audio import (
+    CLIP_SAMPLES,
+    CLIP_SECONDS,
+    JOIN_SILENCE_SAMPLES,
+    MIN_CLIP_SAMPLES,
+    SAMPLE_RATE_HZ,
+    AudioError,
+    Segment,
+)
 from encoders.sound.containers import check_end
 from encoders.sound.extent import Extent, Seekable
 from encoders.sound.mp3 import find_frames
@@ -29,12 +38,14 @@ def load_clip(
     segments: Sequence[Segment],
     *,
     channel: str = "first",
+    max_clip_seconds: float = CLIP_SECONDS,
     open_file: OpenFile = open_local,
     on_doubt: Callable[[AudioError], None] | None = None,
 ) -> Tensor:
-    """Return what the encoders hear of `segments`: float32 [samples] at 16 kHz, 1 to 30 s.
+    """Return what the encoders hear of `segments`: float32 [samples] at 16 kHz, 1 s to `max_clip_seconds`.
 
-    Segments are joined with 0.1 s of silence, padded with zeros to 1 s and cut at 30 s; nothing after that is decoded.
+    Segments are joined with 0.1 s of silence, padded with zeros to 1 s and cut at `max_clip_seconds`; nothing after
+    that is decoded.
     A segment has the samples of the fully decoded recording (MP3: to float32's last bit; Opus: nearly always, after a
     pre-roll), resampled after the cut with torchaudio's windowed sinc. No damage passes in what is decoded of FLAC,
     Vorbis and Opus, which have checksums. In WAV and MP3 it may change samples; that it shortens a clip is noticed
@@ -52,16 +63,20 @@ def load_clip(
     """
     if not segments:
         raise ValueError("a clip needs at least one segment")
-    clip = torch.zeros(CLIP_SAMPLES)
-    filled = -JOIN_SILENCE_SAMPLES
+    most, filled = round(max_clip_seconds * SAMPLE_RATE_HZ), 0
+    parts: list[Tensor] = []
     for segment in segments:
-        filled += JOIN_SILENCE_SAMPLES
-        if filled >= CLIP_SAMPLES:
+        if parts:
+            parts.append(torch.zeros(min(JOIN_SILENCE_SAMPLES, most - filled)))
+            filled += len(parts[-1])
+        if filled == most:
             break
-        wave = _read_segment(segment, CLIP_SAMPLES - filled, channel, open_file, on_doubt)
-        clip[filled : filled + len(wave)] = wave
-        filled += len(wave)
-    return clip[: max(filled, MIN_CLIP_SAMPLES)].clone()  # a view would drag all 30 s along when it is sent
+        for part in _read_segment(segment, most - filled, channel, open_file, on_doubt):
+            parts.append(part)
+            filled += len(part)
+    if filled < MIN_CLIP_SAMPLES:
+        parts.append(torch.zeros(MIN_CLIP_SAMPLES - filled))
+    return torch.cat(parts)
 
 
 def _read_segment(
@@ -70,28 +85,75 @@ def _read_segment(
     channel: str,
     open_file: OpenFile,
     on_doubt: Callable[[AudioError], None] | None,
-) -> Tensor:
-    """Return at most the first `limit_samples` 16 kHz samples of a segment, float32 [samples]."""
+) -> list[Tensor]:
+    """Return at most the first `limit_samples` 16 kHz samples of a segment, float32 [samples], in parts."""
     with open_sound(segment.recording, open_file) as (sound, file, extent):
         rate_hz = sound.samplerate
-        # The resampling filter reaches a few samples past the cut.
-        limit = math.ceil((limit_samples + 16) * rate_hz / SAMPLE_RATE_HZ) + 16
-        frames = _decode(sound, file, extent, segment, limit)
-        if segment.duration_seconds is None and len(frames) < limit:
+        limit = _frames_for(limit_samples, rate_hz)
+        taken = _Taken(segment, channel, rate_hz)
+        waves = list(_resampled((taken.mono(block) for block in _decode(sound, file, extent, segment, limit)), rate_hz))
+        if segment.duration_seconds is None and taken.frames < limit:
             check_end(sound.format, file, extent.frames, rate_hz)
             if extent.doubt and on_doubt is not None:
                 on_doubt(AudioError(segment.recording, "length", extent.doubt))
+    taken.check(on_doubt)
+    beyond = sum(len(wave) for wave in waves) - limit_samples
+    if beyond > 0:
+        waves[-1] = waves[-1][: len(waves[-1]) - beyond].clone()  # a view would drag the rest along when it is sent
+    return waves
 
-    mono = _heard(frames, channel, segment.recording)
-    if on_doubt is not None and not mono.any() and np.abs(frames).max() > AUDIBLE:
-        sounding = int(np.abs(frames).max(axis=0).argmax())
-        on_doubt(AudioError(segment.recording, "samples", f"the heard channel is silent, channel {sounding} is not"))
-    wave = torch.from_numpy(mono.copy())
-    if not wave.isfinite().all():
-        place = segment.start_seconds + int((~wave.isfinite()).nonzero()[0]) / rate_hz
-        raise AudioError(segment.recording, "samples", f"not a finite number at {place:g} s")
-    resampled: Tensor = resample(wave, rate_hz, SAMPLE_RATE_HZ)
-    return resampled[:limit_samples]
+
+def _frames_for(samples: int, rate_hz: int) -> int:
+    """Return how many frames of a recording give so many 16 kHz samples; the filter reaches a few past the cut."""
+    return math.ceil((samples + 16) * rate_hz / SAMPLE_RATE_HZ) + 16
+
+
+class _Taken:
+    """What has been decoded of a segment: how much, and whether it is sound."""
+
+    def __init__(self, segment: Segment, channel: str, rate_hz: int) -> None:
+        self._segment, self._channel, self._rate_hz = segment, channel, rate_hz
+        self.frames = 0
+        self._is_silent = True
+        self._loudest_C: np.ndarray = np.zeros(1)
+        self._not_finite: int | None = None
+
+    def mono(self, frames: np.ndarray) -> np.ndarray:
+        """Note a block [frames, channels], and return what is heard of it, [frames]."""
+        mono = _heard(frames, self._channel, self._segment.recording)
+        self._is_silent = self._is_silent and not mono.any()
+        self._loudest_C = np.maximum(self._loudest_C, np.abs(frames).max(axis=0))
+        if self._not_finite is None and not np.isfinite(mono).all():
+            self._not_finite = self.frames + int(np.argmin(np.isfinite(mono)))
+        self.frames += len(frames)
+        return mono
+
+    def check(self, on_doubt: Callable[[AudioError], None] | None) -> None:
+        """Tell of a silent channel beside one that sounds; raise AudioError where samples are no numbers."""
+        recording = self._segment.recording
+        if on_doubt is not None and self._is_silent and self._loudest_C.max() > AUDIBLE:
+            sounding = int(self._loudest_C.argmax())
+            on_doubt(AudioError(recording, "samples", f"the heard channel is silent, channel {sounding} is not"))
+        if self._not_finite is not None:
+            place = self._segment.start_seconds + self._not_finite / self._rate_hz
+            raise AudioError(recording, "samples", f"not a finite number at {place:g} s")
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate_hz: int) -> Iterator[Tensor]:
+    """Yield the 16 kHz samples of mono blocks, each of whole seconds but the last: float32 [samples].
+
+    Each is resampled with a second of its neighbours, much more than the filter reaches; one block alone as it is.
+    """
+    waiting = iter(blocks)
+    before, block = np.zeros(0, np.float32), next(waiting)
+    for after in chain(waiting, [np.zeros(0, np.float32)]):
+        wave = torch.from_numpy(np.concatenate([before, block, after[:rate_hz]]))
+        first = len(before) // rate_hz * SAMPLE_RATE_HZ
+        resampled: Tensor = resample(wave, rate_hz, SAMPLE_RATE_HZ)
+        if len(after):
+            resampled = resampled[: first + len(block) // rate_hz * SAMPLE_RATE_HZ]
+        yield resampled[first:].clone() if first or len(after) else resampled
+        before, block = block[-rate_hz:], after
 
 
 def _heard(frames: np.ndarray, channel: str, recording: str) -> np.ndarray:
@@ -105,8 +167,11 @@ def _heard(frames: np.ndarray, channel: str, recording: str) -> np.ndarray:
     return frames[:, number]
 
 
-def _decode(sound: SoundFile, file: Seekable, extent: Extent, segment: Segment, limit: int) -> np.ndarray:
-    """Return at most `limit` frames of a segment at the recording's own rate, float32 [frames, channels]."""
+def _decode(sound: SoundFile, file: Seekable, extent: Extent, segment: Segment, limit: int) -> Iterator[np.ndarray]:
+    """Yield at most `limit` frames of a segment at the recording's own rate, float32 [frames, channels].
+
+    What makes a clip of 30 s comes at once, more than that in blocks of 30 s.
+    """
     rate_hz = sound.samplerate
     start = round(segment.start_seconds * rate_hz)
     available = (sound.frames if extent.frames is None else extent.frames) - start
@@ -121,13 +186,20 @@ def _decode(sound: SoundFile, file: Seekable, extent: Extent, segment: Segment, 
     if extent.frames is None:  # the end shows only when it comes
         least = 1 if segment.duration_seconds is None else count - slack
     _go_to(sound, start, extent)
-    frames: np.ndarray = sound.read(count, dtype="float32", always_2d=True)
-    if len(frames) < max(least, 1):
+    size, given = count if count <= _frames_for(CLIP_SAMPLES, rate_hz) else CLIP_SECONDS * rate_hz, 0
+    while given < count:
+        frames: np.ndarray = sound.read(min(size, count - given), dtype="float32", always_2d=True)
+        if not len(frames):
+            break
+        given += len(frames)
+        yield frames
+        if len(frames) < size:
+            break
+    if given < max(least, 1):
         if sound.format == "MP3":
             find_frames(file)  # raises where it finds the cause
-        reason = f"gave {len(frames)} of {count} frames from {segment.start_seconds:g} s on"
+        reason = f"gave {given} of {count} frames from {segment.start_seconds:g} s on"
         raise AudioError(segment.recording, "decode", reason)
-    return frames
 
 
 def _go_to(sound: SoundFile, start: int, extent: Extent) -> None:
