@@ -15,6 +15,8 @@ SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 SAMPLE_RATE_HZ = 16_000
 CLIP_SECONDS = 30
 CLIP_SAMPLES = SAMPLE_RATE_HZ * CLIP_SECONDS  # what Whisper was trained on
+MOST_SECONDS = 24 * 3_600
+"""[seconds] No clip may be longer, whatever is asked for."""
 MIN_CLIP_SAMPLES = SAMPLE_RATE_HZ  # shorter clips are padded to one second
 JOIN_SILENCE_SAMPLES = 1_600  # between two segments of one clip: 0.1 s
 

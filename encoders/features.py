@@ -28,7 +28,7 @@ MOST_PIECE_STEPS = CLIP_SECONDS * SAMPLE_RATE_HZ // STEP_SAMPLES - 1
 OWN_ENCODER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """How an encoder from outside this project is named: module:function (`encoders.own_encoder`)."""
 SpeechFrames = Literal["all", "heard"]
-"""Which of Whisper's frames a cache stores: all 1,500 of a clip, or those that overlap its sound."""
+"""Which of Whisper's frames a cache stores: 1,500 of a clip at least, or those that overlap its sound."""
 Hear = Literal["all", "clip"]
 """What a model hears of a clip: its 30 s, silence behind the sound too, or the sound alone."""
 Codec = Literal["float16", "int8"]
@@ -88,14 +88,12 @@ def piece_borders(samples: int) -> list[int]:
 
 def heard_frames(
     seconds_N: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]],
-    max_clip_seconds: float = CLIP_SECONDS,
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the speech frames of clips of these lengths that overlap their sound, int64 [N]; the rest is silence.
 
-    BEATs never gives more: `audio_frames` of the same lengths are as many or a few less. Clips are cut at
-    `max_clip_seconds`.
+    BEATs never gives more: `audio_frames` of the same lengths are as many or a few less.
     """
-    samples_N = np.rint(np.minimum(seconds_N, max_clip_seconds) * SAMPLE_RATE_HZ).astype(np.int64)
+    samples_N = np.rint(np.asarray(seconds_N) * SAMPLE_RATE_HZ).astype(np.int64)
     frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.maximum(-(-samples_N // SAMPLES_PER_FRAME), 1)
     return frames_N
 
@@ -103,13 +101,12 @@ def heard_frames(
 def speech_frames(
     seconds_N: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]],
     stored: SpeechFrames,
-    max_clip_seconds: float = CLIP_SECONDS,
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the speech frames that a cache stores of clips of these lengths, int64 [N].
 
     Of a clip over 30 s none is of silence alone, whatever is stored.
     """
-    frames_N = heard_frames(seconds_N, max_clip_seconds)
+    frames_N = heard_frames(seconds_N)
     return frames_N if stored == "heard" else np.maximum(frames_N, SPEECH_FRAMES)
 
 
@@ -123,17 +120,14 @@ class Heard:
 
     def frames_of(self, seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the frames that are heard of clips of these lengths, int64 [N]."""
-        whole = self.frames / FRAME_RATE_HZ
-        own_N = speech_frames(seconds_N, "heard" if self.hear == "clip" else "all", whole)
+        own_N = speech_frames(seconds_N, "heard" if self.hear == "clip" else "all")
         frames_N: np.ndarray[Any, np.dtype[np.int64]] = np.minimum(own_N, self.frames)
         return frames_N
 
 
-def audio_frames(
-    seconds_N: np.ndarray[Any, np.dtype[np.float64]], max_clip_seconds: float = CLIP_SECONDS
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def audio_frames(seconds_N: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the BEATs frames of clips of these lengths, int64 [N]; a patch that is partly padding is left out."""
-    samples_N = (np.clip(seconds_N, 1, max_clip_seconds) * SAMPLE_RATE_HZ).astype(np.int64)
+    samples_N = (np.maximum(seconds_N, 1) * SAMPLE_RATE_HZ).astype(np.int64)
     bank_frames_N = 1 + (samples_N - BANK_SAMPLES) // BANK_HOP_SAMPLES
     frames_N: np.ndarray[Any, np.dtype[np.int64]] = PATCHES_PER_STEP * (bank_frames_N // PATCH_FRAMES)
     return frames_N

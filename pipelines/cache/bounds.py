@@ -16,7 +16,6 @@ from pipelines.storage.arrays import Booleans, Integers
 
 NPY_HEADER_NBYTES = 128
 """Of every array that a shard holds: NumPy fills up to a multiple of 64, and no shape here needs more."""
-MOST_SECONDS = 24 * 3600.0
 CLIP_ID_DIGITS = 32
 
 
@@ -59,7 +58,8 @@ def _faults(table: pa.Table, recipe: Recipe, shards: pa.Array, ends_N: Integers)
     yield "clip_id", f"it must have {CLIP_ID_DIGITS} digits", digits_N != CLIP_ID_DIGITS
     yield "shard", "it must be named as its index", ~np.asarray(pc.fill_null(pc.equal(table["shard"], shards), False))
     seconds_N = _numbers(table, "seconds")
-    yield "seconds", f"it must be from 0 to {MOST_SECONDS:g}", ~((seconds_N > 0) & (seconds_N <= MOST_SECONDS))
+    most = recipe.max_clip_seconds
+    yield "seconds", f"it must be from 0 to {most:g}", ~((seconds_N > 0) & (seconds_N <= most))
     stored = STORED_TYPES[recipe.codec]
     for stream, about in recipe.streams.items():
         frames_N, width_N = (_numbers(table, f"{stream}_{name}") for name in ("frames", "width"))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from encoders.audio import CLIP_SECONDS
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
 from encoders.features import Codec, Kernel, SpeechFrames
 from pipelines.cache.recipe import Recipe, StreamRecipe
@@ -21,6 +22,7 @@ def load_encoder_and_recipe(
     attention: Kernel = "sdpa",
     channel: str = "first",
     speech_frames: SpeechFrames = "all",
+    max_clip_seconds: float = CLIP_SECONDS,
     device: str = "cpu",
 ) -> tuple[ClipEncoder, Recipe]:
     """Load the encoders and return them with the recipe of what they write; keys as in `ExtractConfig`.
@@ -32,7 +34,9 @@ def load_encoder_and_recipe(
         whisper=whisper, beats=beats, device=device, dtype=DTYPES[precision], attention=attention
     )
     recipe = recipe_of(encoder, codec=codec, precision=precision)
-    return encoder, replace(recipe, channel=channel, speech_frames=speech_frames)
+    return encoder, replace(
+        recipe, channel=channel, speech_frames=speech_frames, max_clip_seconds=float(max_clip_seconds)
+    )
 
 
 def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, here: str, there: str) -> ClipEncoder:
@@ -50,6 +54,7 @@ def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, he
         attention=recipe.attention,
         channel=recipe.channel,
         speech_frames=recipe.speech_frames,
+        max_clip_seconds=recipe.max_clip_seconds,
         device=device,
     )
     recipe.require_same(replace(recipe, streams=found.streams), here=here, there=there)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from encoders.audio import CLIP_SECONDS
-from encoders.features import SPEECH_FRAMES, STORED_TYPES, Codec, audio_frames, heard_frames
+from encoders.features import STORED_TYPES, Codec, audio_frames, speech_frames
 from pipelines import storage
 from pipelines.cache.layout import UNITS, unit_name
 from pipelines.cache.recipe import Recipe
@@ -70,14 +70,14 @@ class ExtractUnit:
 
 
 def clip_seconds(clips: pa.RecordBatch) -> Floats:
-    """Return the clips' lengths in seconds; an unknown one counts as the longest."""
+    """Return the clips' lengths in seconds; an unknown one counts as 30 s."""
     return np.asarray(pc.fill_null(clips["seconds"], float(CLIP_SECONDS)), dtype=np.float64)
 
 
 def predict_nbytes(seconds_N: Floats, recipe: Recipe, codec: Codec) -> Integers:
     """Predict the clips' bytes in their shards."""
-    speech_N = heard_frames(seconds_N) if recipe.speech_frames == "heard" else np.full(len(seconds_N), SPEECH_FRAMES)
-    frames = {"speech": speech_N, "audio": audio_frames(seconds_N)}
+    seconds_N = np.minimum(seconds_N, recipe.max_clip_seconds)
+    frames = {"speech": speech_frames(seconds_N, recipe.speech_frames), "audio": audio_frames(seconds_N)}
     values_N = sum(
         (frames[name] * stream.width for name, stream in recipe.streams.items()), np.zeros(len(seconds_N), np.int64)
     )
@@ -105,7 +105,7 @@ class NewClips:
     rows: Integers
     """[N] Where they stand in the manifest's table."""
     seconds: Floats
-    """[N] Their lengths; an unknown one counts as the longest."""
+    """[N] Their lengths; an unknown one counts as 30 s."""
     changed: Integers
     """Where clips stand in the manifest that are planned, and as another sound."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from encoders.audio import CLIP_SECONDS
 from encoders.features import Codec, Hear, Kernel, SpeechFrames
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
@@ -35,6 +36,8 @@ class Recipe:
     channel: str = "first"
     """first, mean, or a number from 0."""
     speech_frames: SpeechFrames = "all"
+    max_clip_seconds: float = float(CLIP_SECONDS)
+    """Longer clips are cut; those over 30 s are encoded in pieces (`encoders.features.piece_borders`)."""
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
 
@@ -44,6 +47,8 @@ class Recipe:
         fields = asdict(self)
         if self.speech_frames == "all":
             del fields["speech_frames"]
+        if self.max_clip_seconds == CLIP_SECONDS:
+            del fields["max_clip_seconds"]
         return fields
 
     @property

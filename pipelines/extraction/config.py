@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from cluster.config import RayConfig
 from cluster.limits import QueueLimits
+from encoders.audio import CLIP_SECONDS, MOST_SECONDS
 from encoders.features import Codec, Kernel, SpeechFrames, is_file
 from pipelines import storage
 from pipelines.errors import UserError
@@ -17,7 +18,7 @@ from pipelines.interface.words import command
 from pipelines.manifest.tables import require_clips
 
 MEGABYTE = 1_000_000
-RECIPE_KEYS = ("whisper", "beats", "codec", "precision", "attention", "channel", "speech_frames")
+RECIPE_KEYS = ("whisper", "beats", "codec", "precision", "attention", "channel", "speech_frames", "max_clip_seconds")
 ConfigT = TypeVar("ConfigT", bound="ExtractConfig")
 
 
@@ -37,6 +38,9 @@ class ExtractConfig:
     speech_frames: SpeechFrames = "all"
     """[name] all: Whisper's 1,500 frames of every clip. heard: those that overlap the clip's sound, the same bits, for
     runs that train with hear=clip."""
+    max_clip_seconds: float = 30.0
+    """[seconds] Longer clips are cut. Above 30 a longer clip is encoded in equal pieces of at most 30 s and their
+    frames are joined, for runs that train with hear=clip and heard_seconds; give prepare the same."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """[dtype] What the encoders compute in."""
     attention: Kernel = "sdpa"
@@ -82,6 +86,7 @@ class ExtractConfig:
         require_range(self, ("shard_megabytes", "threads", "batch_clips"), low=1)
         require_range(self, ("workers", "clips_per_second", "price_per_hour"), low=0)
         require_range(self, ("max_reject_fraction",), low=0, high=1)
+        require_range(self, ("max_clip_seconds",), low=CLIP_SECONDS, high=MOST_SECONDS)
         if self.channel not in ("first", "mean") and not re.fullmatch(r"\d", self.channel):
             raise UserError(f"channel={self.channel}: must be first, mean, or a number from 0 to 9")
 
@@ -89,7 +94,8 @@ class ExtractConfig:
         """Return the command that goes on from here."""
         is_tiny = self.whisper == "tiny"
         keys = {"run": "RUN", "llm": "tiny"} if is_tiny else {"runs": "RUNS", "llm": "LLM", "mix": ""}
-        keys |= {"hear": "clip"} if self.speech_frames == "heard" else {}
+        keys |= {"hear": "clip"} if self.speech_frames == "heard" or self.max_clip_seconds > CLIP_SECONDS else {}
+        keys |= {"heard_seconds": f"{self.max_clip_seconds:g}"} if self.max_clip_seconds > CLIP_SECONDS else {}
         return command("train", "tiny" if is_tiny else "stage1", manifest=self.manifest, cache=self.cache, **keys)
 
 
@@ -122,12 +128,7 @@ class PlanExtractConfig(ExtractConfig):
     calibration_seconds: float = 10.0
     """[seconds] Time spent on measuring, once the encoders are warm."""
     terabyte_price: float = 0.0
-<<<<<<< ours
-    """[money] A terabyte (10¹² bytes) for as long as the cache is kept; needs price_per_hour, and counts in the
-    break-even."""
-=======
     """[money] A terabyte (10¹² bytes) for as long as the cache is kept; counts in the break-even, by price_per_hour."""
->>>>>>> theirs
     budget_terabytes: float = 0.0
     """[TB] Room for the cache, in 10¹² bytes: the table says which ways to store it fit. 0: not asked."""
     json: bool = False

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
+import numpy as np
 import ray
 
 from cluster.apart import call_in_subprocess
@@ -124,7 +125,7 @@ def _extract(config: ExtractConfig, progress: Progress) -> ExtractReport:
     started = datetime.now(UTC)
     jobs = storage.join(config.cache, "jobs")
     name = started.strftime("%Y%m%dT%H%M%S.%fZ")
-    seconds_N = pending_seconds(config.cache, done=done)
+    seconds_N = np.minimum(pending_seconds(config.cache, done=done), recipe.max_clip_seconds)
     nbytes = int(predict_nbytes(seconds_N, recipe, recipe.codec).sum())
     forecast = Forecast(len(seconds_N), float(seconds_N.sum()) / 3600, nbytes, config.clips_per_second)
     log = UnitLog(storage.join(jobs, name))

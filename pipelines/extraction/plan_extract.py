@@ -129,7 +129,7 @@ def _plan(config: PlanExtractConfig) -> ExtractForecast:
     new, begun_N = find_new_clips(config.cache, config.manifest), pending_seconds(config.cache, done=done)
     new_nbytes_N = predict_nbytes(new.seconds, recipe, config.codec)
     new_units_N = cut_units(new_nbytes_N, shard_nbytes=config.shard_megabytes * MEGABYTE)
-    seconds_N = np.concatenate([begun_N, new.seconds])
+    seconds_N = np.minimum(np.concatenate([begun_N, new.seconds]), recipe.max_clip_seconds)
     nbytes = int(predict_nbytes(seconds_N, recipe, config.codec).sum())
     audio_nbytes, audio_nbytes_from = _audio_nbytes(config.manifest, new.rows, seconds_N)
     speed = _speed(config, encoder)
@@ -203,7 +203,9 @@ def _speed(config: PlanExtractConfig, encoder: ClipEncoder) -> Speed:
         waves = []
         for clip in clips:
             try:
-                waves.append(load_clip(clip.located(), open_file=storage.open_file))
+                waves.append(
+                    load_clip(clip.located(), max_clip_seconds=config.max_clip_seconds, open_file=storage.open_file)
+                )
             except AudioError:
                 continue
         decoded += len(waves)

@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
+import math
 import platform
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cluster.unit_queue import Attempt, FatalUnitError, NotHereError
-from encoders.audio import SAMPLE_RATE_HZ, AbsentError, AudioError
+from encoders.audio import CLIP_SECONDS, SAMPLE_RATE_HZ, AbsentError, AudioError
 from encoders.codecs import dequantise, measure_fidelity, quantise
 from encoders.errors import EncoderError
 from encoders.features import Fidelity, heard_frames
@@ -34,7 +35,8 @@ from pipelines.manifest.tables import Clip
 logger = logging.getLogger(__name__)
 
 CHUNK_CLIPS = 32
-"""Clips decoded and encoded together; fixed, so that a unit's batches depend on `batch_clips` alone."""
+"""Clips decoded and encoded together, fewer where some are over 30 s; so that a unit's batches depend on its clips and
+`batch_clips` alone, it is fixed."""
 DECODE_THREADS = 2
 SAMPLED_CLIPS = 4
 """Clips of a unit whose fidelity is measured: those with the smallest ids, which are digests."""
@@ -143,7 +145,7 @@ class ExtractWorker:
     ) -> Iterator[EncodedClip | RejectedClip]:
         """Yield every clip in order; `parts` gets the seconds of everything but writing, `rejected` counts by stage."""
         sampled = {clip.clip_id for clip in sorted(clips, key=lambda clip: clip.clip_id)[:SAMPLED_CLIPS]}
-        chunks = [clips[first : first + CHUNK_CLIPS] for first in range(0, len(clips), CHUNK_CLIPS)]
+        chunks = list(_chunks(clips, self.config.recipe.max_clip_seconds))
         decoding = [self._decoders.submit(self._decode, clip, known) for clip in chunks[0]]
         encoding: deque[Future[tuple[list[EncodedClip | RejectedClip], dict[str, float]]]] = deque()
         for following in (*chunks[1:], ()):
@@ -165,7 +167,13 @@ class ExtractWorker:
         doubts: list[AudioError] = []
         try:
             channel, open_file = self.config.recipe.channel, open_unchanged(clip)
-            wave = load_clip(clip.located(), channel=channel, open_file=open_file, on_doubt=doubts.append)
+            wave = load_clip(
+                clip.located(),
+                channel=channel,
+                max_clip_seconds=self.config.recipe.max_clip_seconds,
+                open_file=open_file,
+                on_doubt=doubts.append,
+            )
             if doubts and self.config.reject_doubtful:
                 raise doubts[0]
             return _HeardClip(clip, wave, doubts[0].reason if doubts else "")
@@ -230,6 +238,21 @@ class ExtractWorker:
                     f"signal-to-noise ratio of {measured.snr_db:.1f} dB, below min_fidelity_db={floor}"
                 )
         return fidelity
+
+
+def _chunks(clips: Sequence[Clip], max_clip_seconds: float) -> Iterator[Sequence[Clip]]:
+    """Yield clips in order, as many at a time as last no longer than CHUNK_CLIPS of 30 s; one at least."""
+    chunk: list[Clip] = []
+    room = CHUNK_CLIPS
+    for clip in clips:
+        length = min(max_clip_seconds if clip.seconds is None else clip.seconds, max_clip_seconds)
+        pieces = max(1, math.ceil(length / CLIP_SECONDS))
+        if chunk and pieces > room:
+            yield chunk
+            chunk, room = [], CHUNK_CLIPS
+        chunk.append(clip)
+        room -= pieces
+    yield chunk
 
 
 def _was_absent(clip: Clip) -> bool:

@@ -6,11 +6,12 @@ from typing import Literal
 from omegaconf import MISSING
 
 from cluster.config import RayConfig
-from encoders.audio import Segment
+from encoders.audio import CLIP_SECONDS, MOST_SECONDS, Segment
 from llm.errors import LLMError
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
+from pipelines.interface.config import require_range
 from pipelines.interface.words import command
 
 
@@ -25,11 +26,20 @@ class PrepareConfig:
     missing: Literal["skip", "keep", "fail"] = "skip"
     """[name] What happens to clips whose recordings are not there, or empty: skip leaves them out and lists them, keep
     leaves them to the extraction, fail stops at the first."""
+    max_clip_seconds: float = 30.0
+    """[seconds] Longer clips are cut there, and counted; above 30, give extract the same."""
     ray: RayConfig = field(default_factory=RayConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_range(self, ("max_clip_seconds",), low=CLIP_SECONDS, high=MOST_SECONDS)
 
     def next_step(self) -> str:
         """Return the command that goes on from here."""
-        return command("extract", manifest=self.out, cache="CACHE", whisper="tiny", beats="tiny")
+        keys = {"manifest": self.out, "cache": "CACHE", "whisper": "tiny", "beats": "tiny"}
+        if self.max_clip_seconds > CLIP_SECONDS:
+            keys["max_clip_seconds"] = f"{self.max_clip_seconds:g}"
+        return command("extract", **keys)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """A look at recordings: whether they are there, which sound each is, and how long, from headers alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
-from encoders.audio import CLIP_SECONDS, AudioError, clip_seconds
+from encoders.audio import AudioError, clip_seconds
 from encoders.sound.recordings import UnreadableError
 from encoders.sound.sound_file import probe_seconds
 from pipelines import storage
@@ -28,7 +28,7 @@ class Look:
     seconds: float | None
     sources: tuple[str, ...] = ()
     unheard_seconds: float = 0.0
-    """Sound after the 30 s that are heard."""
+    """Sound after what is heard, the first `max_clip_seconds`."""
     problem: Problem | None = None
     detail: str = ""
 
@@ -51,7 +51,7 @@ class _Seen:
     detail: str = ""
 
 
-def look_at(clips: Sequence[Clip]) -> list[Look]:
+def look_at(clips: Sequence[Clip], max_clip_seconds: float) -> list[Look]:
     """Open every recording once; lengths that are stated are taken, others come from headers."""
     is_asked: dict[tuple[str, str], bool] = {}
     for clip in clips:
@@ -61,11 +61,11 @@ def look_at(clips: Sequence[Clip]) -> list[Look]:
     asked = list(is_asked.items())
     if not any(is_asked.values()) and all(storage.is_local(root) for root in {clip.root for clip in clips}):
         seen = _see_here(asked)  # threads that only open files here spend their time on waiting for each other
-        return [_look(clip, [seen[clip.root, segment.recording] for segment in clip.segments]) for clip in clips]
+        return [_look(clip, seen, max_clip_seconds) for clip in clips]
     shares = [asked[first::PROBE_THREADS] for first in range(PROBE_THREADS)]  # a task for each would cost more than it
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
         seen = dict(chain.from_iterable(pool.map(_see_all, shares)))
-    return [_look(clip, [seen[clip.root, segment.recording] for segment in clip.segments]) for clip in clips]
+    return [_look(clip, seen, max_clip_seconds) for clip in clips]
 
 
 def _see_here(asked: Sequence[tuple[tuple[str, str], bool]]) -> dict[tuple[str, str], _Seen]:
@@ -99,8 +99,9 @@ def _see(uri: str, is_asked: bool) -> _Seen:
         return _Seen(problem=UNREADABLE, detail=" ".join(str(error).split()))
 
 
-def _look(clip: Clip, seen: Sequence[_Seen]) -> Look:
+def _look(clip: Clip, seen_at: Mapping[tuple[str, str], _Seen], max_clip_seconds: float) -> Look:
     segments = clip.segments
+    seen = [seen_at[clip.root, segment.recording] for segment in segments]
     sources = tuple([recording.source for recording in seen])
     if not all(sources):
         sources = ()
@@ -109,7 +110,7 @@ def _look(clip: Clip, seen: Sequence[_Seen]) -> Look:
         seconds = segment.duration_seconds
         if recording.problem:
             all_stated = [other.duration_seconds for other in segments if other.duration_seconds is not None]
-            known = clip_seconds(all_stated) if len(all_stated) == len(segments) else None
+            known = clip_seconds(all_stated, max_clip_seconds) if len(all_stated) == len(segments) else None
             return Look(known, sources, problem=recording.problem, detail=recording.detail)
         if seconds is None:
             seconds = (recording.seconds or 0.0) - segment.start_seconds
@@ -118,4 +119,4 @@ def _look(clip: Clip, seen: Sequence[_Seen]) -> Look:
                 detail = f"{uri}: length: start_seconds {segment.start_seconds} lies after its end"
                 return Look(None, sources, problem=UNREADABLE, detail=detail)
         lengths.append(seconds)
-    return Look(clip_seconds(lengths), sources, max(0.0, sum(lengths) - CLIP_SECONDS))
+    return Look(clip_seconds(lengths, max_clip_seconds), sources, max(0.0, sum(lengths) - max_clip_seconds))

@@ -24,14 +24,16 @@ class HasClips(Protocol):
 BatchT = TypeVar("BatchT", bound=HasClips)
 
 
-def with_lengths_on_ray(batches: Iterable[BatchT], config: RayConfig) -> Iterator[tuple[BatchT, list[Look]]]:
+def with_lengths_on_ray(
+    batches: Iterable[BatchT], config: RayConfig, max_clip_seconds: float
+) -> Iterator[tuple[BatchT, list[Look]]]:
     """Yield each batch with what `look_at` returns for its clips, in the batches' order."""
     connect(config)
     read = ray.remote(look_at).options(num_cpus=1, max_retries=PROBE_RETRIES)
     most = 2 * int(ray.cluster_resources().get("CPU", 1))
     in_flight: deque[tuple[BatchT, Any]] = deque()
     for batch in batches:
-        in_flight.append((batch, read.remote(batch.clips)))
+        in_flight.append((batch, read.remote(batch.clips, max_clip_seconds)))
         if len(in_flight) > most:
             yield _received(*in_flight.popleft())
     while in_flight:

@@ -13,7 +13,6 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
-from cluster.config import RayConfig
 from pipelines import storage
 from pipelines.errors import UserError, shorten
 from pipelines.interface.config import save_config
@@ -87,7 +86,7 @@ def write_manifest(
             (progress or Progress()).phase(f"prepare {corpus}", unit="examples") as phase,
         ):
             reader = _Reader(corpus, root, writer)
-            for batch, looks in _with_looks(map(reader.read, _entries(iter(examples))), config.ray):
+            for batch, looks in _with_looks(map(reader.read, _entries(iter(examples))), config):
                 _refuse_wrong_root(root, looks, config, first=writer.num_clips == there[0])
                 kept = _write_batch(batch, looks, writer, config, reader)
                 for entry in _left_out(batch, looks, config):
@@ -112,6 +111,7 @@ def write_manifest(
             skipped=dict(reasons),
             cut=cut,
             unheard_hours=unheard / 3600,
+            max_clip_seconds=config.max_clip_seconds,
             respelt=dict(reader.respelt),
             formats=dict(formats),
         )
@@ -242,17 +242,17 @@ def _is_answer(answer: str) -> bool:
     return bool(answer.strip()) and "\0" not in answer
 
 
-def _with_looks(batches: Iterator[_Batch], config: RayConfig) -> Iterator[tuple[_Batch, list[Look]]]:
+def _with_looks(batches: Iterator[_Batch], config: PrepareConfig) -> Iterator[tuple[_Batch, list[Look]]]:
     """Yield each batch with what was seen of its clips, in the batches' order."""
-    left = 0 if config.address or os.environ.get("RAY_ADDRESS") else HEADERS_READ_HERE
+    left = 0 if config.ray.address or os.environ.get("RAY_ADDRESS") else HEADERS_READ_HERE
     for batch in batches:
         left -= batch.headers
         if batch.headers and left < 0:
             from pipelines.manifest.lengths_on_ray import with_lengths_on_ray  # Ray is imported where it is needed
 
-            yield from with_lengths_on_ray(chain([batch], batches), config)
+            yield from with_lengths_on_ray(chain([batch], batches), config.ray, config.max_clip_seconds)
             return
-        yield batch, look_at(batch.clips)
+        yield batch, look_at(batch.clips, config.max_clip_seconds)
 
 
 def _refuse_wrong_root(root: str, looks: Sequence[Look], config: PrepareConfig, *, first: bool) -> None:

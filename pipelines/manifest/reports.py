@@ -24,6 +24,8 @@ class PrepareReport:
     cut: int = 0
     """Clips longer than what is heard of one."""
     unheard_hours: float = 0.0
+    max_clip_seconds: float = float(CLIP_SECONDS)
+    """How much of one is heard at most; of several reports, the least."""
     respelt: Mapping[str, int] = field(default_factory=dict)
     """Emotions written in one spelling, such as `Happiness → happy`, and how many."""
     formats: Mapping[str, int] = field(default_factory=dict)
@@ -32,7 +34,8 @@ class PrepareReport:
     def lines(self) -> Iterator[str]:
         """Yield a line for each thing besides clips and examples that there is to say."""
         if self.cut:
-            yield f"{counted(self.cut, 'clip')} longer than {CLIP_SECONDS} s: {self.unheard_hours:,.3f} h are not heard"
+            longer = f"{counted(self.cut, 'clip')} longer than {self.max_clip_seconds:g} s"
+            yield f"{longer}: {self.unheard_hours:,.3f} h are not heard"
         if self.duplicates:
             yield f"{counted(self.duplicates, 'repeated example')} left out"
         if self.unreadable:
@@ -88,6 +91,7 @@ def sum_of(reports: Sequence[PrepareReport]) -> PrepareReport:
         skipped=_added(report.skipped for report in reports),
         cut=sum(report.cut for report in reports),
         unheard_hours=sum(report.unheard_hours for report in reports),
+        max_clip_seconds=min((report.max_clip_seconds for report in reports), default=float(CLIP_SECONDS)),
         respelt=_added(report.respelt for report in reports),
         formats=_added(report.formats for report in reports),
     )

@@ -31,9 +31,9 @@ from tests import ROOT
 from tests.toy import write_tone_corpus
 
 
-def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny", speech_frames="all") -> ExtractWorker:
+def make_worker(cache, *, codec="float16", whisper="tiny", beats="tiny", **heard) -> ExtractWorker:
     encoder = load_clip_encoder(whisper=whisper, beats=beats)
-    recipe = replace(recipe_of(encoder, codec=codec, precision="float32"), speech_frames=speech_frames)
+    recipe = replace(recipe_of(encoder, codec=codec, precision="float32"), **heard)
     encoders = {"speech": whisper, "audio": beats}
     write_recipe(str(cache), recipe, encoders=encoders, recorded={})
     return ExtractWorker(

@@ -5,6 +5,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoders.audio import CLIP_SECONDS
 from pipelines import storage
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.index import committed_units, read_rejects, shard_nbytes
@@ -28,6 +29,7 @@ def cache_info(config: CacheInfoConfig) -> None:
     print(f"cache      {config.cache}")
     parts = [recipe.codec, recipe.precision, f"preprocessing {recipe.preprocessing_version}"]
     parts += ["speech frames of the sound alone"] if recipe.speech_frames == "heard" else []
+    parts += [f"clips up to {recipe.max_clip_seconds:g} s"] if recipe.max_clip_seconds != CLIP_SECONDS else []
     print(f"recipe     {recipe.digest[:16]}  {', '.join(parts)}")
     for name, stream in recipe.streams.items():
         print(f"{name:<10} {stream.width} wide, 50 Hz, weights {stream.digest[:16]} ({encoders[name]})")

@@ -42,7 +42,12 @@ def cache_show(config: CacheShowConfig) -> None:
     units = (unit for unit in read_units(config.cache, roots=roots) if unit.unit == number)
     clip = next(clip for unit in units for clip in unit.clips if clip.clip_id == row["clip_id"])
     try:
-        wave = load_clip(clip.located(), channel=cache.recipe.channel, open_file=storage.open_file)
+        wave = load_clip(
+            clip.located(),
+            channel=cache.recipe.channel,
+            max_clip_seconds=cache.recipe.max_clip_seconds,
+            open_file=storage.open_file,
+        )
         digest = hashlib.blake2b(wave.numpy().tobytes(), digest_size=16).hexdigest()
         note = "" if digest == row["source_digest"] else "the recording has changed since it was encoded"
     except AudioError as error:

@@ -77,6 +77,7 @@ class AnnotationsConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check that it says where recordings are."""
+        super().__post_init__()
         if bool(self.audio_root) == bool(self.places):
             raise UserError("either audio_root=… or places=[…] says where the recordings are")
 

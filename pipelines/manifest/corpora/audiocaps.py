@@ -48,6 +48,7 @@ class AudioCapsConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Refuse splits that there are not."""
+        super().__post_init__()
         for split in self.splits:
             if split not in SPLITS:
                 raise UserError(f"splits: {split!r} is not in AudioCaps; choose from {', '.join(SPLITS)}")

@@ -46,6 +46,7 @@ class EscConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check the fold."""
+        super().__post_init__()
         require_range(self, ("test_fold",), low=1, high=5)
 
 

@@ -34,6 +34,7 @@ class FolderConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check task and templates."""
+        super().__post_init__()
         if not self.question:
             require_question(self.task, f"task={self.task}")
         for key in ("answer", "split"):

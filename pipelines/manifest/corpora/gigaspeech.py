@@ -56,6 +56,7 @@ class GigaSpeechConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Refuse splits that there are not."""
+        super().__post_init__()
         for split in self.splits:
             if split not in SPLITS:
                 raise UserError(f"splits: {split!r} is not in GigaSpeech; choose from {', '.join(SPLITS)}")

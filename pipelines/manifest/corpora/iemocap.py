@@ -42,6 +42,7 @@ class IemocapConfig(PrepareConfig):
     """[name] Corpus name in the manifest; part of every clip's identity."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range(self, ["test_session"], low=SESSIONS[0], high=SESSIONS[-1])
 
 

@@ -51,6 +51,7 @@ class LibriMixConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Refuse subsets that there are not."""
+        super().__post_init__()
         for subset in self.subsets:
             if subset not in LIBRISPEECH_SPLITS:
                 known = ", ".join(LIBRISPEECH_SPLITS)

@@ -52,6 +52,7 @@ class LibriSpeechConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Refuse tasks that the corpus cannot give."""
+        super().__post_init__()
         for task in self.tasks:
             if task not in TASKS:
                 raise UserError(f"tasks: {task!r} cannot be made from LibriSpeech; choose from {', '.join(TASKS)}")

@@ -64,6 +64,7 @@ class TableConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check the delimiter."""
+        super().__post_init__()
         if len(self.delimiter.replace("\\t", "\t")) > 1:
             raise UserError(f"delimiter={self.delimiter!r}: must be one character")
 

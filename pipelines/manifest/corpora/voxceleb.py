@@ -66,6 +66,7 @@ class VoxCelebConfig(PrepareConfig):
     """[name] Corpus name in the manifest; part of every clip's identity."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_range(self, ["train_pairs"], low=0)
         if self.recording and not re.fullmatch(rf"([^{{}}]+/)?{re.escape(UTTERANCE)}\.\w+", self.recording):
             raise UserError(f"recording={self.recording}: must be a folder, {UTTERANCE} and an ending such as .wav")

@@ -54,6 +54,7 @@ class WavCapsConfig(PrepareConfig):
 
     def __post_init__(self) -> None:
         """Check sources and range."""
+        super().__post_init__()
         require_range(self, ("max_seconds",), low=1)
         for source in self.sources:
             if source not in SOURCES:

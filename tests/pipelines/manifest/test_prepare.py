@@ -181,11 +181,11 @@ def test_headers_of_a_worker_that_dies_are_read_again_and_given_up_in_the_end(
     look_at, marks = prepare.look_at, tmp_path / "marks"
     marks.mkdir()
 
-    def deadly(clips):
+    def deadly(clips, max_clip_seconds):
         if clips[0].recordings == ["tone-4.wav"] and len(list(marks.iterdir())) < deaths:
             (marks / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return look_at(clips)
+        return look_at(clips, max_clip_seconds)
 
     write_tones(tmp_path / "audio", [1.0] * 8)
     monkeypatch.setattr("pipelines.manifest.prepare.BATCH_EXAMPLES", 4)

@@ -16,6 +16,7 @@ from pipelines.manifest.corpora.clotho import ClothoConfig, prepare_clotho, read
 from pipelines.manifest.corpora.musiccaps import MusicCapsConfig, prepare_musiccaps, read_musiccaps
 from pipelines.manifest.corpora.wavcaps import SOURCES, WavCapsConfig, prepare_wavcaps, read_wavcaps
 from pipelines.manifest.corpus import Skipped
+from pipelines.manifest.tables import read_clips
 from tests import SHARED
 from tests.pipelines.manifest.corpora.builders import recordings, texts, write_csv, write_sound
 
@@ -63,6 +64,17 @@ def test_wavcaps_captions_short_sounds_of_every_source(tmp_path):
         f"{WAVEFORMS}/AudioSet_SL_flac/Yb0RFKhbpFJA.flac",
         f"{WAVEFORMS}/AudioSet_SL_flac/Y-0SdAVK79lg.flac",
     ]
+
+
+def test_wavcaps_keeps_three_minutes_where_asked_and_counts_what_is_cut_where_not(tmp_path, capsys):
+    root = write_wavcaps(tmp_path / "w")
+    write_sound(root / "FreeSound_flac" / "77.flac", 180.0)
+    assert prepare_wavcaps(WavCapsConfig(root=str(root), out=str(tmp_path / "short"))).cut == 1
+    assert "1 clip longer than 30 s: 0.042 h are not heard" in capsys.readouterr().out
+    report = prepare_wavcaps(WavCapsConfig(root=str(root), out=str(tmp_path / "m"), max_clip_seconds=180.0))
+    assert report.cut == 0 and "not heard" not in capsys.readouterr().out
+    lengths = {clip.recordings[0]: clip.seconds for clip in read_clips(str(tmp_path / "m"))}
+    assert lengths["FreeSound_flac/77.flac"] == 180.0
 
 
 def test_wavcaps_leaves_out_what_the_blacklist_names(tmp_path):
