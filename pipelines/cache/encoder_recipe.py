@@ -1,5 +1,6 @@
 """Encoders and the recipe of what they write."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,8 +8,9 @@ import torch
 
 from encoders.audio import CLIP_SECONDS
 from encoders.clip_encoder import ClipEncoder, load_clip_encoder
-from encoders.features import Codec, Kernel, SpeechFrames
+from encoders.features import OWN_ENCODER, Codec, Kernel, SpeechFrames
 from pipelines.cache.recipe import Recipe, StreamRecipe
+from pipelines.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,6 +61,18 @@ def load_encoder_of(recipe: Recipe, *, whisper: str, beats: str, device: str, he
     )
     recipe.require_same(replace(recipe, streams=found.streams), here=here, there=there)
     return encoder
+
+
+def recorded_beats(encoders: Mapping[str, str], *, of: str) -> str:
+    """Return where a cache or run says that its audio encoder was; "none" where it has none.
+
+    Raises:
+        UserError: If that is code: what comes from elsewhere does not choose what runs here.
+    """
+    beats = encoders.get("audio", "none")
+    if OWN_ENCODER.fullmatch(beats):
+        raise UserError(f"{of}: names {beats} as its encoder, which is code to be run; beats={beats} allows it")
+    return beats
 
 
 def load_recipe(**keys: Any) -> Recipe:

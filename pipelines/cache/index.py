@@ -10,14 +10,13 @@ import pyarrow.compute as pc
 
 from encoders.features import STORED_TYPES, Fidelity
 from pipelines import storage
-from pipelines.cache.layout import unit_name
+from pipelines.cache.layout import MOST_DIGITS, unit_files, unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
 
 NAMES_AND_LENGTHS = pa.schema([("clip_id", pa.string()), ("shard", pa.string()), ("seconds", pa.float64())])
 """Columns that an index of any recipe has."""
 TAR_BLOCK = 512
-MOST_DIGITS = 16
 FIDELITY = tuple(measure.name for measure in fields(Fidelity))
 REJECT_SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("recording", pa.string()), ("stage", pa.string()), ("error", pa.string())]
@@ -67,18 +66,15 @@ class ShardInfo:
 
 def committed_units(cache: str) -> frozenset[int]:
     """Return the units whose index file exists; nothing else of a shard is ever believed."""
-    names = storage.list_names(storage.join(cache, "index"), ".parquet")
-    return frozenset(int(name.removesuffix(".parquet")) for name in names)
+    return frozenset(unit_files(cache, "index"))
 
 
 def read_rejects(cache: str, units: Collection[int]) -> pa.Table:
     """Return the rejected clips of some committed units, in the columns of `REJECT_SCHEMA`."""
-    folder = storage.join(cache, "rejects")
-    names = [name for name in storage.list_names(folder, ".parquet") if int(name.removesuffix(".parquet")) in units]
-    tables = [REJECT_SCHEMA.empty_table()]
-    for name in names:
-        tables.append(storage.read_parquet(storage.join(folder, name)))
-    return pa.concat_tables(tables)
+    names = [name for unit, name in unit_files(cache, "rejects").items() if unit in units]
+    uris = [storage.join(cache, "rejects", name) for name in names]
+    tables = [storage.read_parquet(uri, REJECT_SCHEMA).select(REJECT_SCHEMA.names) for uri in uris]
+    return pa.concat_tables([REJECT_SCHEMA.empty_table(), *(table.cast(REJECT_SCHEMA) for table in tables)])
 
 
 def read_index(cache: str, unit: int) -> pa.Table:

@@ -11,14 +11,31 @@
 from collections.abc import Collection
 
 from pipelines import storage
+from pipelines.errors import UserError
 
 UNITS = "units"
 FOLDERS = ("shards", "index", "rejects", UNITS)
+MOST_DIGITS = 16
 
 
 def unit_name(unit: int) -> str:
     """Return the name that a unit's files share, without their endings."""
     return f"{unit:06d}"
+
+
+def unit_files(cache: str, folder: str) -> dict[int, str]:
+    """Return the Parquet files of a folder of a cache by their units, in order.
+
+    Raises:
+        UserError: If one is not named as a unit's.
+    """
+    files = {}
+    for name in storage.list_names(storage.join(cache, folder), ".parquet"):
+        stem = name.removesuffix(".parquet")
+        if not (stem.isascii() and stem.isdecimal() and len(stem) < MOST_DIGITS and stem == unit_name(int(stem))):
+            raise UserError(f"{storage.join(cache, folder, name)}: not named as this project names a shard's files")
+        files[int(stem)] = name
+    return dict(sorted(files.items()))
 
 
 def find_orphans(cache: str, committed: Collection[int]) -> list[str]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from encoders.audio import CLIP_SECONDS
 from encoders.features import STORED_TYPES, Codec, audio_frames, speech_frames
 from pipelines import storage
-from pipelines.cache.layout import UNITS, unit_name
+from pipelines.cache.layout import UNITS, unit_files, unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.interface.words import counted
@@ -251,10 +251,7 @@ def _parts(rows: int) -> Iterator[slice]:
 
 
 def _plan_files(cache: str) -> list[str]:
-    names = storage.list_names(storage.join(cache, UNITS), ".parquet")
-    return [
-        storage.join(cache, UNITS, name) for name in sorted(names, key=lambda name: int(name.removesuffix(".parquet")))
-    ]
+    return [storage.join(cache, UNITS, name) for name in unit_files(cache, UNITS).values()]
 
 
 def _open_plan(uri: str) -> AbstractContextManager[pq.ParquetFile]:

@@ -17,7 +17,7 @@ from cluster.unit_queue import ActorStartError, FatalUnitError, QueueProgress, Q
 from pipelines import metrics, storage
 from pipelines.cache.cost import ALL_PARTS
 from pipelines.cache.index import committed_units, read_rejects
-from pipelines.cache.layout import unit_name
+from pipelines.cache.layout import unit_files, unit_name
 from pipelines.cache.plan import (
     count_planned_clips,
     count_units,
@@ -147,8 +147,7 @@ def _extract(config: ExtractConfig, progress: Progress) -> ExtractReport:
 
 def _uncommit_rejects(cache: str, units: frozenset[int]) -> frozenset[int]:
     """Take back the units that hold rejected clips, by their index; return the units that stay."""
-    names = storage.list_names(storage.join(cache, "rejects"), ".parquet")
-    again = units & {int(name.removesuffix(".parquet")) for name in names}
+    again = units & unit_files(cache, "rejects").keys()
     for unit in again:
         storage.delete_file(storage.join(cache, "index", f"{unit_name(unit)}.parquet"))
     return units - again

@@ -7,7 +7,7 @@ from torch import Tensor
 from encoders.audio import SAMPLE_RATE_HZ
 from encoders.codecs import dequantise, quantise
 from encoders.features import heard_frames
-from pipelines.cache.encoder_recipe import load_encoder_of
+from pipelines.cache.encoder_recipe import load_encoder_of, recorded_beats
 from pipelines.runs.spec import RunSpec
 
 Hearing = Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]
@@ -23,16 +23,17 @@ def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", bea
         run: Named in errors.
         device: Where the encoders run.
         whisper: Where the Whisper encoder is now; empty: where it was.
-        beats: Where BEATs is now, likewise.
+        beats: Where BEATs is now, likewise, unless that was code (module:function).
 
     Raises:
-        UserError: If an encoder cannot be loaded, or its weights are not those that the run learnt with.
+        UserError: If an encoder cannot be loaded, or its weights are not those that the run learnt with,
+            or the run alone names code as its encoder.
     """
     recipe = spec.recipe
     encoder = load_encoder_of(
         recipe,
         whisper=whisper or spec.encoders["speech"],
-        beats=beats or spec.encoders["audio"],
+        beats=beats or recorded_beats(spec.encoders, of=run),
         device=device,
         here=run,
         there="these encoders' output",

@@ -26,7 +26,7 @@ REPORT = "report.html"
 def complete_steps(run: str) -> list[int]:
     """Return the steps of a run's complete checkpoints, in order."""
     folder = storage.join(run, "checkpoints")
-    names = storage.list_folders(folder)
+    names = [name for name in storage.list_folders(folder) if name.isascii() and name.isdecimal()]
     return sorted(int(name) for name in names if storage.file_exists(storage.join(folder, name, STATE)))
 
 

@@ -10,10 +10,10 @@ from encoders.audio import SAMPLE_RATE_HZ, AudioError
 from encoders.clip_encoder import ClipEncoder
 from encoders.codecs import dequantise, quantise
 from encoders.errors import EncoderError
-from encoders.features import OWN_ENCODER, heard_frames
+from encoders.features import heard_frames
 from encoders.sound.clips import load_clip
 from pipelines import storage
-from pipelines.cache.encoder_recipe import load_encoder_of
+from pipelines.cache.encoder_recipe import load_encoder_of, recorded_beats
 from pipelines.cache.index import committed_units, read_index, read_members
 from pipelines.cache.plan import ExtractUnit, read_units
 from pipelines.cache.recipe import Recipe, read_recipe
@@ -42,7 +42,7 @@ def encode_anew(config: CacheVerifyConfig) -> None:
     encoder = load_encoder_of(
         recipe,
         whisper=whisper,
-        beats=config.beats or _recorded(encoders.get("audio", "none")),
+        beats=config.beats or recorded_beats(encoders, of=config.cache),
         device=local_device(config.device),
         here=config.cache,
         there="the encoder of this command",
@@ -66,13 +66,6 @@ def encode_anew(config: CacheVerifyConfig) -> None:
         raise JobIncompleteError(
             f"{config.cache}: {faults} of {counted(clips, 'clip')} are not what their recordings give today"
         )
-
-
-def _recorded(beats: str) -> str:
-    """Return the recorded encoder, unless it is code: a cache from elsewhere does not choose what runs here."""
-    if OWN_ENCODER.fullmatch(beats):
-        raise UserError(f"beats: the cache names the encoder {beats}, which is code; beats={beats} allows it")
-    return beats
 
 
 def _faults(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.cache.index import committed_units, member_names, read_index, read_rejects
-from pipelines.cache.layout import FOLDERS, UNITS, find_orphans
+from pipelines.cache.layout import FOLDERS, UNITS, find_orphans, unit_files
 from pipelines.cache.plan import PLAN_SCHEMA, ExtractUnit, read_units, repeated_clips
 from pipelines.cache.recipe import Recipe, read_recipe
 from pipelines.cache.shard import RejectedClip, StoredClip, read_stored, stored_error, write_shard
@@ -154,8 +154,7 @@ def _kept(cache: str, recipe: Recipe, unit: ExtractUnit, wanted: _Wanted) -> Ite
 
 def _prune_plan(cache: str, wanted: _Wanted, units: Collection[int]) -> None:
     """Write the plan's files anew without the unwanted clips of some units, the last first; one without rows goes."""
-    names = storage.list_names(storage.join(cache, UNITS), ".parquet")
-    for name in sorted(names, key=lambda name: -int(name.removesuffix(".parquet"))):
+    for name in reversed(unit_files(cache, UNITS).values()):
         uri = storage.join(cache, UNITS, name)
         with storage.open_parquet(uri) as file:
             total = file.metadata.num_rows

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipelines import storage
 from pipelines.cache.index import committed_units, read_rejects
+from pipelines.cache.layout import unit_files
 from pipelines.cache.plan import count_units, unit_sizes
 from pipelines.cache.recipe import read_recipe
 from pipelines.operations.top.job_lines import JobLines
@@ -83,8 +84,7 @@ class CacheWatch:
 
     def _rejects_of(self, done: frozenset[int]) -> dict[str, int]:
         """Return rejects by stage; only those of units that were not committed before are read."""
-        names = storage.list_names(storage.join(self.uri, "rejects"), ".parquet")
-        with_rejects = {int(name.removesuffix(".parquet")) for name in names} & done
+        with_rejects = unit_files(self.uri, "rejects").keys() & done
         self._rejects = {unit: stages for unit, stages in self._rejects.items() if unit in with_rejects}
         for unit in with_rejects - self._rejects.keys():
             self._rejects[unit] = Counter(read_rejects(self.uri, {unit})["stage"].to_pylist())

@@ -296,7 +296,7 @@ def test_a_cache_does_not_choose_which_code_runs(cache, capsys):
     about["encoders"]["audio"] = "os:abort"
     (cache / "recipe.json").write_text(json.dumps(about))
     assert main(["cache", "verify", f"cache={cache}", "encode=true"]) == 2
-    assert "the cache names the encoder os:abort, which is code" in capsys.readouterr().err
+    assert "names os:abort as its encoder, which is code to be run; beats=os:abort allows it" in capsys.readouterr().err
 
 
 def test_what_belongs_to_no_shard_is_listed_and_no_fault(cache, capsys):

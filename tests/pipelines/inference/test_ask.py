@@ -155,3 +155,16 @@ def test_asking_about_an_unreadable_recording_says_why(unbroken, tmp_path, capsy
     (tmp_path / "x.wav").write_text("not audio")
     assert main(["ask", f"run={unbroken}", f"audio={tmp_path}/x.wav", "question=What?"]) == 2
     assert "x.wav: " in capsys.readouterr().err
+
+
+def test_a_run_does_not_choose_which_code_runs(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "planted.py").write_text("raise SystemExit(99)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = Path(run) / "run.json"
+    content = json.loads(spec.read_text())
+    content["encoders"]["audio"] = "planted:load"
+    spec.write_text(json.dumps(content))
+    soundfile.write(tmp_path / "a.wav", tone(1.0, hertz=200.0, seed=0), RATE_HZ)
+    assert main(["ask", f"run={run}", f"audio={tmp_path}/a.wav", "question=What?"]) == 2
+    shown = capsys.readouterr().err
+    assert f"{run}: names planted:load as its encoder, which is code to be run; beats=planted:load allows it" in shown

@@ -206,6 +206,14 @@ def test_without_the_token_only_the_page_and_the_health_are_seen(server, token):
     assert status_of(f"{server.address}/v1/chat/completions", server.headers) == 405
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/..%2f..%2fetc/passwd", "/%2e%2e/etc/passwd", "//etc/passwd", "/talk.js/..%2ftoken", "/v1/examples/..%2f..%2fx"],
+)
+def test_no_path_of_a_request_leads_to_a_file(server, path):
+    assert status_of(server.address + path, server.headers) == 404
+
+
 def status_of(url: str, headers) -> int:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as response:
