@@ -1,5 +1,6 @@
 """Checkpoints of a run: written beside the training, complete once state.json is there, and loaded again."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from pipelines.runs.folder import (
     ADAPTER,
     ALIGNER,
     CARD,
+    DIGESTS,
     OPTIMIZER,
     STATE,
     best_checkpoint,
@@ -79,10 +81,13 @@ def save_checkpoint(
         (Path(folder) / CARD).write_text(model_card(spec, step))
         if snapshot.optimizer is not None:
             torch.save(snapshot.optimizer, Path(folder) / OPTIMIZER)
+        digests = {}
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
-                storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
-    storage.write_bytes(storage.join(target, STATE), json.dumps({"step": step, **state}).encode())
+                name, data = path.relative_to(folder).as_posix(), path.read_bytes()
+                digests[name] = hashlib.sha256(data).hexdigest()
+                storage.write_bytes(storage.join(target, name), data)
+    storage.write_bytes(storage.join(target, STATE), json.dumps({"step": step, **state, DIGESTS: digests}).encode())
     best = best_checkpoint(run)
     for old in complete_steps(run)[:-keep]:
         if not best or old != best[0]:
@@ -135,17 +140,36 @@ class CheckpointWriter:
 
 @contextmanager
 def fetched_checkpoint(run: str, step: int, *names: str) -> Iterator[Path]:
-    """Yield a local folder with some parts of a checkpoint.
+    """Yield a local folder with some parts of a checkpoint, which are those that were written.
 
     Raises:
-        UserError: If tensors read from it in the `with` block turn out damaged.
+        UserError: If a file is not, or tensors read from it in the `with` block turn out damaged.
     """
     uri = checkpoint_uri(run, step)
     with fetched(uri, *names) as folder:
+        _require_written(uri, folder, names)
         try:
             yield folder
         except SafetensorError as error:
             raise UserError(f"{uri}: the checkpoint is damaged ({error})") from None
+
+
+def _require_written(uri: str, folder: Path, names: Sequence[str]) -> None:
+    """Compare files with their digests in state.json, which checkpoints made before 2026-11-28 lack."""
+    state = storage.read_json(storage.join(uri, STATE))
+    digests = state.get(DIGESTS, {}) if isinstance(state, dict) else None
+    if not isinstance(digests, dict):
+        raise UserError(f"{storage.join(uri, STATE)}: damaged, not a checkpoint's state")
+    for name, digest in digests.items():
+        if name.partition("/")[0] not in names:
+            continue
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise UserError(f"{uri}: the checkpoint is damaged ({name} is gone)") from None
+        if found != digest:
+            raise UserError(f"{uri}: the checkpoint is damaged ({name} is not what was written)")
 
 
 def load_weights(run: str, step: int, model: Salmonn, *, adapter: str = MAIN_ADAPTER) -> None:

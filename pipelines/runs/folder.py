@@ -8,8 +8,8 @@
       report.html           what was forecast and what came, once training has ended
       llm/                  the tiny LLM, if that is the base
       tensorboard/          event files
-      checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), README.md (model card), optimizer.pt, and state.json,
-                            which is written last
+      checkpoints/000200/   aligner.safetensors, adapter/ (PEFT), README.md (model card), optimizer.pt, and state.json
+                            with their digests, which is written last
 """
 
 import json
@@ -19,6 +19,8 @@ from pipelines import storage
 from pipelines.errors import UserError
 
 STATE, CARD, ALIGNER, OPTIMIZER, ADAPTER = "state.json", "README.md", "aligner.safetensors", "optimizer.pt", "adapter"
+DIGESTS = "sha256"
+"""Key of state.json: the SHA-256 of each of the checkpoint's other files, by its name."""
 START = "start.json"
 REPORT = "report.html"
 

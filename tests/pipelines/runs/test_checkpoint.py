@@ -17,7 +17,8 @@ from llm.settings import LoraSettings
 from llm.tiny import write_tiny_llm
 from pipelines import storage
 from pipelines.cache.encoder_recipe import recipe_of
-from pipelines.runs.checkpoint import Snapshot, load_run, model_card, save_checkpoint
+from pipelines.errors import UserError
+from pipelines.runs.checkpoint import Snapshot, load_optimizer, load_run, model_card, save_checkpoint
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
@@ -129,12 +130,52 @@ def test_model_card_links_an_llm_of_the_hub_but_no_folder(run):
     assert all("/models" not in card.content for card in cards)
 
 
-@pytest.mark.parametrize("name", ["aligner.safetensors", "adapter/adapter_model.safetensors"])
-def test_damaged_checkpoint_is_named(run, tmp_path, name):
+FILES = ["aligner.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_one_bit_changed_is_named(run, tmp_path, name):
     copied(run, str(tmp_path), without="")
     path = tmp_path / "checkpoints" / "000200" / name
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"000200: the checkpoint is damaged \({name} is not what was written\)"):
+        load_run(str(tmp_path))
+    path.unlink()
+    with pytest.raises(UserError, match=rf"000200: the checkpoint is damaged \({name} is gone\)"):
+        load_run(str(tmp_path))
+
+
+def test_a_changed_optimizer_is_named_to_whoever_continues_and_to_nobody_else(run, tmp_path):
+    copied(run, str(tmp_path), without="")
+    path = tmp_path / "checkpoints" / "000200" / "optimizer.pt"
+    path.write_bytes(path.read_bytes() + b"x")
+    model = load_run(str(tmp_path)).model
+    optimizer = torch.optim.AdamW(model.trainable_parameters().values())
+    with pytest.raises(UserError, match=r"damaged \(optimizer\.pt is not what was written\)"):
+        load_optimizer(str(tmp_path), 200, optimizer)
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_a_checkpoint_from_before_there_were_digests_is_loaded_and_its_damage_found(run, tmp_path, name):
+    copied(run, str(tmp_path), without="")
+    state = tmp_path / "checkpoints" / "000200" / "state.json"
+    content = json.loads(state.read_text())
+    assert set(content.pop("sha256")) == {*FILES, "README.md", "optimizer.pt"}
+    state.write_text(json.dumps(content))
+    load_run(str(tmp_path))
+    path = tmp_path / "checkpoints" / "000200" / name
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"checkpoints/000200: the checkpoint is damaged"):
+    with pytest.raises(UserError, match=r"checkpoints/000200: the checkpoint is damaged"):
+        load_run(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"sha256": 3}', '{"sha256": []}'])
+def test_a_state_that_is_none_is_named(run, tmp_path, content):
+    copied(run, str(tmp_path), without="")
+    (tmp_path / "checkpoints" / "000200" / "state.json").write_text(content)
+    with pytest.raises(UserError, match=r"000200/state\.json: damaged, not a checkpoint's state"):
         load_run(str(tmp_path))
 
 
