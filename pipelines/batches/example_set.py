@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.batches.mix import MixRow, Mixture, make_mixture
@@ -122,11 +121,10 @@ def _joined(manifest: str, cache: ClipIndex, wanted: Mapping[str, list[str]], co
     with the table.
     """
     uri = storage.join(manifest, EXAMPLES)
-    filesystem, path = storage.resolve(uri)
     conditions = [(name, "in", values) for name, values in wanted.items() if values]
 
     def make(_: pa.Table | None) -> pa.Table:
-        table = pq.read_table(path, filesystem=filesystem, columns=[*columns], filters=conditions or None)
+        table = storage.select_parquet(uri, columns, conditions or None)
         positions_N = cache.positions(table["clip_id"])
         table = table.append_column("position", pa.array(positions_N))
         if (positions_N < 0).any():
@@ -143,8 +141,7 @@ def _joined(manifest: str, cache: ClipIndex, wanted: Mapping[str, list[str]], co
 
 
 def _nothing_selected(manifest: str, splits: Sequence[str], tasks: Sequence[str], *, is_mixed: bool) -> str:
-    filesystem, path = storage.resolve(storage.join(manifest, EXAMPLES))
-    table = pq.read_table(path, filesystem=filesystem, columns=["split", "task"])
+    table = storage.select_parquet(storage.join(manifest, EXAMPLES), ["split", "task"])
     found = {name: sorted(pc.unique(table[name]).to_pylist()) for name in ("split", "task")}
     keys = ["mix="] * is_mixed + ["tasks=[]"] * (not set(tasks) & set(found["task"]) and bool(tasks))
     keys += ["splits=[]"] * (not set(splits) & set(found["split"]) and bool(splits))

@@ -193,7 +193,10 @@ def extend_plan(
         units_N = first + cut_units(predict_nbytes(new.seconds, recipe, recipe.codec), shard_nbytes=shard_nbytes)
         uri = storage.join(cache, UNITS, f"{unit_name(first)}.parquet")
         try:
-            with storage.staged_file(uri, exclusive=True) as path, pq.ParquetWriter(path, PLAN_SCHEMA) as writer:
+            with (
+                storage.staged_file(uri, exclusive=True) as path,
+                pq.ParquetWriter(path, PLAN_SCHEMA, **storage.PAGE_CHECKSUMS) as writer,
+            ):
                 for part in _parts(len(new.rows)):
                     rows = take_rows(manifest, CLIPS, CLIP_SCHEMA.names, new.rows[part])
                     rows = rows.add_column(0, "unit", pa.array(units_N[part]))
@@ -229,7 +232,7 @@ def _replace_or_refuse(cache: str, manifest: str, changed: Integers, *, replace:
             new = [{**row, **rows.get(row["clip_id"], {})} for row in planned.to_pylist()]
             with storage.staged_file(uri) as path:
                 table = pa.Table.from_pylist(new, schema=PLAN_SCHEMA)
-                pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
+                pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, **storage.PAGE_CHECKSUMS)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.errors import UserError
@@ -61,10 +60,9 @@ class AnswerStore:
 
     def read(self) -> pa.Table:
         """Return all answers; of one that was given twice, as by a machine that was given up too early, the first."""
-        filesystem, path = storage.resolve(self.uri)
-        names = storage.list_names(self.uri, ".parquet")
-        tables = [pq.read_table(f"{path}/{name}", filesystem=filesystem, schema=SCHEMA) for name in sorted(names)]
-        table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+        uris = [storage.join(self.uri, name) for name in storage.list_names(self.uri, ".parquet")]
+        tables = [storage.read_parquet(uri, SCHEMA).select(SCHEMA.names) for uri in uris]
+        table = pa.concat_tables([SCHEMA.empty_table(), *(table.cast(SCHEMA) for table in tables)])
         others = [name for name in SCHEMA.names if name not in KEY]
         once = table.group_by(KEY, use_threads=False).aggregate([(name, "first") for name in others])
         return once.rename_columns({f"{name}_first": name for name in others}).select(SCHEMA.names)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from llm.prompts import question_for
 from pipelines import storage
@@ -87,9 +86,8 @@ def load_questions(
 
 def _recordings(manifest: str, clip_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the names of each clip's recordings below its corpus's root."""
-    filesystem, path = storage.resolve(storage.join(manifest, CLIPS))
     wanted = pc.field("clip_id").isin(pc.unique(clip_ids))
-    clips = pq.read_table(path, filesystem=filesystem, columns=["clip_id", "segments"], filters=wanted)
+    clips = storage.select_parquet(storage.join(manifest, CLIPS), ["clip_id", "segments"], wanted)
     segments = clips["segments"].combine_chunks()
     names = pc.struct_field(segments.values, "recording")
     lists = pa.ListArray.from_arrays(segments.offsets, names)

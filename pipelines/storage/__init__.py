@@ -29,10 +29,18 @@ from pipelines.storage.files import (
 from pipelines.storage.hold import Holder, held, held_by
 from pipelines.storage.lines import LineFile, LineTail
 from pipelines.storage.snapshots import snapshot
-from pipelines.storage.tables import iter_batches, open_parquet, read_parquet, write_table
+from pipelines.storage.tables import (
+    PAGE_CHECKSUMS,
+    iter_batches,
+    open_parquet,
+    read_parquet,
+    select_parquet,
+    write_table,
+)
 from pipelines.storage.uris import full_path, is_local, join, parent, resolve, root_of
 
 __all__ = [
+    "PAGE_CHECKSUMS",
     "Holder",
     "LineFile",
     "LineTail",
@@ -66,6 +74,7 @@ __all__ = [
     "resolve",
     "root_of",
     "sample_starts",
+    "select_parquet",
     "snapshot",
     "staged_file",
     "write_bytes",

@@ -13,11 +13,14 @@ from pipelines.errors import MissingError, UserError
 from pipelines.storage.files import file_exists, staged_file
 from pipelines.storage.uris import resolve
 
+PAGE_CHECKSUMS: Mapping[str, Any] = {"write_page_checksum": True}
+"""What every writer of Parquet is given: a bit that turns inside a page is otherwise another value."""
+
 
 def write_table(uri: str, table: pa.Table) -> None:
     """Write a Parquet file whole; the same table gives the same bytes."""
     with staged_file(uri) as path:
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(table, path, compression="zstd", **PAGE_CHECKSUMS)
 
 
 @contextmanager
@@ -35,7 +38,9 @@ def open_parquet(
         raise MissingError(f"{uri}: no such file")
     try:
         opened = pq.ParquetFile(
-            filesystem.open_input_file(path), pre_buffer=not isinstance(filesystem, fs.LocalFileSystem)
+            filesystem.open_input_file(path),
+            pre_buffer=not isinstance(filesystem, fs.LocalFileSystem),
+            page_checksum_verification=True,
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"{uri}: not a Parquet file ({error})") from None
@@ -63,6 +68,17 @@ def read_parquet(
     with open_parquet(uri, schema, optional=optional) as file:
         names = [name for name in file.schema_arrow.names if name in schema.names] if schema and only_schema else None
         return file.read(names, use_threads=False)  # many small files are read by threads of their own
+
+
+def select_parquet(uri: str, columns: Sequence[str], filters: Any = None) -> pa.Table:
+    """Return the rows of a Parquet file that pass pyarrow's filters and hold no others; raises as `open_parquet`."""
+    filesystem, path = resolve(uri)
+    if not file_exists(uri):
+        raise MissingError(f"{uri}: no such file")
+    with _damage_named(uri):
+        return pq.read_table(
+            path, filesystem=filesystem, columns=list(columns), filters=filters, page_checksum_verification=True
+        )
 
 
 @contextmanager
@@ -118,7 +134,9 @@ class RowTable:
     def _write(self, table: pa.Table) -> None:
         if self._writer is None:
             path = self._file.enter_context(staged_file(self.uri))
-            self._writer = self._file.enter_context(pq.ParquetWriter(path, self.schema, compression="zstd"))
+            self._writer = self._file.enter_context(
+                pq.ParquetWriter(path, self.schema, compression="zstd", **PAGE_CHECKSUMS)
+            )
         self._writer.write_table(table)
 
     def __enter__(self) -> Self:

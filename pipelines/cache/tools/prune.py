@@ -165,7 +165,7 @@ def _prune_plan(cache: str, wanted: _Wanted, units: Collection[int]) -> None:
             with (
                 storage.open_parquet(uri) as file,
                 storage.staged_file(uri) as path,
-                pq.ParquetWriter(path, PLAN_SCHEMA) as writer,
+                pq.ParquetWriter(path, PLAN_SCHEMA, **storage.PAGE_CHECKSUMS) as writer,
             ):
                 for batch in _planned(file, wanted, units):
                     writer.write_batch(batch)

@@ -1,0 +1,79 @@
+"""Covers pipelines.storage.tables."""
+
+import ast
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import storage
+from pipelines.errors import UserError
+from pipelines.storage.tables import RowTable
+from tests.sources import sources
+
+VALUES = pa.table({"x": pa.array(np.random.default_rng(0).integers(0, 2**60, 1_000))})
+
+
+def write_rows(uri: str) -> None:
+    with RowTable(uri, VALUES.schema) as table:
+        for row in VALUES.to_pylist():
+            table.add(row)
+
+
+def read_batches(uri: str) -> pa.Table:
+    with storage.open_parquet(uri) as file:
+        return pa.Table.from_batches(storage.iter_batches(file, 100))
+
+
+@pytest.mark.parametrize("write", [lambda uri: storage.write_table(uri, VALUES), write_rows])
+@pytest.mark.parametrize(
+    "read",
+    [
+        storage.read_parquet,
+        read_batches,
+        lambda uri: storage.select_parquet(uri, ["x"]),
+        lambda uri: storage.select_parquet(uri, ["x"], [("x", ">", -1)]),
+    ],
+)
+def test_a_bit_that_turns_inside_a_page_names_the_file_and_is_never_a_value(tmp_path, write, read):
+    path = tmp_path / "a.parquet"
+    write(str(path))
+    data = path.read_bytes()
+    assert read(str(path)).equals(VALUES)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    start, found = column.dictionary_page_offset, 0
+    for place in range(start, start + column.total_compressed_size, 97):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            assert read(str(path)).equals(VALUES)  # a page's header has statistics in it, which nobody needs
+        except UserError as error:
+            assert re.fullmatch(r".*a\.parquet: damaged \([^\n]*\)", str(error))
+            found += 1
+    assert found > 90
+
+
+def test_a_table_without_checksums_is_read_as_before(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(VALUES, path)
+    assert storage.read_parquet(str(path)).equals(VALUES)
+    assert storage.select_parquet(str(path), ["x"]).equals(VALUES)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        storage.select_parquet(str(tmp_path / "absent"), ["x"])
+
+
+def test_every_reader_compares_and_every_writer_writes_checksums():
+    """Corpora's own tables are others' files; all that is ours goes through one module, or names the checksums."""
+    for module, path in sources().items():
+        if not module.startswith("pipelines.") or module.startswith("pipelines.manifest.corpora"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("pq.write_table", "pq.ParquetWriter"):
+                assert "PAGE_CHECKSUMS" in ast.unparse(node), f"{path}:{node.lineno}"
+            if name in ("pq.read_table", "pq.ParquetFile"):
+                assert module == "pipelines.storage.tables", f"{path}:{node.lineno}"
+                assert "page_checksum_verification=True" in ast.unparse(node), f"{path}:{node.lineno}"
