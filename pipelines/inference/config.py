@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from cluster.config import RayConfig
 from cluster.limits import QueueLimits
-from encoders.audio import SOUND_ENDINGS
+from encoders.audio import MOST_SECONDS, SOUND_ENDINGS
 from pipelines import storage
 from pipelines.cache.recipe import read_recipe
 from pipelines.errors import UserError
@@ -102,7 +102,7 @@ class EvaluationsCompareConfig:
 
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
-OF_SERVER = ("checkpoint", "llm", "whisper", "beats", "lora_scaling", "threads", "device")
+OF_SERVER = ("checkpoint", "llm", "whisper", "beats", "lora_scaling", "heard_seconds", "threads", "device")
 """Keys of `ask` that a server has decided when it started."""
 
 
@@ -114,7 +114,10 @@ class AskConfig:
     """[last|best|step] Which of its checkpoints answers; best: of the lowest held-out loss."""
     audio: str = MISSING
     """[URI|list] The recording; or several, [a.wav,b.wav]; or a folder, of which all are taken; or a .txt file that
-    names one a line. The first 30 seconds of each are heard."""
+    names one a line. The first 30 seconds of each are heard, or as many as the run learnt to hear."""
+    heard_seconds: float = 0.0
+    """[seconds] How much of each is heard at most, from its start; 0: as the run learnt. Another number needs a run
+    that learnt with hear=clip, and so much room in its LLM."""
     question: str = ""
     """[text] What is asked about them; empty: a terminal is asked for questions until its input ends (Ctrl-D)."""
     json: bool = False
@@ -145,6 +148,8 @@ class AskConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_range(self, ("batch_examples", "num_beams", "max_new_tokens", "threads"), low=1)
+        if self.heard_seconds:
+            require_range(self, ("heard_seconds",), low=1, high=MOST_SECONDS)
 
     def require_paths(self) -> None:
         """Check that what is read is there."""

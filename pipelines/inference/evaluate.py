@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.cache.recipe import Recipe
 from pipelines.inference.answer_table import HEARD, OTHER, OWN, SILENCE, TaskAnswers, by_test_set
 from pipelines.inference.answering import answer
 from pipelines.inference.answers import SILENCE as SILENT_CLIP
@@ -60,12 +61,12 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     write_report(out, config, report, table)
     print_scores(report)
     print(f"{out}: report.md, scores.json, answers.parquet")
-    _write_page(config, out, report, table, channel=model.spec.recipe.channel, progress=progress)
+    _write_page(config, out, report, table, recipe=model.spec.recipe, progress=progress)
     return [task.own for task in report.tasks]
 
 
 def _write_page(
-    config: EvaluateConfig, out: str, report: EvaluationReport, answers: pa.Table, *, channel: str, progress: Progress
+    config: EvaluateConfig, out: str, report: EvaluationReport, answers: pa.Table, *, recipe: Recipe, progress: Progress
 ) -> None:
     uri = storage.join(out, PAGE)
     if not config.page_examples:
@@ -79,7 +80,7 @@ def _write_page(
         report,
         answers,
         manifest=config.manifest,
-        channel=channel,
+        recipe=recipe,
         most=config.page_examples,
         progress=progress,
     )

@@ -1,6 +1,7 @@
 """From a wave to the features that a run's model hears: what the encoders give, through the cache's codec and back."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
@@ -10,7 +11,13 @@ from encoders.features import heard_frames
 from pipelines.cache.encoder_recipe import load_encoder_of, recorded_beats
 from pipelines.runs.spec import RunSpec
 
-Hearing = Callable[[Sequence[Tensor]], list[dict[str, Tensor]]]
+
+class Hearing(Protocol):
+    """Makes float32 streams [frames, width] of 16 kHz waves [samples]; `on_clips` as `ClipEncoder.encode` has it."""
+
+    def __call__(
+        self, waves: Sequence[Tensor], on_clips: Callable[[float], None] | None = None
+    ) -> list[dict[str, Tensor]]: ...
 
 
 def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", beats: str = "") -> Hearing:
@@ -39,10 +46,10 @@ def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", bea
         there="these encoders' output",
     )
 
-    def hear(waves: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    def hear(waves: Sequence[Tensor], on_clips: Callable[[float], None] | None = None) -> list[dict[str, Tensor]]:
         clips = [
             {name: dequantise(quantise(frames, recipe.codec), recipe.codec) for name, frames in streams.items()}
-            for streams in encoder.encode(waves)
+            for streams in encoder.encode(waves, on_clips=on_clips)
         ]
         if spec.hear == "clip":
             frames_of = heard_frames([wave.numel() / SAMPLE_RATE_HZ for wave in waves])

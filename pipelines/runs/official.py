@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from encoders.features import is_file
+from encoders.features import FRAME_RATE_HZ, is_file
 from llm.identity import llm_identity
 from llm.loading import llm_width
 from llm.lora import (
@@ -93,7 +93,9 @@ def export_official(config: ExportConfig) -> None:
             torch.save({"model": aligner | adapter}, path)
     print(f"{config.out}: {len(aligner | adapter)} tensors of {config.run}, step {step}")
     if spec.hear == "clip":
-        print(f"{config.run} learnt clips at their own length (hear=clip); the official code lets it hear 30 s of each")
+        longer = f", up to {spec.frames / FRAME_RATE_HZ:g} s" if spec.frames > CLIP_FRAMES else ""
+        learnt = f"{config.run} learnt clips at their own length (hear=clip{longer})"
+        print(f"{learnt}; the official code lets it hear 30 s of each")
 
 
 def read_official(uri: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

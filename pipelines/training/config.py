@@ -19,7 +19,7 @@ from pipelines.interface.help import CHANGE
 from pipelines.interface.words import command
 from pipelines.manifest.tables import require_clips
 from pipelines.training.alarms import AlarmConfig
-from qformer.config import QFormerConfig
+from qformer.config import CLIP_SECONDS, QFormerConfig
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class TrainConfig:
     micro_batch_examples: int = 8
     """[examples] Most that a worker computes at a time; a global batch is dealt into such parts, of equal tokens."""
     heard_seconds: float = 30.0
-    """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on."""
+    """[seconds] How much of each clip is heard, of its 30 s of frames; less makes short clips cheap to train on. More
+    than 30 needs hear=clip, and a cache of longer clips (max_clip_seconds)."""
     hear: Literal["", "all", "clip"] = ""
     """[name] all: each clip's 30 s, the silence behind its sound too, as the published model does. clip: its sound
     alone, so that a short clip becomes few audio tokens. Empty: as the run it starts from, or all."""
@@ -179,7 +180,11 @@ class TrainConfig:
             raise UserError(f"shard_llm=true: precision={self.precision} cannot be spread over workers")
         require_range(self, ("seed",), low=0, high=2**31)
         require_range(self, ("max_missing_fraction",), low=0, high=1)
-        require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds), high=30)
+        require_range(self, ("heard_seconds",), low=max(1.0, self.qformer.window_seconds))
+        if self.heard_seconds > CLIP_SECONDS and (self.hear == "all" or not (self.hear or self.init_from)):
+            raise UserError(
+                f"heard_seconds={self.heard_seconds:g}: hear=all hears {CLIP_SECONDS} s; give hear=clip to hear more"
+            )
         for key in ("valid_every", "eval_every"):
             self._require_held_out(key)
         if self.eval_every % self.checkpoint_every:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import yaml
 
 from cluster.apart import call_in_subprocess
-from encoders.features import FRAME_RATE_HZ
+from encoders.features import FRAME_RATE_HZ, Hear
 from llm.identity import llm_identity
 from llm.prompts import question_for
 from pipelines import storage
@@ -25,7 +25,7 @@ from pipelines.runs.folder import MIX, complete_steps, is_described
 from pipelines.runs.spec import RunSpec, copy_llm, fetched, local_llm, require_heard, require_same_llm, require_silence
 from pipelines.training.config import FREE_KEYS, TrainConfig
 from pipelines.training.data import RunData
-from qformer.config import AlignerConfig
+from qformer.config import CLIP_SECONDS, AlignerConfig
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     before = RunSpec.read(config.init_from) if config.init_from else None
     hear = config.hear or (before.hear if before else "all")
     require_silence(hear, index.recipe, run=config.run, cache=config.cache)
+    _check_heard_seconds(config, hear, index)
     if before:
         _check_start(config, replace(before, hear=hear), index, pending)
     widths = {name: stream.width for name, stream in index.recipe.streams.items()}
@@ -176,6 +177,20 @@ def describe_run(config: TrainConfig, inputs: RunInputs, *, pending: Sequence[st
     if inputs.mix:
         save_mix(inputs.mix, storage.join(config.run, MIX))
     spec.write(config.run)
+
+
+def _check_heard_seconds(config: TrainConfig, hear: Hear, index: ClipIndex) -> None:
+    most = index.recipe.max_clip_seconds
+    if config.heard_seconds > most:
+        raise UserError(
+            f"heard_seconds={config.heard_seconds:g}: {config.cache} holds {most:g} s of a clip at most; "
+            "extract with max_clip_seconds=… holds more"
+        )
+    if hear == "all" and config.heard_seconds > CLIP_SECONDS:  # as the run before
+        raise UserError(
+            f"heard_seconds={config.heard_seconds:g}: {config.init_from} hears {CLIP_SECONDS} s of every clip "
+            "(hear=all); give hear=clip to hear more"
+        )
 
 
 def _check_same_mix(config: TrainConfig, mix: Sequence[MixRow]) -> None:

@@ -5,14 +5,14 @@ listener.answer("dog.wav", "What can be heard?").text
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from encoders.audio import CLIP_SECONDS
+from encoders.audio import CLIP_SECONDS, MOST_SECONDS
 from encoders.features import FRAME_RATE_HZ
 from llm.answering import Answering
 from llm.lora import set_lora_scaling, use_lora
@@ -26,6 +26,7 @@ from pipelines.inference.hearing import Hearing, load_hearing
 from pipelines.inference.listening.waves import Wave, read_wave, wave_of_array
 from pipelines.interface.devices import local_device
 from pipelines.runs.checkpoint import LoadedRun, load_run, load_runs
+from pipelines.runs.spec import RunSpec
 
 Audio = str | os.PathLike[str] | tuple[Any, int] | Wave | ClipFeatures
 """What can be asked about: a path or URI, (samples, rate in Hz), a wave, or what was encoded before: a clip of a
@@ -79,6 +80,7 @@ class Listener:
         whisper: str = "",
         beats: str = "",
         lora_scaling: float = 1.0,
+        heard_seconds: float = 0.0,
         device: str = "auto",
     ) -> "Listener":
         """Load a run.
@@ -90,14 +92,17 @@ class Listener:
             whisper: Where its Whisper encoder lies now, likewise.
             beats: Where BEATs lies now, likewise.
             lora_scaling: Factor on LoRA's alpha / rank.
+            heard_seconds: How much of a sound is heard at most; 0: as the run learnt. More needs one with hear=clip.
             device: auto, cpu or cuda.
 
         Raises:
             FileNotFoundError: If there is no run.
-            UserError: If it has no such checkpoint, or its LLM is another now.
+            UserError: If it has no such checkpoint, its LLM is another now, or it cannot hear so much.
         """
         found = local_device(device)
         loaded = load_run(run, checkpoint=checkpoint, device=found, llm=llm)
+        if heard_seconds:
+            loaded = replace(loaded, spec=_hearing(loaded.spec, heard_seconds, run))
         set_lora_scaling(loaded.model.llm, lora_scaling)
         return cls(run, loaded, device=found, whisper=whisper, beats=beats)
 
@@ -133,11 +138,14 @@ class Listener:
         """
         return self.features_of([audio])[0]
 
-    def features_of(self, audios: Sequence[Audio]) -> list[ClipFeatures]:
-        """Return the features of several sounds, encoded together. Raises as `features`."""
-        found = {place: audio for place, audio in enumerate(audios) if isinstance(audio, ClipFeatures)}
-        waves = {place: self._wave(audio) for place, audio in enumerate(audios) if not isinstance(audio, ClipFeatures)}
-        streams = self._hear([wave.samples for wave in waves.values()]) if waves else []
+    def features_of(
+        self, audios: Sequence[Audio], *, on_clips: Callable[[float], None] | None = None
+    ) -> list[ClipFeatures]:
+        """Return the features of several sounds, encoded together, `on_clips` told meanwhile. Raises as `features`."""
+        sounds = [self.read(audio) for audio in audios]
+        found = {place: sound for place, sound in enumerate(sounds) if isinstance(sound, ClipFeatures)}
+        waves = {place: sound for place, sound in enumerate(sounds) if isinstance(sound, Wave)}
+        streams = self._hear([wave.samples for wave in waves.values()], on_clips) if waves else []
         for (place, wave), encoded in zip(waves.items(), streams, strict=True):
             found[place] = ClipFeatures(encoded, wave.seconds)
         return [found[place] for place in range(len(audios))]
@@ -166,11 +174,11 @@ class Listener:
         """
         if not asked:
             return []
-        sounds = {id(audio): audio for audio, _ in asked}
+        sounds = {id(audio): self.read(audio) for audio, _ in asked}
+        for audio, question in asked:
+            self.require_room(question, max_new_tokens, sounds[id(audio)].seconds)
         features = dict(zip(sounds, self.features_of(list(sounds.values())), strict=True))
         clips = [features[id(audio)] for audio, _ in asked]
-        for _, question in asked:
-            self.require_room(question, max_new_tokens)
         batch = self.batch(clips, [question for _, question in asked])
         generated = self.generate(batch, num_beams=num_beams, max_new_tokens=max_new_tokens)
         return [self.answer_of(one, clip, max_new_tokens) for one, clip in zip(generated, clips, strict=True)]
@@ -180,9 +188,10 @@ class Listener:
 
         With several beams a piece comes when all beams agree on it.
         """
-        self.require_room(question, max_new_tokens)
+        sound = self.read(audio)
+        self.require_room(question, max_new_tokens, sound.seconds)
         answering = Answering(self.model, num_beams=num_beams, max_new_tokens=max_new_tokens)
-        batch = self.batch([self.features(audio)], [question])
+        batch = self.batch([self.features(sound)], [question])
         self.take_turn()
         answering.join([0], batch)
         while len(answering):
@@ -219,16 +228,22 @@ class Listener:
         ]
         return make_batch(streams, questions, [], heard=heard).to(self.device)
 
-    def require_room(self, question: str, most_tokens: int) -> None:
-        """Check that the LLM has positions for a clip, a question and an answer of so many tokens.
+    def require_room(self, question: str, most_tokens: int, seconds: float) -> None:
+        """Check that the LLM has positions for a sound so long, a question and an answer of so many tokens.
 
         Raises:
             UserError: If it has too few.
         """
         config = self.model.llm.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
-        (audio_tokens,) = count_audio_tokens(self.model, self.spec.heard, np.array([self.heard_seconds]))
+        (audio_tokens,) = count_audio_tokens(self.model, self.spec.heard, np.array([seconds]))
         taken = self.model.prompt_tokens(question, num_audio_tokens=audio_tokens) + most_tokens
+        if positions and taken > positions and seconds > CLIP_SECONDS:
+            raise UserError(
+                f"the sound is too long: {min(seconds, self.heard_seconds):.1f} s of it are {audio_tokens} tokens, and "
+                f"with the question and {most_tokens} tokens of answer it takes {taken} positions of the LLM's "
+                f"{positions}; a smaller heard_seconds=… hears its beginning"
+            )
         if positions and taken > positions:
             raise UserError(
                 f"the question is too long: with the clip and {most_tokens} tokens of answer it takes {taken} "
@@ -244,20 +259,21 @@ class Listener:
     @property
     def heard_seconds(self) -> float:
         """[seconds] How much of a clip the run hears at most, from its start."""
-        return min(float(CLIP_SECONDS), self.spec.frames / FRAME_RATE_HZ)
+        return min(self.spec.recipe.max_clip_seconds, self.spec.frames / FRAME_RATE_HZ)
 
     def take_turn(self) -> None:
         """Make the LLM this run's; other runs that share it have theirs later."""
         use_lora(self.model.llm, self._adapter)
 
-    def _wave(self, audio: Audio) -> Wave:
-        if isinstance(audio, Wave):
+    def read(self, audio: Audio) -> Wave | ClipFeatures:
+        """Return a sound as it is to be encoded; features as they are. Raises AudioError if it cannot be heard."""
+        if isinstance(audio, Wave | ClipFeatures):
             return audio
-        channel = self.spec.recipe.channel
+        channel, most = self.spec.recipe.channel, self.spec.recipe.max_clip_seconds
         if isinstance(audio, tuple):
-            return wave_of_array(*audio, channel=channel)
+            return wave_of_array(*audio, channel=channel, max_clip_seconds=most)
         if isinstance(audio, str | os.PathLike):
-            return read_wave(os.fspath(audio), channel=channel)
+            return read_wave(os.fspath(audio), channel=channel, max_clip_seconds=most)
         raise UserError(f"audio of type {type(audio).__name__}: a path, (samples, rate) or a clip's features is needed")
 
     @property
@@ -270,3 +286,18 @@ class Listener:
         if self._hears_as:
             return self._hears_as._hear
         return load_hearing(self.spec, self.run, device=self.device, **self._places)
+
+
+def _hearing(spec: RunSpec, seconds: float, run: str) -> RunSpec:
+    """Return the description of the run as one that hears so much of a sound.
+
+    Raises:
+        UserError: If that is more than it learnt to, and it learnt to hear so much of every clip.
+    """
+    learnt = spec.frames / FRAME_RATE_HZ
+    if not 1 <= seconds <= MOST_SECONDS:
+        raise UserError(f"heard_seconds={seconds:g}: must be between 1 and {MOST_SECONDS}")
+    if spec.hear == "all" and seconds != learnt:
+        raise UserError(f"heard_seconds={seconds:g}: {run} hears {learnt:g} s of every sound (hear=all)")
+    longest = max(spec.recipe.max_clip_seconds, float(seconds))
+    return replace(spec, frames=round(seconds * FRAME_RATE_HZ), recipe=replace(spec.recipe, max_clip_seconds=longest))

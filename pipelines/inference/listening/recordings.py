@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from encoders.audio import AudioError
+from encoders.audio import CLIP_SECONDS, AudioError
 from pipelines.cache.reader import ClipFeatures
 from pipelines.inference.config import AskConfig
 from pipelines.inference.listening.answerer import Answer
 from pipelines.inference.listening.listener import Listener
-from pipelines.inference.listening.waves import Wave, read_wave
+from pipelines.inference.listening.waves import Wave
+from pipelines.interface.progress import Progress
 
 
 class LocalAnswerer:
@@ -26,6 +27,7 @@ class LocalAnswerer:
             whisper=config.whisper,
             beats=config.beats,
             lora_scaling=config.lora_scaling,
+            heard_seconds=config.heard_seconds,
             device=config.device,
         )
         self._heard: dict[str, ClipFeatures | AudioError] = {}
@@ -36,7 +38,7 @@ class LocalAnswerer:
         Raises:
             UserError: If the run learnt with other encoders.
         """
-        self._hear([recording for recording in recordings if recording not in self._heard])
+        self._hear([recording for recording in recordings if recording not in self._heard], question)
         heard = {recording: self._heard[recording] for recording in recordings}
         clips = {recording: clip for recording, clip in heard.items() if isinstance(clip, ClipFeatures)}
         config = self._config
@@ -58,11 +60,21 @@ class LocalAnswerer:
             answers.append(Answer(recording, question, one.text, "", one.heard_seconds, one.given_seconds, one.is_cut))
         return answers
 
-    def _hear(self, recordings: Sequence[str]) -> None:
-        waves: dict[str, Wave] = {}
+    def _hear(self, recordings: Sequence[str], question: str) -> None:
+        sounds: dict[str, Wave | ClipFeatures] = {}
         for recording in recordings:
             try:
-                waves[recording] = read_wave(recording, channel=self._listener.spec.recipe.channel)
+                sounds[recording] = self._listener.read(recording)
             except AudioError as error:
                 self._heard[recording] = error
-        self._heard |= zip(waves, self._listener.features_of(list(waves.values())), strict=True)
+        for sound in sounds.values():  # before anything is encoded
+            self._listener.require_room(question, self._config.max_new_tokens, sound.seconds)
+        waves = list(sounds.values())
+        seconds = sum(min(wave.seconds, self._listener.spec.recipe.max_clip_seconds) for wave in waves)
+        if seconds <= CLIP_SECONDS:
+            features = self._listener.features_of(waves)
+        else:
+            with Progress().phase("encode", unit="s of sound", total=round(seconds, 1)) as phase:
+                each = seconds / len(waves)
+                features = self._listener.features_of(waves, on_clips=lambda clips: phase.advance(clips * each))
+        self._heard |= zip(sounds, features, strict=True)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
+from pipelines.cache.recipe import Recipe
 from pipelines.inference.answer_table import HEARD, OWN, by_test_set
 from pipelines.inference.page.sound import Sound, write_sounds
 from pipelines.inference.page.worst import worst_answers
@@ -40,7 +41,14 @@ class Card:
 
 
 def write_evaluation_page(
-    out: str, report: EvaluationReport, answers: pa.Table, *, manifest: str, channel: str, most: int, progress: Progress
+    out: str,
+    report: EvaluationReport,
+    answers: pa.Table,
+    *,
+    manifest: str,
+    recipe: Recipe,
+    most: int,
+    progress: Progress,
 ) -> None:
     """Write the page and the sounds that it plays into `out`.
 
@@ -49,7 +57,7 @@ def write_evaluation_page(
         report: What was scored.
         answers: The table of `answers.parquet`.
         manifest: Where the recordings of the clips are named.
-        channel: That is heard, as in `load_clip`.
+        recipe: How the clips are heard.
         most: Answers shown of each task and test set.
         progress: Where it is shown.
 
@@ -61,7 +69,7 @@ def write_evaluation_page(
     page = storage.join(out, PAGE)
     with progress.phase("page", unit="clips", total=len(clip_ids)) as phase:
         sounds = write_sounds(
-            storage.join(storage.parent(page), "audio"), manifest, clip_ids, channel=channel, phase=phase
+            storage.join(storage.parent(page), "audio"), manifest, clip_ids, recipe=recipe, phase=phase
         )
     write_page(
         page,

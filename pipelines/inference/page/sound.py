@@ -13,6 +13,7 @@ from encoders.audio import SAMPLE_RATE_HZ
 from encoders.errors import EncoderError
 from encoders.sound.clips import load_clip
 from pipelines import storage
+from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.interface.progress import Phase
 from pipelines.manifest.tables import CLIP_SCHEMA, CLIPS, Clip, clip_from_row, read_batches
@@ -27,7 +28,7 @@ class Sound:
 
 
 def write_sounds(
-    folder: str, manifest: str, clip_ids: Collection[str], *, channel: str, phase: Phase
+    folder: str, manifest: str, clip_ids: Collection[str], *, recipe: Recipe, phase: Phase
 ) -> dict[str, Sound]:
     """Write each clip as 16 kHz FLAC of 16 bits and return its file; other FLACs of the folder are removed.
 
@@ -36,7 +37,7 @@ def write_sounds(
     clips = read_some_clips(manifest, clip_ids)
     sounds = {}
     for clip_id in clip_ids:
-        sounds[clip_id] = _write(folder, clip_id, clips.get(clip_id), channel)
+        sounds[clip_id] = _write(folder, clip_id, clips.get(clip_id), recipe)
         phase.advance()
     shown = {sound.name for sound in sounds.values()}
     for name in storage.list_names(folder, ".flac"):
@@ -55,12 +56,17 @@ def read_some_clips(manifest: str, clip_ids: Collection[str]) -> dict[str, Clip]
     }
 
 
-def _write(folder: str, clip_id: str, clip: Clip | None, channel: str) -> Sound:
+def _write(folder: str, clip_id: str, clip: Clip | None, recipe: Recipe) -> Sound:
     if clip is None:
         return Sound("", "the manifest has no such clip now")
     name = f"{hashlib.sha256(clip_id.encode()).hexdigest()[:16]}.flac"  # an id from elsewhere may hold a path
     try:
-        wave = load_clip(clip.located(), channel=channel, open_file=storage.open_file)
+        wave = load_clip(
+            clip.located(),
+            channel=recipe.channel,
+            max_clip_seconds=recipe.max_clip_seconds,
+            open_file=storage.open_file,
+        )
     except (EncoderError, UserError, OSError) as error:
         return Sound("", " ".join(str(error).split()))
     buffer = io.BytesIO()

@@ -134,11 +134,11 @@ class App:
     async def example_sound(self, http: HttpRequest) -> Response:
         """Return an example's sound."""
         clip_id, examples = http.path_params["clip_id"], self.examples
-        channel = next(iter(self.listeners.values())).spec.recipe.channel
+        recipe = next(iter(self.listeners.values())).spec.recipe
         try:
             if examples is None:
                 raise KeyError(clip_id)
-            sound = await asyncio.to_thread(examples.sound, clip_id, channel)
+            sound = await asyncio.to_thread(examples.sound, clip_id, recipe)
         except KeyError:
             raise RefusalError(404, f"{clip_id}: no example has this clip", code="not_found") from None
         except (EncoderError, UserError, OSError) as error:
@@ -239,7 +239,10 @@ class App:
                 )
                 return self.examples.features(request.clip_id)
             most = self.config.most_seconds
-            return read_parts(request.sounds, channel=listener.spec.recipe.channel, most_seconds=most)
+            recipe = listener.spec.recipe
+            return read_parts(
+                request.sounds, channel=recipe.channel, max_clip_seconds=recipe.max_clip_seconds, most_seconds=most
+            )
         except KeyError:
             raise refused(f"{request.clip_id}: no example has this clip", "clip_id", "not_found") from None
         except (EncoderError, UserError) as error:

@@ -202,7 +202,7 @@ class Engine:
 
     def _has_room(self, listener: Listener, ticket: Ticket) -> bool:
         try:
-            listener.require_room(ticket.asked.question, ticket.asked.most_tokens)
+            listener.require_room(ticket.asked.question, ticket.asked.most_tokens, ticket.asked.sound.seconds)
         except UserError as error:
             ticket.tell(error)
             return False

@@ -13,6 +13,7 @@ from encoders.sound.clips import load_clip
 from llm.prompts import question_for
 from pipelines import storage
 from pipelines.cache.reader import ClipFeatures, FeatureCache
+from pipelines.cache.recipe import Recipe
 from pipelines.inference.page.sound import read_some_clips
 from pipelines.manifest.tables import Clip, Example, read_examples
 
@@ -72,7 +73,7 @@ class Examples:
             raise KeyError(clip_id)
         return self.cache[clip_id]
 
-    def sound(self, clip_id: str, channel: str) -> bytes:
+    def sound(self, clip_id: str, recipe: Recipe) -> bytes:
         """Return what is heard of an example's clip, as FLAC.
 
         Raises:
@@ -80,7 +81,12 @@ class Examples:
             EncoderError: If its recording cannot be read now.
             OSError: If storage fails.
         """
-        wave = load_clip(self._clips[clip_id].located(), channel=channel, open_file=storage.open_file)
+        wave = load_clip(
+            self._clips[clip_id].located(),
+            channel=recipe.channel,
+            max_clip_seconds=recipe.max_clip_seconds,
+            open_file=storage.open_file,
+        )
         buffer = io.BytesIO()
         sf.write(buffer, wave.numpy(), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         return buffer.getvalue()

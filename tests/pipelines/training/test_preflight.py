@@ -49,7 +49,9 @@ def words_of(config: TrainConfig) -> list[str]:
         (["valid_every=5", "valid_splits=[dev]"], "splits found: test, train"),
         (["run="], "run=… is needed"),
         *([] if find_spec("wandb") else [(["wandb=mine"], "pip install wandb")]),
-        (["heard_seconds=40"], "heard_seconds=40.0: must be between 1 and 30"),
+        (["heard_seconds=40"], "heard_seconds=40: hear=all hears 30 s; give hear=clip to hear more"),
+        (["heard_seconds=0.5"], "heard_seconds=0.5: must be 1 or more"),
+        (["heard_seconds=40", "hear=clip"], "holds 30 s of a clip at most; extract with max_clip_seconds=… holds more"),
         *([] if find_spec("bitsandbytes") else [(["precision=int4"], "pip install 'salmonn-pipeline[quantised]'")]),
     ],
 )

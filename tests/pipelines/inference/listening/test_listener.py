@@ -52,7 +52,7 @@ def recordings_of(corpus):
 def test_several_questions_about_one_sound_encode_it_once(listener, recording, monkeypatch):
     heard = []
     hear = listener._hear
-    monkeypatch.setitem(vars(listener), "_hear", lambda waves: (heard.extend(waves), hear(waves))[1])
+    monkeypatch.setitem(vars(listener), "_hear", lambda waves, on_clips: (heard.extend(waves), hear(waves))[1])
     path = str(recording)
     one, two = listener.answers([(path, QUESTION), (path, "Who?")])
     assert len(heard) == 1 and one.text != two.text

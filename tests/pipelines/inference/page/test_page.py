@@ -14,6 +14,7 @@ import soundfile as sf
 
 from encoders.sound.clips import load_clip
 from pipelines import storage
+from pipelines.cache.recipe import Recipe
 from pipelines.inference.answer_table import OWN, SILENCE, by_test_set
 from pipelines.inference.answers import DecodeSettings
 from pipelines.inference.page.page import write_evaluation_page
@@ -22,6 +23,8 @@ from pipelines.inference.scoring.scores import score_task
 from pipelines.interface.progress import Progress
 from pipelines.manifest.tables import read_clips
 from tests.pipelines.builders import prepare_tones
+
+RECIPE = Recipe({}, "float16", "float32", "sdpa")
 
 HOSTILE = "<script>alert(1)</script> & \"'"
 
@@ -52,7 +55,7 @@ def write(out, answers, manifest, most=50) -> str:
         missing=0,
         tasks=tuple(TaskReport(own=task, silence=task, other=None) for task in tasks),
     )
-    write_evaluation_page(str(out), report, answers, manifest=manifest, channel="first", most=most, progress=Progress())
+    write_evaluation_page(str(out), report, answers, manifest=manifest, recipe=RECIPE, most=most, progress=Progress())
     return (Path(out) / "page" / "index.html").read_text()
 
 

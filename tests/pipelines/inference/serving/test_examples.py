@@ -28,10 +28,10 @@ def test_held_out_examples_come_first_each_clip_once(examples, corpus):
 def test_what_is_offered_is_heard_and_nothing_else(examples, corpus):
     (first, *_), clips = examples.offered, list(read_clips(corpus[0]))
     (clip,) = (clip for clip in clips if clip.clip_id == first.clip_id)
-    samples, rate = soundfile.read(io.BytesIO(examples.sound(first.clip_id, "first")), dtype="float32")
+    samples, rate = soundfile.read(io.BytesIO(examples.sound(first.clip_id, examples.cache.recipe)), dtype="float32")
     assert rate == 16_000 and abs(samples - load_clip(clip.located()).numpy()).max() < 1e-4
     hidden = next(clip.clip_id for clip in clips if clip.clip_id not in {one.clip_id for one in examples.offered})
-    for ask in (examples.features, lambda clip_id: examples.sound(clip_id, "first")):
+    for ask in (examples.features, lambda clip_id: examples.sound(clip_id, examples.cache.recipe)):
         with pytest.raises(KeyError):
             ask(hidden)
 
