@@ -42,7 +42,7 @@ def open_parquet(
             pre_buffer=not isinstance(filesystem, fs.LocalFileSystem),
             page_checksum_verification=True,
         )
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # a column's name may be no text
         raise UserError(f"{uri}: not a Parquet file ({error})") from None
     with opened as file, _damage_named(uri):
         if schema:
@@ -83,10 +83,10 @@ def select_parquet(uri: str, columns: Sequence[str], filters: Any = None) -> pa.
 
 @contextmanager
 def _damage_named(uri: str) -> Iterator[None]:
-    """Name the file where pyarrow finds damage in it: errors of its own, and an OSError without a number."""
+    """Name the file where pyarrow finds damage in it: its errors, texts not in UTF-8, an OSError without a number."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{uri}: damaged ({' '.join(str(error).split())})") from None
     except OSError as error:
         if error.errno is not None:  # storage's

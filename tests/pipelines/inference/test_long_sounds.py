@@ -75,7 +75,7 @@ def test_a_run_learns_and_records_what_it_hears(run):
 def test_a_long_clip_has_a_token_for_every_window_and_the_same_loss_in_any_batch(manifest, cache, run):
     loaded, features = load_run(run, device="cpu"), FeatureCache(cache)
     model, heard = loaded.model.eval(), loaded.spec.heard
-    seconds = features.index["seconds"].to_numpy()
+    seconds = features.seconds
     tokens = count_audio_tokens(model, heard, seconds)
     frames = np.ceil(np.round(seconds * 50, 6))
     assert tokens == [1 + max(0, -(-(int(count) - 17) // 17)) for count in frames]  # 17 frames: a third of a second
@@ -96,7 +96,7 @@ def test_ask_hears_what_the_cache_holds_and_says_how_much(manifest, cache, run):
         answer = listener.answer(path, QUESTION, max_new_tokens=4)
         assert (answer.heard_seconds, answer.given_seconds) == (min(seconds, HEARD), seconds)
         streams = listener.features(path).streams
-        position = int(np.flatnonzero(features.index["seconds"].to_numpy() == min(seconds, HEARD))[0])
+        position = int(np.flatnonzero(features.seconds == min(seconds, HEARD))[0])
         for name, frames in features.read(position).items():
             torch.testing.assert_close(streams[name], frames, atol=2e-2, rtol=0)
 

@@ -56,6 +56,14 @@ def test_a_bit_that_turns_inside_a_page_names_the_file_and_is_never_a_value(tmp_
     assert found > 90
 
 
+def test_a_name_of_a_column_that_is_no_text_names_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"speaker": [1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"speaker", b"spea\xee\x01r"))
+    with pytest.raises(UserError, match=r"a\.parquet: not a Parquet file \('utf-8' codec can't decode"):
+        storage.read_parquet(str(path), VALUES.schema)
+
+
 def test_a_table_without_checksums_is_read_as_before(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(VALUES, path)

@@ -31,6 +31,7 @@ from pipelines.batches.batch import read_texts
 from pipelines.batches.order import micro_batches
 from pipelines.cache.cost import read_encoding_cost
 from pipelines.cache.plan import extend_plan, read_units
+from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.cli import main
 from pipelines.extraction.extract import ExtractReport
@@ -131,19 +132,21 @@ def test_mix_says_what_an_epoch_holds(corpus, tmp_path, capsys):
 
 
 def test_bytes_and_rates_are_those_of_the_clips_that_are_heard(corpus, tmp_path):
-    reading = forecast_of(
-        corpus, tmp_path / "run", steps=3, batch_examples=3, workers=3, micro_batch_examples=1
-    ).reading
-    cache = FeatureCache(corpus[1])
+    read = ReadConfig(verify_fraction=0.5)
+    keys = {"steps": 3, "batch_examples": 3, "workers": 3, "micro_batch_examples": 1, "read": read}
+    reading = forecast_of(corpus, tmp_path / "run", **keys).reading
+    cache = FeatureCache(corpus[1], read)
     frames = np.minimum(cache.rows()["audio_frames"].to_numpy(), 100)
     ids = {
         row["clip_id"] for row in pq.read_table(f"{corpus[0]}/examples.parquet").to_pylist() if row["split"] == "train"
     }
     mine = np.array([clip in ids for clip in cache.rows()["clip_id"].to_pylist()])
     widths = {name: stream.width for name, stream in cache.recipe.streams.items()}
-    heard = 2 * (100 * widths["speech"] + widths["audio"] * frames[mine].mean())
-    whole = sum(cache.rows()[f"{name}_nbytes"].to_numpy()[mine].mean() for name in widths)
-    assert heard < reading.nbytes_per_example < heard + 0.3 * (whole - heard)  # 5 % are verified, of nine clips
+    heard = 2 * (100 * widths["speech"] + widths["audio"] * frames)
+    whole = sum(cache.rows()[f"{name}_nbytes"].to_numpy() for name in widths)
+    verified = cache.are_verified(np.arange(cache.num_clips))
+    assert 0 < verified[mine].sum() < mine.sum() == 9
+    assert reading.nbytes_per_example == pytest.approx(np.where(verified, whole, heard)[mine].mean())
     assert reading.megabytes_per_second == pytest.approx(reading.nbytes_per_example * 3 / 0.5 / 1e6)
     assert reading.worker_megabytes_per_second == pytest.approx(reading.megabytes_per_second / 3)
 

@@ -1,0 +1,36 @@
+"""Caches, manifests and runs with files that say something else: what comes of it, in which time and memory.
+
+`python -m benchmarks.mutations [cases]`: cases over all kinds of `tests/pipelines/mutations.py`, 5,000 by default.
+Exits with 1 if any case ended otherwise than in right data or one line.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.pipelines.mutations import KINDS, Outcome, try_kind, write_whole
+
+
+def main() -> int:
+    cases = -(-int(sys.argv[1] if len(sys.argv) > 1 else 5_000) // len(KINDS))
+    outcomes: dict[str, Outcome] = {}
+    quiet = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+        whole = write_whole(Path(folder) / "whole")
+        for kind in KINDS:
+            outcomes[kind] = try_kind(kind, whole, Path(folder) / "case", cases)
+    print("| kind | cases | refused | right data | wrong | slowest, s | peak, MB |\n|---|---|---|---|---|---|---|")
+    for kind, one in outcomes.items():
+        numbers = (cases, one.refused, one.read, len(one.wrong), f"{one.slowest[0]:.2f}", f"{one.peak_mb:.0f}")
+        print(f"| {kind} | {' | '.join(map(str, numbers))} |")
+    wrong = [line for one in outcomes.values() for line in one.wrong]
+    seconds, slowest = max(one.slowest for one in outcomes.values())
+    print(f"{cases * len(KINDS)} cases, {len(wrong)} wrong; the slowest took {seconds:.2f} s: {slowest}")
+    print(*wrong, sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
