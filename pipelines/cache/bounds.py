@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoders.features import SCALE_NBYTES, STORED_TYPES
-from pipelines.cache.index import TAR_BLOCK, member_name, shard_nbytes
+from pipelines import storage
+from pipelines.cache.index import FIDELITY, TAR_BLOCK, index_schema, member_name, shard_nbytes
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
@@ -46,6 +47,16 @@ def check_unit(table: pa.Table, unit: int, recipe: Recipe, *, place: str) -> Non
     rows = table.num_rows
     shards, ends_N = pa.array([shard_name(unit)] * rows, pa.string()), np.full(rows, shard_nbytes(table.schema))
     check_index(table, recipe, shards=shards, ends_N=ends_N, place=lambda _: place)
+
+
+def read_checked(cache: str, unit: int, recipe: Recipe) -> pa.Table:
+    """Return a committed unit's index with all columns that say where arrays are; raises UserError as `check_unit`."""
+    uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
+    schema = index_schema(recipe)
+    later = [name for name in schema.names if name.endswith(FIDELITY) or name in ("doubt", "source_digest")]
+    table = storage.read_parquet(uri, schema, optional=later)
+    check_unit(table, unit, recipe, place=uri)
+    return table
 
 
 def shard_name(unit: int) -> str:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import storage
-from pipelines.cache.bounds import check_unit
-from pipelines.cache.index import committed_units, member_names, read_index, read_members
+from pipelines.cache.bounds import read_checked
+from pipelines.cache.index import committed_units, member_names, read_members
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe, read_recipe, recipe_differences
 from pipelines.cache.tools.config import CacheDiffConfig
@@ -129,8 +129,7 @@ def _measure(
 
 def _read_clip(cache: str, unit: int, clip: str, recipe: Recipe) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return a clip's .npy files and its row of the index, both checked."""
-    table = read_index(cache, unit)
-    check_unit(table, unit, recipe, place=storage.join(cache, "index", f"{unit_name(unit)}.parquet"))
+    table = read_checked(cache, unit, recipe)
     (row,) = table.filter(pc.equal(table["clip_id"], clip)).slice(0, 1).to_pylist()
     with storage.open_file(storage.join(cache, "shards", row["shard"])) as file:
         return read_members(file, row, recipe), row

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from pipelines.cache.index import committed_units, member_names, read_index
+from pipelines.cache.bounds import read_checked
+from pipelines.cache.index import committed_units, member_names
 from pipelines.cache.layout import unit_name
 from pipelines.cache.plan import read_units
 from pipelines.cache.recipe import Recipe, read_recipe
@@ -41,7 +42,7 @@ def _lines(config: CacheLsConfig, recipe: Recipe, committed: frozenset[int]) -> 
         if unit.unit not in committed:
             continue
         clips = {clip.clip_id: clip for clip in unit.clips}
-        for row in read_index(config.cache, unit.unit).to_pylist():
+        for row in read_checked(config.cache, unit.unit, recipe).to_pylist():
             clip = clips.get(row["clip_id"])
             if not row["clip_id"].startswith(config.clip) or clip is None or config.corpus not in ("", clip.corpus):
                 continue

@@ -84,3 +84,20 @@ def test_a_damaged_index_and_a_folder_without_cache_are_a_line(caches, tmp_path,
     pq.write_table(table.set_column(0, "clip_id", names), path)
     assert diff(caches / "float16", cache) == 2
     assert "000000.parquet: id '" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["ls", "diff"])
+def test_an_index_that_lacks_a_column_or_a_value_is_a_line(caches, tmp_path, verb, capsys):
+    cache = tmp_path / "cache"
+    fill(cache, str(caches / "m"), make_worker(cache))
+    keys = [f"cache={cache}"] if verb == "ls" else [f"a={caches}/float16", f"b={cache}", "sample=1"]
+    path = cache / "index" / "000000.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("audio_width")
+    for changed in (
+        table.remove_column(place),
+        table.set_column(place, "audio_width", pa.nulls(len(table), pa.int32())),
+    ):
+        pq.write_table(changed, path)
+        assert main(["cache", verb, *keys]) == 2
+        assert "000000.parquet: " in capsys.readouterr().err
