@@ -2,6 +2,7 @@
 pipelines.inference.studies.config, pipelines.inference.held_out, pipelines.interface.panels.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -51,6 +52,10 @@ def make_loud(words: list[str]) -> None:
     (path,) = Path(words[0].removeprefix("run=")).glob("checkpoints/000006/adapter/adapter_model.safetensors")
     weights = load_file(path)
     save_file({name: tensor + 0.3 * (tensor == 0) for name, tensor in weights.items()}, path)
+    state = path.parents[1] / "state.json"
+    content = json.loads(state.read_text())
+    content["sha256"]["adapter/adapter_model.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    state.write_text(json.dumps(content))
 
 
 @pytest.mark.ray
