@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class ClipEncoder:
         """
         watch = _Stopwatch(self.device)
         pieces = [piece for clip, wave in enumerate(waves) for piece in _pieces(clip, wave)]
-        encoded: list[dict[str, Tensor]] = [{} for _ in pieces]
+        clips: list[dict[str, Tensor]] = [{} for _ in waves]
+        encoded: dict[int, Tensor] = {}
 
         def count(batch: Sequence[int]) -> None:
             if on_clips:
@@ -82,8 +83,9 @@ class ClipEncoder:
             with watch("whisper"):
                 frames_BTC = self.speech.encode_mel(mel_BMT)
             for piece, frames_TC in zip(batch, frames_BTC, strict=True):
-                encoded[piece]["speech"] = pieces[piece].own_speech(frames_TC)
+                encoded[piece] = pieces[piece].own_speech(frames_TC)
             count(batch)
+        _join(clips, "speech", pieces, encoded)
         if self.audio is not None and pieces:
             with watch("fbank"):
                 prepared = self.audio.prepare([piece.wave_and_next for piece in pieces])
@@ -91,11 +93,12 @@ class ClipEncoder:
                 with watch("beats"):
                     frames = self.audio.encode_prepared([prepared[piece] for piece in batch])
                 for piece, frames_PC in zip(batch, frames, strict=True):
-                    encoded[piece]["audio"] = pieces[piece].own_audio(frames_PC)
+                    encoded[piece] = pieces[piece].own_audio(frames_PC)
                 count(batch)
+            _join(clips, "audio", pieces, encoded)
         if seconds is not None:
             watch.add_to(seconds)
-        return _joined(pieces, encoded, len(waves))
+        return clips
 
     def _batches(self, num_frames: Sequence[int], batch_size: int) -> Iterator[list[int]]:
         """Yield batches of clips of these lengths, the longest first, equal ones in the order given."""
@@ -160,17 +163,13 @@ def _pieces(clip: int, wave: Tensor) -> Iterator[_Piece]:
             yield _Piece(clip, share, own, own if end == len(wave) else wave[start : end + STEP_SAMPLES])
 
 
-def _joined(pieces: Sequence[_Piece], encoded: Sequence[dict[str, Tensor]], clips: int) -> list[dict[str, Tensor]]:
-    """Return the streams of each clip, whose pieces follow each other."""
-    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(clips)]
-    for piece, streams in zip(pieces, encoded, strict=True):
-        parts[piece.clip].append(streams)
-    return [
-        of_clip[0]
-        if len(of_clip) == 1
-        else {name: torch.cat([streams.pop(name) for streams in of_clip]) for name in list(of_clip[0])}
-        for of_clip in parts
-    ]
+def _join(
+    clips: Sequence[dict[str, Tensor]], stream: str, pieces: Sequence[_Piece], encoded: dict[int, Tensor]
+) -> None:
+    """Give each clip the frames of its pieces, which follow each other, and take them out of `encoded`."""
+    for clip, places in groupby(range(len(pieces)), key=lambda place: pieces[place].clip):
+        parts = [encoded.pop(place) for place in places]
+        clips[clip][stream] = parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _Stopwatch:

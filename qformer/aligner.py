@@ -68,6 +68,8 @@ class Aligner(nn.Module):
         A clip has `num_reached_tokens` of its speech frames; its last window is filled up with zeros, as a whole clip's
         audio stream is. No window of padding is computed. Arguments and errors are `forward`'s.
         """
+        if speech_BTC.shape[1] > CLIP_FRAMES and not torch.is_grad_enabled():
+            return self._by_span(speech_BTC, audio_BTC, speech_frames, audio_frames)
         window, stride = self.config.window_frames, self.config.stride_frames
         windows_B = torch.tensor([count_reached_windows(frames, window, stride) for frames in speech_frames.tolist()])
         frames_BTC = self._join(speech_BTC, audio_BTC, speech_frames, audio_frames)
@@ -78,6 +80,28 @@ class Aligner(nn.Module):
         hidden_1NQD = self.qformer(windows_NKC.flatten(0, 1).unsqueeze(0), window_frames=window, stride_frames=window)
         tokens_NH: Tensor = self.projection(hidden_1NQD.flatten(0, 2))
         return tokens_NH
+
+    def _by_span(
+        self, speech_BTC: Tensor, audio_BTC: Tensor | None, speech_frames: Tensor, audio_frames: Tensor | None
+    ) -> Tensor:
+        """Return what `by_clip` does of clips over 30 s, in the memory that 30 s of one take."""
+        window, stride = self.config.window_frames, self.config.stride_frames
+        most = max(1, (CLIP_FRAMES - window) // stride + 1)
+        tokens = []
+        for clip, frames in enumerate(speech_frames.tolist()):
+            windows = count_reached_windows(frames, window, stride)
+            for first in range(0, windows, most):
+                start = first * stride
+                end = min(frames, start + (min(most, windows - first) - 1) * stride + window)
+                audio, own = None, None
+                if audio_BTC is not None:
+                    heard = audio_BTC.shape[1] if audio_frames is None else int(audio_frames[clip])
+                    audio = audio_BTC[clip : clip + 1, start:end]
+                    own = torch.tensor([min(max(heard - start, 0), end - start)])
+                span = torch.tensor([end - start])
+                speech = speech_BTC[clip : clip + 1, start:end]
+                tokens.append(self.by_clip(speech, audio, speech_frames=span, audio_frames=own))
+        return torch.cat(tokens)
 
     def _join(
         self, speech_BTC: Tensor, audio_BTC: Tensor | None, speech_frames: Tensor | None, audio_frames: Tensor | None

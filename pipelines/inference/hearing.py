@@ -48,7 +48,7 @@ def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", bea
 
     def hear(waves: Sequence[Tensor], on_clips: Callable[[float], None] | None = None) -> list[dict[str, Tensor]]:
         clips = [
-            {name: dequantise(quantise(frames, recipe.codec), recipe.codec) for name, frames in streams.items()}
+            {name: dequantise(quantise(streams.pop(name), recipe.codec), recipe.codec) for name in list(streams)}
             for streams in encoder.encode(waves, on_clips=on_clips)
         ]
         if spec.hear == "clip":

@@ -145,3 +145,22 @@ def aligner() -> Aligner:
         assert norm is not None
         torch.nn.init.normal_(norm.bias)  # so that normed padding would be seen
     return model
+
+
+@pytest.mark.parametrize("stride_seconds", [0.333333, 0.2])
+@pytest.mark.parametrize("audio_width", [8, None])
+def test_clips_over_30_s_have_the_same_tokens_in_spans_as_at_once(audio_width, stride_seconds) -> None:
+    config = dataclasses.replace(SMALL, audio_width=audio_width, stride_seconds=stride_seconds)
+    aligner = Aligner(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([3_107, 40, 1_500, 3_000])
+    speech = torch.randn(4, 3_107, 12, generator=generator)
+    frames: dict = {"speech_frames": lengths}
+    audio = None
+    if audio_width:
+        audio, frames["audio_frames"] = torch.randn(4, 3_104, 8, generator=generator), lengths - 4
+    at_once = aligner.by_clip(speech, audio, **frames)
+    with torch.no_grad():
+        in_spans = aligner.by_clip(speech, audio, **frames)
+    assert at_once.requires_grad and len(in_spans) == sum(map(aligner.num_reached_tokens, lengths.tolist()))
+    torch.testing.assert_close(in_spans, at_once.detach(), atol=1e-5, rtol=1e-5)
