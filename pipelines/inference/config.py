@@ -12,7 +12,7 @@ from cluster.limits import QueueLimits
 from encoders.audio import MOST_SECONDS, SOUND_ENDINGS
 from pipelines import storage
 from pipelines.cache.recipe import read_recipe
-from pipelines.errors import UserError
+from pipelines.errors import MissingError, UserError, shorten
 from pipelines.interface.config import require_range
 from pipelines.interface.words import command
 from pipelines.runs.folder import find_checkpoint
@@ -156,7 +156,11 @@ class AskConfig:
         if not self.question and not sys.stdin.isatty():
             raise UserError("question=… is needed: what is asked; on a terminal it may be left out")
         for recording in self.recordings():
-            storage.open_file(recording).close()
+            try:
+                storage.open_file(recording).close()
+            except MissingError as error:
+                listed = f"audio={self.audio}: " if self.audio.lower().endswith(".txt") else ""
+                raise MissingError(f"{listed}{shorten(str(error))}") from None
         if self.address:
             self._require_left_to_server()
             return

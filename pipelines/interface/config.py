@@ -81,6 +81,9 @@ def _keys_of(config_type: type, argument: str | Mapping[str, Any], arguments: Se
         return keys
     if argument.startswith("-"):
         raise UserError(f"{argument}: keys are written without dashes, {_without_dashes(argument, arguments)}")
+    following = [*arguments, ""][list(arguments).index(argument) + 1]
+    if argument.startswith("=") or (isinstance(following, str) and following.startswith("=")):
+        raise UserError(f"{argument} {following}: no blank may stand beside =, as in key=value".replace(" :", ":"))
     key, equals, value = argument.partition("=")
     is_key = type_of_key(config_type, key.partition(".")[0]) is not None
     return (

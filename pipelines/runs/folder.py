@@ -40,7 +40,7 @@ def newest_step(run: str) -> int:
     """
     steps = complete_steps(run)
     if not steps:
-        raise UserError(f"{run}: has no complete checkpoint yet")
+        raise UserError(f"{run}: has no complete checkpoint yet; salmonn train with the same keys goes on")
     return steps[-1]
 
 

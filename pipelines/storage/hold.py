@@ -233,13 +233,19 @@ def _own_hold() -> _Hold:
     process = os.getpid()
     return _Hold(
         name=uuid.uuid4().hex,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([_program(), *sys.argv[1:]]),
         host=socket.gethostname(),
         process=process,
         machine=_machine(),
         started=_started(process) or "",
         since=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _program() -> str:
+    """Return what the job was started as; a submitted one is `python -m pipelines`."""
+    name = Path(sys.argv[0]).name
+    return "salmonn" if name == "__main__.py" else name
 
 
 def _machine() -> str:

@@ -80,30 +80,30 @@ def _verify(config: CacheVerifyConfig) -> None:
             faulty.append(checked.unit)
         faults, clips, nbytes = faults + len(checked.faults), clips + checked.clips, nbytes + checked.nbytes
     for orphan in find_orphans(config.cache, committed):
-        print(f"{orphan}: belongs to no shard and is never read; salmonn cache prune removes it")
+        print(f"{orphan}: belongs to no shard and is never read; salmonn cache prune apply=true removes it")
     seconds = time.perf_counter() - start
     print(
         f"{config.cache}: {counted(len(committed), 'shard')}, {counted(clips, 'clip')} read, "
         f"{nbytes / 1e6:.1f} MB in {seconds:.1f} s "
-        f"({nbytes / 1e6 / seconds:.0f} MB/s), {faults} faults"
+        f"({nbytes / 1e6 / seconds:.0f} MB/s), {counted(faults, 'fault')}"
     )
     if config.repair:
         for unit in faulty:
             storage.delete_file(storage.join(config.cache, "index", f"{unit_name(unit)}.parquet"))
     if repeated:
         raise JobIncompleteError(
-            f"{config.cache}: {faults} faults; salmonn cache prune with apply=true leaves clips that are planned more "
-            "than once in the first of their shards"
+            f"{config.cache}: {counted(faults, 'fault')}; salmonn cache prune with apply=true leaves clips that are "
+            "planned more than once in the first of their shards"
         )
     if faults and config.repair:
         raise JobIncompleteError(
-            f"{config.cache}: {faults} faults; {counted(len(faulty), 'shard')} taken out of the index, which salmonn "
-            "extract with the same keys makes anew"
+            f"{config.cache}: {counted(faults, 'fault')}; {counted(len(faulty), 'shard')} taken out of the index, "
+            "which salmonn extract with the same keys makes anew, and salmonn submit extract with again=true"
         )
     if faults:
         raise JobIncompleteError(
-            f"{config.cache}: {faults} faults; with repair=true faulty shards go out of the index, and salmonn extract "
-            "with the same keys makes them anew"
+            f"{config.cache}: {counted(faults, 'fault')}; with repair=true faulty shards go out of the index, and "
+            "salmonn extract with the same keys makes them anew"
         )
 
 

@@ -188,7 +188,7 @@ def test_every_kind_of_harm_is_a_line_and_exit_code_1(cache, tones, capsys, harm
     harm(cache)
     assert main(["cache", "verify", f"cache={cache}"]) == 1
     shown = capsys.readouterr()
-    assert line.format(id=ids(tones)[2]) in shown.out and " faults" in shown.err
+    assert line.format(id=ids(tones)[2]) in shown.out and " fault" in shown.err
 
 
 @pytest.mark.parametrize("harm", [damage_array, damage_json, shorten, shift_index, forget_a_clip])

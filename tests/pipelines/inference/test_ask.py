@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -100,6 +101,12 @@ def test_many_recordings_are_answered_with_their_names_and_what_cannot_be_heard_
         **{"heard_seconds": 1.0, "given_seconds": 1.0, "is_cut": first["is_cut"]},
     }
     assert second.keys() == {"recording", "question", "error"} and third["recording"] == str(c)
+
+
+def test_a_list_that_names_what_is_not_there_is_named_too(unbroken, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("hello\n")
+    assert main(["ask", f"run={unbroken}", f"audio={tmp_path}/notes.txt", "question=What?"]) == 2
+    assert re.search(r"notes\.txt: .*hello: no such file", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "b.jsonl.gz", "C.PARQUET"])
