@@ -165,3 +165,16 @@ def test_a_wave_is_cut_where_the_run_hears_no_more(manifest, run):
     wave = listener.read(recording(manifest, 3))
     expected = load_clip([Segment(recording(manifest, 3))], max_clip_seconds=HEARD)
     assert torch.equal(wave.samples, expected) and wave.seconds == 75.0
+
+
+def test_the_forecast_counts_the_tokens_of_long_clips(manifest, cache, run, tmp_path, capsys):
+    sizes = ["qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "calibration_seconds=0"]
+    words = ["plan", "train", f"manifest={manifest}", f"cache={cache}", f"run={tmp_path}/p", "llm=tiny", "json=true"]
+    assert main([*words, *sizes, "hear=clip", f"heard_seconds={HEARD}", "steps=2", "batch_examples=4"]) == 0
+    forecast = json.loads(capsys.readouterr().out)
+    features = FeatureCache(cache)
+    examples = load_examples(manifest, features, splits=["train"], tasks=[], max_missing_fraction=0)
+    loaded = load_run(run, device="cpu")
+    seconds = features.index["seconds"].to_numpy()[examples.positions]
+    tokens = count_audio_tokens(loaded.model, loaded.spec.heard, seconds)
+    assert forecast["lengths"]["audio"] == pytest.approx(np.mean(tokens)) and max(tokens) == 206
