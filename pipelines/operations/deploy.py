@@ -1,5 +1,6 @@
 """`salmonn deploy`: files that start a cluster, from one file of values."""
 
+import sys
 from collections.abc import Callable, Mapping
 
 from cluster.deploy.monitoring import monitoring_files
@@ -88,6 +89,11 @@ def _deploy(target: Target) -> Callable[[DeployConfig], None]:
         except ClusterError as error:
             raise UserError(f"{config.values}: {error}") from None
         _write(config.out, files)
+        if values.command == DeployValues().command:
+            print(
+                f"{config.values}: command is not set, so that the job prints a help; name what it runs",
+                file=sys.stderr,
+            )
 
     return write
 

@@ -78,9 +78,10 @@ def test_a_wrong_value_is_named_with_its_file_and_nothing_is_written(text, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_only_kubernetes_refuses_is_no_matter_elsewhere(values, tmp_path):
+def test_what_only_kubernetes_refuses_is_no_matter_elsewhere(values, tmp_path, capsys):
     path = values("kubernetes: {queue: team}")
     assert main(["deploy", "slurm", f"values={path}", f"out={tmp_path}/out"]) == 0
+    assert f"{path}: command is not set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
