@@ -235,8 +235,8 @@ def _write_report(
     ]
     curves = draw_curves(
         {stage: read_metrics(folders.run(stage)) for stage in STAGES},
-        caption="Three stages, one after the other: captions and transcripts, all tasks, twelve stories. Stories are long, "
-        "and so few steps barely begin to learn their words: the last loss stays high.",
+        caption="Three stages, one after the other: captions and transcripts, all tasks, twelve stories. Stories are "
+        "long, and so few steps barely begin to learn their words: the last loss stays high.",
     )
     shown = [[p["task"], p["question"], p["answer"], p["references"][0]] for p in _answers(folders, "stage3")]
     every = max(1, len(shown) // 16)
