@@ -5,12 +5,14 @@ import importlib
 import multiprocessing
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import Any, TypeVar
 
 ResultT = TypeVar("ResultT")
+LOOK_SECONDS = 0.5
+"""Longest that an interrupt goes unnoticed."""
 
 
 def call_in_subprocess(module: str, function: str, *, heavy: str, **keys: Any) -> Any:
@@ -53,6 +55,9 @@ def call_in_thread(function: Callable[[], ResultT], *, stop_seconds: float = 0.0
     thread = Thread(target=call, daemon=True)
     try:
         thread.start()
+        # A signal that another thread takes, or that comes just before this one waits, wakes nobody.
+        while not wait([future], LOOK_SECONDS).done:
+            pass
         return future.result()
     except (KeyboardInterrupt, SystemExit):
         if stop_seconds:

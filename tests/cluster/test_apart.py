@@ -2,7 +2,7 @@ import json
 import os
 import signal
 import time
-from threading import Event, Thread
+from threading import Event, Thread, get_ident
 
 import pytest
 
@@ -25,7 +25,8 @@ def test_process_that_dies_is_an_error():
         call_in_subprocess("os", "_exit", heavy="absent", status=3)
 
 
-def test_an_interrupt_ends_the_thread_too_where_that_is_asked_for() -> None:
+@pytest.mark.parametrize("taken_by", ["the process", "another thread"])
+def test_an_interrupt_ends_the_thread_too_where_that_is_asked_for(taken_by: str) -> None:
     ended, running = Event(), Event()
 
     def work() -> None:
@@ -38,7 +39,11 @@ def test_an_interrupt_ends_the_thread_too_where_that_is_asked_for() -> None:
 
     def interrupt() -> None:
         running.wait(10)
-        os.kill(os.getpid(), signal.SIGINT)
+        if taken_by == "the process":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            time.sleep(0.2)  # the caller waits by then, and nothing interrupts that
+            signal.pthread_kill(get_ident(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     Thread(target=interrupt).start()

@@ -2,9 +2,9 @@
 
 import logging
 import os
-import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -45,7 +45,8 @@ def serve(config: ServeConfig) -> None:
         with progress.opening("serve: loading the models"):
             start(config, digest_of(token) if token else "")
         _say(config, token)
-        signal.pause()  # SIGINT and SIGTERM end it, as they end every verb
+        while True:  # SIGINT and SIGTERM end it, as they end every verb
+            time.sleep(0.5)  # one that another thread takes wakes nobody
     finally:
         if not own_cluster:  # which goes with this process
             ray_serve.delete(APPLICATION)
