@@ -126,21 +126,11 @@ def _run(words: list[str]) -> None:
     with _Absent("pandas") if name.startswith(TABLES_ONLY) else nullcontext():
         if hasattr(config, "require_paths"):
             config.require_paths()  # before what does the work is imported, which may take seconds
-        _say_twice(arguments)
         with Progress().opening(f"{name}: starting"):
             function = verb.load_function()
         function(config)
     if hasattr(config, "next_step") and not name.startswith("submit "):  # whose job has said it
         print(f"next: {config.next_step()}", file=sys.stderr)
-
-
-def _say_twice(arguments: Sequence[str]) -> None:
-    """Name the keys that are given twice, with other values."""
-    given: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if equals and given.setdefault(key, argument) != argument:
-            print(f"salmonn: {given[key]} and {argument} are given; the last counts", file=sys.stderr)
 
 
 class _Absent:

@@ -12,6 +12,7 @@ from encoders.features import is_file
 from encoders.own_encoder import load_own_encoder
 from encoders.sound.clips import load_clip
 from pipelines.cache.reader import FeatureCache
+from pipelines.errors import UserError
 from pipelines.inference.hearing import load_hearing
 from pipelines.manifest.tables import read_clips
 from pipelines.runs.spec import RunSpec
@@ -123,7 +124,9 @@ def test_its_cache_is_extracted_learnt_and_asked_about_like_any_other(hubert, tm
     train_here(config)
     spec = RunSpec.read(config.run)
     assert (spec.encoders["audio"], spec.aligner.audio_width) == (hubert, 48)
-    hear = load_hearing(spec, config.run, device="cpu")
+    with pytest.raises(UserError, match="which is code to be run; beats=.* allows it"):
+        load_hearing(spec, config.run, device="cpu")
+    hear = load_hearing(spec, config.run, device="cpu", beats=hubert)
     cache, clip = FeatureCache(str(caches[0])), next(iter(read_clips(manifest)))
     (streams,) = hear([load_clip(clip.located())])
     stored = cache.read(int(cache.positions([clip.clip_id])[0]))

@@ -178,14 +178,3 @@ def test_a_package_of_the_same_name_from_elsewhere_is_refused(tmp_path):
 def test_a_blank_beside_the_equals_sign_is_named(words, capsys):
     assert main(["cache", "info", *words]) == 2
     assert "no blank may stand beside =, as in key=value" in capsys.readouterr().err
-
-
-def test_a_key_that_is_given_twice_is_named_and_the_last_counts(tmp_path, capsys):
-    words = ["deploy", "values", f"out={tmp_path}/a.yaml"]
-    assert main([*words, f"out={tmp_path}/b.yaml"]) == 0
-    assert capsys.readouterr().err == (
-        f"salmonn: out={tmp_path}/a.yaml and out={tmp_path}/b.yaml are given; the last counts\n"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["b.yaml"]
-    assert main([*words, f"out={tmp_path}/a.yaml"]) == 0
-    assert "given" not in capsys.readouterr().err

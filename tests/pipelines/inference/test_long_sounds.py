@@ -175,6 +175,6 @@ def test_the_forecast_counts_the_tokens_of_long_clips(manifest, cache, run, tmp_
     features = FeatureCache(cache)
     examples = load_examples(manifest, features, splits=["train"], tasks=[], max_missing_fraction=0)
     loaded = load_run(run, device="cpu")
-    seconds = features.index["seconds"].to_numpy()[examples.positions]
+    seconds = features.seconds[examples.positions]
     tokens = count_audio_tokens(loaded.model, loaded.spec.heard, seconds)
     assert forecast["lengths"]["audio"] == pytest.approx(np.mean(tokens)) and max(tokens) == 206
