@@ -124,7 +124,7 @@ def test_its_cache_is_extracted_learnt_and_asked_about_like_any_other(hubert, tm
     train_here(config)
     spec = RunSpec.read(config.run)
     assert (spec.encoders["audio"], spec.aligner.audio_width) == (hubert, 48)
-    with pytest.raises(UserError, match="which is code to be run; beats=.* allows it"):
+    with pytest.raises(UserError, match=r"which is code to be run; beats=.* allows it"):
         load_hearing(spec, config.run, device="cpu")
     hear = load_hearing(spec, config.run, device="cpu", beats=hubert)
     cache, clip = FeatureCache(str(caches[0])), next(iter(read_clips(manifest)))
