@@ -92,12 +92,12 @@ def test_each_byte_that_changes_is_noticed(folder):
 
 
 def test_where_nothing_can_be_kept_the_table_is_there_all_the_same(tmp_path, monkeypatch, caplog):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
-    monkeypatch.setenv("SALMONN_SNAPSHOTS", str(shared))
+    common = tmp_path / "common"
+    common.mkdir()
+    common.chmod(0o777)
+    monkeypatch.setenv("SALMONN_SNAPSHOTS", str(common))
     assert storage.snapshot("words", "one", lambda before: TABLE).equals(TABLE)
-    assert "shared: others may write there" in caplog.text and not files(shared)
+    assert "common: others may write there" in caplog.text and not files(common)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SALMONN_SNAPSHOTS", str(tmp_path / "file"))
     assert storage.snapshot("words", "one", lambda before: TABLE).equals(TABLE)
