@@ -1,5 +1,6 @@
 """Load any causal language model, frozen: from a Hugging Face folder, or by its name on the hub."""
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,21 @@ def load_llm(
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the library's
     model.requires_grad_(False)
     return model.train(False), tokenizer
+
+
+def share_llm(llm: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with modules of its own over the weights of this one, which must be frozen and bare.
+
+    LoRA, hooks and modes of the one do not concern the other. It takes no memory but for its modules' objects.
+    """
+    shared: list[Any] = [*llm.parameters(), *llm.buffers()]
+    for module in llm.modules():
+        if hasattr(module, "init_8bit_state"):  # bitsandbytes' LLM.int8() keeps a weight's scales elsewhere
+            if module.weight.CB is not None:  # type: ignore[union-attr]  # the library's
+                module.init_8bit_state()  # type: ignore[operator]  # it takes them from the weight at the first use
+            shared.append(module.state)
+    twin: PreTrainedModel = copy.deepcopy(llm, {id(one): one for one in shared})
+    return twin
 
 
 def llm_width(path: str | Path) -> int:

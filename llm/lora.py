@@ -60,17 +60,6 @@ def add_lora(llm: PreTrainedModel | PeftModel, settings: LoraSettings, *, adapte
     return model
 
 
-def remove_lora(model: PeftModel) -> PreTrainedModel:
-    """Return the LLM as it was loaded, frozen, in evaluation mode and without LoRA; `model` is of no use then."""
-    llm: PreTrainedModel = model.unload()
-    if llm.is_activation_checkpointing:
-        llm.activation_checkpointing_disable()  # type: ignore[no-untyped-call]  # the library's
-        llm.disable_input_require_grads()  # type: ignore[no-untyped-call]  # the library's
-    llm.requires_grad_(False)
-    llm.train(False)
-    return llm
-
-
 def use_lora(model: PeftModel, adapter: str) -> None:
     """Let the LoRA weights of this name alone add to the LLM; they do not train then."""
     if model.active_adapter != adapter:

@@ -67,7 +67,7 @@ NAMES = [
     ),
     Name(
         "ray.tune.schedulers:ASHAScheduler.on_trial_result",
-        "pipelines/training/sweep/tune.py",
+        "pipelines/training/sweep/early.py",
         "a sweep that continues tells ASHA what earlier trials scored by calling it without a controller",
     ),
     Name(

@@ -107,7 +107,7 @@ def wanted_of(config: SubmitConfig) -> Wanted:
         packages=required_packages(Path(config.folder)),
         actors=own.min_workers or own.workers if trains else max(1, own.workers),
         cpus=own.threads,
-        gpus=own.gpus_per_trial if isinstance(own, SweepConfig) else 1.0,
+        gpus=own.gpus_per_process if isinstance(own, SweepConfig) else 1.0,
         device=own.device,
     )
 

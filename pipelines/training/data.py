@@ -52,7 +52,7 @@ def kept(those: list[tuple[Any, Kept]], key: Any, make: Callable[[], Kept], *, l
     for known, value in those:
         if known == key:
             return value
+    del those[: max(0, len(those) - limit + 1)]  # before there is another: an LLM takes most of a device
     value = make()
     those.append((key, value))
-    del those[:-limit]
     return value

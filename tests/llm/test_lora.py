@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llm.loading import load_llm
+from llm.loading import load_llm, share_llm
 from llm.lora import (
     adapter_from_official,
     adapter_state_dict,
@@ -18,7 +18,6 @@ from llm.lora import (
     add_lora,
     load_adapter,
     load_adapter_state,
-    remove_lora,
     save_adapter,
     set_lora_scaling,
     settings_from_official,
@@ -90,21 +89,33 @@ def test_adapters_of_one_llm_take_turns_and_none_touches_the_others(adapted_llm:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
-def test_an_llm_without_its_adapter_is_the_one_that_was_loaded(tiny_llm_dir: Path, precision: Precision) -> None:
+def test_llms_that_share_weights_have_adapters_and_modes_of_their_own(tiny_llm_dir: Path, precision: Precision) -> None:
     if precision.startswith("int"):
         pytest.importorskip("bitsandbytes")
+
+    def adapted(llm: PreTrainedModel, seed: int) -> PeftModel:
+        model = add_lora(llm, LoraSettings(rank=2 + seed)).eval()
+        torch.manual_seed(seed)
+        for tensor in adapter_state_dict(model).values():
+            torch.nn.init.normal_(tensor)
+        return model
+
     llm, _ = load_llm(tiny_llm_dir, precision=precision)
-    names, logits = list(llm.state_dict()), llm(IDS).logits
-    model = add_lora(llm, LoraSettings(dropout=0.5)).train()
-    model.activation_checkpointing_enable()
-    for tensor in adapter_state_dict(model).values():
-        torch.nn.init.normal_(tensor)
-    assert not torch.equal(model(IDS).logits, logits)
-    assert remove_lora(model) is llm
-    assert list(llm.state_dict()) == names and torch.equal(llm(IDS).logits, logits)
-    assert not llm.training and not llm.is_activation_checkpointing
-    assert not llm.get_input_embeddings()(IDS).requires_grad
-    assert torch.equal(add_lora(llm, LoraSettings()).eval()(IDS).logits, logits)
+    names, weights = list(llm.state_dict()), {tensor.data_ptr() for tensor in llm.parameters()}
+    first, second = (adapted(share_llm(llm), seed) for seed in (0, 1))
+    first.train()
+    first.activation_checkpointing_enable()
+    first(IDS, labels=IDS).loss.backward()
+    first.eval()
+    for seed, model in enumerate((first, second)):
+        alone = adapted(load_llm(tiny_llm_dir, precision=precision)[0], seed)
+        assert torch.equal(model(IDS).logits, alone(IDS).logits)
+        assert weights >= {tensor.data_ptr() for name, tensor in model.named_parameters() if "lora" not in name}, (
+            "a weight was copied"
+        )
+    assert not second.get_base_model().is_activation_checkpointing and list(llm.state_dict()) == names
+    assert not share_llm(llm).get_input_embeddings()(IDS).requires_grad
+    assert torch.equal(share_llm(llm)(IDS).logits, load_llm(tiny_llm_dir, precision=precision)[0](IDS).logits)
 
 
 def test_a_saved_adapter_loads_here_and_with_peft_itself(

@@ -54,8 +54,11 @@ class SweepConfig(TrainConfig):
     valid_loss_by_task/asr, …; what is held out needs valid_splits and valid_every."""
     mode: Mode = "min"
     """[name] Whether the lowest or the highest is best."""
-    gpus_per_trial: float = 1.0
-    """[GPUs] Of each trial, if the cluster has any; 0.25 lets four trials share one."""
+    trials_per_process: int = 1
+    """[count] Trials that one process trains by turns over one frozen LLM: eight of them hold one LLM, eight
+    optimizers, and one trial's activations. Each is, bit for bit, what it is alone."""
+    gpus_per_process: float = 1.0
+    """[GPUs] Of a process, if the cluster has any; 0.25 lets four processes, each with an LLM, share one."""
     stop_early: StopEarlyConfig = field(default_factory=StopEarlyConfig)
 
     def __post_init__(self) -> None:
@@ -68,9 +71,9 @@ class SweepConfig(TrainConfig):
             raise UserError(
                 f"eval_every={self.eval_every}: trials are not scored while they train; evaluate scores them"
             )
-        require_range(self, ("num_trials",), low=1)
+        require_range(self, ("num_trials", "trials_per_process"), low=1)
         require_range(self, ("sweep_seed",), low=0, high=2**31)
-        require_range(self, ("gpus_per_trial",), low=0.001)
+        require_range(self, ("gpus_per_process",), low=0.001)
         if not self.grid and not self.random:
             raise UserError("grid.KEY=[…] or random.KEY=… is needed: what the trials differ in")
         if self.num_trials > 1 and not self.random:

@@ -27,11 +27,11 @@ from pipelines.training.data import RunData
 from pipelines.training.monitoring.curves import scalars_of
 from pipelines.training.preflight import open_run
 from pipelines.training.sweep.config import SweepConfig, plan_trials
+from pipelines.training.sweep.pool import run_trials
 from pipelines.training.sweep.report import write_sweep_report
 from pipelines.training.sweep.results import TrialResult, as_json, cells_of, columns_of, ranked, read_result, swept_keys
 from pipelines.training.sweep.space import log_keys
 from pipelines.training.sweep.trial import Goal, Trial, name_trial
-from pipelines.training.sweep.tune import run_trials
 from pipelines.training.worker.validation import means
 
 CONFIG, HELD_OUT = "sweep.yaml", "held_out.json"
@@ -69,9 +69,11 @@ def _sweep(config: SweepConfig, progress: Progress) -> list[TrialResult]:
         with progress.phase("sweep", unit="steps", total=total) as phase:
             failures = run_trials(
                 trials,
+                results,
                 goal=goal,
                 stop_early=config.stop_early,
                 resources=resources,
+                num_trials=config.trials_per_process,
                 max_failures=config.max_failures,
                 phase=phase,
             )
@@ -155,9 +157,9 @@ def metric_names(tasks: list[str], held_out_tasks: list[str] | None) -> list[str
 
 
 def _resources(config: SweepConfig, *, own_cluster: bool) -> dict[str, float]:
-    """Return what Ray sets aside for a trial; another cluster may grow, this machine must have room for one."""
+    """Return what Ray sets aside for a process; another cluster may grow, this machine must have room for one."""
     on_gpu = cluster_device(config.device) == "cuda"
-    resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_trial} if on_gpu else {})
+    resources = {"CPU": float(config.threads)} | ({"GPU": config.gpus_per_process} if on_gpu else {})
     if own_cluster:
         pool_size(0, num_cpus_per_actor=config.threads, num_gpus_per_actor=resources.get("GPU", 0))
     return resources

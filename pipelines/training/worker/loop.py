@@ -32,6 +32,7 @@ from pipelines.interface.words import counted
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
 from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
 from pipelines.runs.metrics import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT
+from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
 from pipelines.storage.ahead import ReadAhead
 from pipelines.training.config import TrainConfig
@@ -79,12 +80,13 @@ class TrainWorker:
     ) -> None:
         """Build the model and find the place to go on from.
 
-        `resources` are what earlier runs of this process opened; `preempted` tells that machines are about to go.
+        `resources` are what other runs of this process opened; `preempted` tells that machines are about to go.
         Raises as `together`.
         """
         torch.set_num_threads(config.threads)
         self.config, self.rank, self.world, self.device = config, rank, world, device
         self.resources = resources or RunResources()
+        self.build = resources.build if resources else build_model  # which keeps no LLM beside the model's
         self.preempted, self.was_preempted = preempted, False
         self.sharded = config.shard_llm and world > 1
         with together(config.run, device=device):
@@ -117,7 +119,7 @@ class TrainWorker:
         if self.spec.examples_digest != self.examples.digest:
             raise UserError(f"began with other examples than {config.manifest} and {config.cache} hold now")
         built_on = "cpu" if self.sharded else str(self.device)
-        self.model = self.resources.build(self.spec, config.run, device=built_on, seed=config.seed)
+        self.model = self.build(self.spec, config.run, device=built_on, seed=config.seed)
         self.model.max_answer_tokens = config.max_answer_tokens
         set_lora_scaling(self.model.llm, config.lora_scaling)
         self.reader = self._reader(self.examples, prompt_seed=config.seed)

@@ -3,25 +3,25 @@
 import hashlib
 from typing import Any
 
-from llm.lora import remove_lora
+from llm.loading import share_llm
 from llm.salmonn import Salmonn
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
-from pipelines.runs.model import build_model
+from pipelines.runs.model import LoadedLLM, build_model, load_run_llm
 from pipelines.runs.spec import RunSpec, fetched
 from pipelines.training.data import RunData, kept
 
 
 class RunResources(RunData):
-    """Opens and loads what a worker needs, and keeps it for the next run where that wants the same.
+    """Opens and loads what runs of one process need, and keeps it for runs that want the same.
 
-    A model is the process's only one: its LLM goes, without the adapter, into the next model that is built.
+    Runs may be under way side by side: each has modules of its own over the one LLM's weights.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._caches: list[tuple[Any, FeatureCache]] = []
-        self._model: tuple[Any, Salmonn] | None = None
+        self._llms: list[tuple[Any, LoadedLLM]] = []
 
     def open_cache(self, uri: str, read: ReadConfig, *, whole_shards: int = 0) -> FeatureCache:
         """Return `FeatureCache(uri, read, …)`; raises as that."""
@@ -29,14 +29,10 @@ class RunResources(RunData):
         return kept(self._caches, key, lambda: FeatureCache(uri, read, whole_shards=whole_shards), limit=1)
 
     def build(self, spec: RunSpec, run: str, *, device: str, seed: int) -> Salmonn:
-        """Return `build_model(spec, run, …)`, bit for bit; a model that was built before is of no use then."""
-        key, llm = (_identity(spec, run), spec.dtype, device), None
-        if self._model and self._model[0] == key:
-            llm = (remove_lora(self._model[1].llm), self._model[1].tokenizer)
-        self._model = None  # before another LLM is loaded
-        model = build_model(spec, run, device=device, seed=seed, llm=llm)
-        self._model = (key, model)
-        return model
+        """Return `build_model(spec, run, …)`, bit for bit."""
+        key = (_identity(spec, run), spec.dtype, device)
+        llm, tokenizer = kept(self._llms, key, lambda: load_run_llm(spec, run, device=device), limit=1)
+        return build_model(spec, run, device=device, seed=seed, llm=(share_llm(llm), tokenizer))
 
 
 def _identity(spec: RunSpec, run: str) -> str:

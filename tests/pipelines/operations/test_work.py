@@ -85,7 +85,7 @@ def test_what_is_wanted_of_the_nodes():
     assert wanted.checks == ["paths", "packages"]
     train = load_config(SubmitTrainConfig, [*CALLS["train"], "workers=8", "min_workers=2", f"folder={ROOT}"])
     assert (wanted_of(train).actors, wanted_of(train).writes) == (2, [])
-    sweep = load_config(SubmitSweepConfig, [*CALLS["sweep"], "gpus_per_trial=0.5", f"folder={ROOT}"])
+    sweep = load_config(SubmitSweepConfig, [*CALLS["sweep"], "gpus_per_process=0.5", f"folder={ROOT}"])
     assert (wanted_of(sweep).gpus, wanted_of(sweep).writes) == (0.5, ["/d/s"])
     evaluate = wanted_of(config_of("evaluate", f"folder={ROOT}"))
     assert (evaluate.actors, evaluate.gpus) == (1, 1.0) and evaluate.writes[0] == evaluate.reads[0]

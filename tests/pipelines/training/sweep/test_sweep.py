@@ -1,6 +1,7 @@
-"""Covers pipelines.training.sweep.actor, pipelines.training.sweep.config, pipelines.training.sweep.figures,
-pipelines.training.sweep.report, pipelines.training.sweep.results, pipelines.training.sweep.space,
-pipelines.training.sweep.trial, pipelines.training.sweep.tune.
+"""Covers pipelines.training.sweep.config, pipelines.training.sweep.early, pipelines.training.sweep.figures,
+pipelines.training.sweep.pool, pipelines.training.sweep.process, pipelines.training.sweep.report,
+pipelines.training.sweep.results, pipelines.training.sweep.space, pipelines.training.sweep.trial,
+pipelines.training.sweep.watch.
 """
 
 import io
@@ -38,12 +39,12 @@ from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.curves import scalars_of
 from pipelines.training.preflight import open_run
 from pipelines.training.sweep.config import SweepConfig, plan_trials
+from pipelines.training.sweep.pool import Pool
 from pipelines.training.sweep.report import write_sweep_report
 from pipelines.training.sweep.results import TrialResult, ranked, read_result
 from pipelines.training.sweep.space import draws
 from pipelines.training.sweep.sweep import SPEEDS, metric_names, sweep
 from pipelines.training.sweep.trial import WORST, Goal
-from pipelines.training.sweep.tune import Watch
 from pipelines.training.worker.loop import TrainWorker
 from tests import ROOT
 from tests.pipelines.builders import fill, losses, make_worker, train_here, valid_losses
@@ -169,7 +170,7 @@ def test_every_draw_meets_every_point_of_the_grid():
         ),
         (["grid.seed=[0,1]", "stop_early.grace_steps=7"], "stop_early.grace_steps=7: no trial has so many steps"),
         (["grid.seed=[0,1]", "stop_early.reduction=1"], "reduction=1.0: must be above 1"),
-        (["grid.seed=[0,1]", "gpus_per_trial=0"], "gpus_per_trial=0.0: must be"),
+        (["grid.seed=[0,1]", "gpus_per_process=0"], "gpus_per_process=0.0: must be"),
     ],
 )
 def test_wrong_keys_give_one_line_before_anything_starts(data, tmp_path, words, message, monkeypatch, capsys):
@@ -242,12 +243,15 @@ def test_lines_come_once_they_are_saved_and_end_where_no_more_are_wanted(data, t
 
 
 GOOD, BAD = "1e-3,3e-3", "1e30"
-TRIED = ["grid.seed=[0,1]", "max_skipped_steps=2"]
+TRIED = ["grid.seed=[0,1]", "max_skipped_steps=2", "trials_per_process=2"]
 
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep of six trials: one was interrupted before, one's process is killed, two fail (losses not finite)."""
+    """A sweep of six trials, two by turns in each process.
+
+    One was interrupted before, the process of two is killed, two fail (losses not finite).
+    """
 
     config: SweepConfig
     error: str
@@ -261,21 +265,22 @@ def swept(data, tmp_path_factory, ray_session) -> Swept:
     train_here(interrupted)
     for step in (4, 6):
         shutil.rmtree(Path(interrupted.run) / "checkpoints" / f"{step:06d}")
-    processes: set[int] = set()
+    pids: dict[object, int] = {}
     killed: list[int] = []
-    follow = Watch.on_trial_result
+    go_on = Pool._go_on
 
-    def spy(self, iteration, trials, trial, result, **info):
-        follow(self, iteration, trials, trial, result, **info)
-        processes.add(result["pid"])
-        if not killed and result["step"] == 3:
-            killed.append(result["pid"])
-            os.kill(result["pid"], signal.SIGKILL)
+    def spy(self, call, answer):
+        go_on(self, call, answer)
+        if call.number < 0:
+            pids[call.process] = answer
+        elif not killed and answer["step"] == 3:
+            killed.append(pids[call.process])
+            os.kill(killed[0], signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(JobIncompleteError) as raised:
-        patch.setattr(Watch, "on_trial_result", spy)
+        patch.setattr(Pool, "_go_on", spy)
         sweep(config)
-    return Swept(config, str(raised.value), processes)
+    return Swept(config, str(raised.value), set(pids.values()))
 
 
 @pytest.mark.ray
@@ -295,7 +300,7 @@ def test_trials_are_what_each_variant_is_when_trained_by_itself(swept, tmp_path)
 
 @pytest.mark.ray
 def test_a_process_trains_one_trial_after_another(swept):
-    assert len(swept.processes) <= 3  # two side by side, and one in the killed one's place
+    assert len(swept.processes) <= 4  # three for the six, and one in the killed one's place
 
 
 @pytest.mark.ray
@@ -366,7 +371,9 @@ def test_a_folder_of_other_trials_is_refused(swept, capsys):
 @pytest.mark.ray
 def test_a_bad_trial_is_stopped_early_and_keeps_its_best_checkpoint(data, tmp_path, ray_session, monkeypatch, capsys):
     slow = ["optim.min_lr=0", "optim.warmup_lr=0", "grid.optim.lr=[3e-3,1e-7]"]
-    config = config_of(data, tmp_path, *slow, "stop_early.grace_steps=2", "stop_early.reduction=2")
+    config = config_of(
+        data, tmp_path, *slow, "stop_early.grace_steps=2", "stop_early.reduction=2", "trials_per_process=2"
+    )
     good, bad = plan_trials(config)
     train_here(good.config)
     progress, terminal = Progress(), Console(file=io.StringIO(), force_terminal=True, width=200)
