@@ -207,7 +207,11 @@ def test_model_packages_load_neither_ray_nor_what_only_8_and_4_bits_need():
 
 
 def test_lora_on_an_llm_in_float32_loads_no_bitsandbytes(tmp_path):
-    steps = ["from llm.tiny import write_tiny_llm", "from llm.loading import load_llm, share_llm", "from llm.lora import *"]
+    steps = [
+        "from llm.tiny import write_tiny_llm",
+        "from llm.loading import load_llm, share_llm",
+        "from llm.lora import *",
+    ]
     steps.append(f"write_tiny_llm(['a b'], {str(tmp_path)!r})")
     steps.append(f"add_lora(share_llm(load_llm({str(tmp_path)!r})[0]), LoraSettings())")
     assert "bitsandbytes" not in loaded_after(*steps)
