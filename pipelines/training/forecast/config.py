@@ -19,6 +19,8 @@ class PlanTrainConfig(TrainConfig):
     """[seconds] Time spent on measuring steps, once the first is done."""
     clips_per_second: float = 0.0
     """[clips/s] A device's speed of encoding, against which the cache is held; 0: as the cache's jobs/ record it."""
+    trials_per_process: int = 1
+    """[count] The key of `sweep`: for the memory of so many trials of this run over one frozen LLM."""
     json: bool = False
     """[true/false] Print JSON instead of a table."""
 
@@ -26,6 +28,7 @@ class PlanTrainConfig(TrainConfig):
         """Check ranges."""
         super().__post_init__()
         require_range(self, ("device_teraflops", "calibration_seconds", "clips_per_second"), low=0)
+        require_range(self, ("trials_per_process",), low=1)
         if self.forecast_step_seconds and self.device_teraflops:
             raise UserError(f"device_teraflops={self.device_teraflops}: means nothing with forecast_step_seconds")
         if self.shard_llm and self.workers > 1 and not (self.forecast_step_seconds or self.device_teraflops):

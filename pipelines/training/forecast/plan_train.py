@@ -58,7 +58,8 @@ def plan_train(plan: PlanTrainConfig) -> TrainForecast:
         sample = draw_sample(inputs.examples, inputs.index, model, config, heard=spec.heard)
         again = config.gradient_checkpointing
         cost = TrainCost(model, spec.dtype, gradient_checkpointing=again, device=config.device)
-        lengths, memory = _lengths(sample), _memory(config, inputs, spec, cost, sample)
+        lengths = _lengths(sample)
+        memory = _memory(config, inputs, spec, cost, sample, trials=plan.trials_per_process)
         del inputs  # the calibration has its own
         flop = worker_examples(config) * cost.mean_flop(sample.positions, sample.targets, sample.audio_tokens)
         try:
@@ -121,9 +122,11 @@ def _described(config: TrainConfig, inputs: RunInputs) -> Iterator[str]:
         yield folder
 
 
-def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCost, sample: Sample) -> Memory:
+def _memory(
+    config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCost, sample: Sample, *, trials: int
+) -> Memory:
     llm = cost.llm_nbytes(shards=config.workers if config.shard_llm else 1)
-    weights, kept = cost.trainable_nbytes(), max(map(cost.kept_nbytes, sample.parts))
+    weights, kept = trials * cost.trainable_nbytes(), max(map(cost.kept_nbytes, sample.parts))
     table, examples = inputs.index.table, inputs.examples
     values = sum(
         min(spec.frames, pc.max(table[f"{name}_frames"]).as_py()) * stream.width
@@ -140,7 +143,8 @@ def _memory(config: TrainConfig, inputs: RunInputs, spec: RunSpec, cost: TrainCo
         kept_formula=cost.kept_formula,
         device=llm + 6 * weights + kept,
         measured=None,
-        read_ahead=(config.read.ahead_steps + 1) * held,  # and the one that is computed
+        trials=trials,
+        read_ahead=trials * (config.read.ahead_steps + 1) * held,  # and the one that is computed
         tables=table.nbytes + examples.table.nbytes + examples.positions.nbytes,
     )
 

@@ -83,25 +83,31 @@ class Memory:
     """With their sums over the workers."""
     optimizer: int
     kept: int
-    """What forward keeps for backward, estimated for the largest micro-batch of the sample."""
+    """What forward keeps for backward, estimated for the largest micro-batch of the sample; one trial's."""
     kept_formula: str
     device: int
     """All of these together."""
     measured: int | None
     """The most that a GPU held in the calibration."""
+    trials: int
+    """Of a sweep over this LLM, each with weights, gradients and optimizer of its own; 1: a run by itself."""
     read_ahead: int
     tables: int
-    """The examples and the cache's index."""
+    """The examples and the cache's index, which the processes of a machine share."""
 
     def lines(self) -> Lines:
         measured = "" if self.measured is None else f"; {_gigabytes(self.measured)} at the most where it was measured"
+        whose = "a worker's device" if self.trials == 1 else f"the device of {self.trials} trials by turns"
+        each = "" if self.trials == 1 else f" of {self.trials} trials"
+        tables = _gigabytes(self.tables)
+        trained = _gigabytes(self.weights + self.optimizer)
         return [
-            ("memory", f"{_gigabytes(self.device)} on a worker's device{measured}:"),
+            ("memory", f"{_gigabytes(self.device)} on {whose}{measured}:"),
             ("", f"{_gigabytes(self.llm)} frozen LLM in {self.precision}"),
-            ("", f"{_gigabytes(self.weights + self.optimizer)} aligner and LoRA, and AdamW's two means of each weight"),
+            ("", f"{trained} aligner and LoRA{each}, and AdamW's two means of each weight"),
             ("", f"{_gigabytes(self.gradients)} their gradients, and those summed over the workers"),
             ("", f"{_gigabytes(self.kept)} kept for backward, an estimate: {self.kept_formula}"),
-            ("", f"beside it {_gigabytes(self.read_ahead)} read ahead, {_gigabytes(self.tables)} examples and index"),
+            ("", f"beside it {_gigabytes(self.read_ahead)} read ahead, and once a machine {tables} examples and index"),
         ]
 
 

@@ -290,6 +290,14 @@ def test_memory_names_what_a_worker_holds(corpus, tmp_path):
     assert memory.measured is None or torch.cuda.is_available()
 
 
+def test_trials_over_one_llm_take_its_memory_once(corpus, tmp_path, capsys):
+    one, eight = (forecast_of(corpus, tmp_path / "run", trials_per_process=count).memory for count in (1, 8))
+    own = one.weights + one.gradients + one.optimizer
+    assert (eight.llm, eight.kept, eight.tables) == (one.llm, one.kept, one.tables)
+    assert eight.device == one.device + 7 * own and eight.read_ahead == 8 * one.read_ahead
+    assert "on the device of 8 trials by turns" in capsys.readouterr().out
+
+
 def test_step_is_measured_on_a_workers_share_and_nothing_is_written(corpus, tmp_path, capsys):
     run = tmp_path / "run"
     words = [f"{key}={value}" for key, value in KEYS.items()]
