@@ -1,9 +1,10 @@
 """A training step on one GPU at full size: Llama of 7 B or 13 B in bfloat16 with LoRA, behind the full aligner.
 
-`python -m benchmarks.gpu_train_step [--llm 7b|13b] [--examples N] [--rounds N] [--tiny]`. All weights and features are
-random; clips are 30 s long, answers as long as those of mixed tasks. For cached features, the same with gradient
-checkpointing, and Whisper large-v2 and BEATs in every step: time, tokens/s, share of the peak, memory; then after how
-many epochs extraction has paid for itself. The peak is the speed of a large bfloat16 product measured in the same run.
+`python -m benchmarks.gpu_train_step [--llm 7b|13b] [--examples N] [--rounds N] [--trials N] [--tiny]`. All weights and
+features are random; clips are 30 s long, answers as long as those of mixed tasks. For cached features, the same with
+gradient checkpointing, Whisper large-v2 and BEATs in every step, and the trials of a sweep by turns over one LLM: time,
+tokens/s, share of the peak, memory; then after how many epochs extraction has paid for itself, and what a step spends
+most of its time on. The peak is the speed of a large bfloat16 product measured in the same run.
 `--tiny` runs small models on whatever there is, to see that the program works. Needs no Ray.
 """
 
@@ -12,11 +13,13 @@ import statistics
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import transformers
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from benchmarks.arithmetic import beats_flop, matrix_speed, timed, whisper_flop
 from encoders.audio import SAMPLE_RATE_HZ
@@ -26,7 +29,7 @@ from encoders.clip_encoder import ClipEncoder
 from encoders.tiny import random_weights
 from encoders.whisper.encoder import WhisperEncoder
 from encoders.whisper.network import WhisperNetwork, WhisperSizes
-from llm.loading import load_llm
+from llm.loading import load_llm, share_llm
 from llm.lora import add_lora
 from llm.packing import require_packing
 from llm.prompts import AFTER_AUDIO, BEFORE_AUDIO, PROMPTS
@@ -79,11 +82,8 @@ def random_encoder(sizes: Sizes, device: str = "cpu", dtype: torch.dtype = torch
     )
 
 
-def build_model(sizes: Sizes, device: str) -> Salmonn:
-    """Return a model of random weights on the device, ready to train."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_tiny_llm(["red red red", BEFORE_AUDIO, AFTER_AUDIO, QUESTION], folder)
-        tokenizer = load_llm(folder)[1]
+def build_llm(sizes: Sizes, device: str) -> PreTrainedModel:
+    """Return a frozen LLM of random weights on the device."""
     config = LlamaConfig(
         hidden_size=sizes.width,
         intermediate_size=sizes.ffn_width,
@@ -91,11 +91,20 @@ def build_model(sizes: Sizes, device: str) -> Salmonn:
         num_attention_heads=sizes.heads,
     )
     with torch.device(device):
-        llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]  # the library's
+        llm: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]  # the library's
+    return llm.requires_grad_(False)
+
+
+def build_model(sizes: Sizes, device: str, llm: PreTrainedModel) -> Salmonn:
+    """Return a model of random weights over an LLM that others may use too, ready to train."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tiny_llm(["red red red", BEFORE_AUDIO, AFTER_AUDIO, QUESTION], folder)
+        tokenizer = load_llm(folder)[1]
+    with torch.device(device):
         speech_width, audio_width = sizes.whisper.d_model, sizes.beats.encoder_embed_dim
         widths = {"speech_width": speech_width, "audio_width": audio_width, "llm_width": sizes.width}
         aligner = Aligner(AlignerConfig(**widths, **vars(sizes.qformer)))
-    model = Salmonn(aligner, add_lora(llm, LoraSettings()), tokenizer)
+    model = Salmonn(aligner, add_lora(share_llm(llm), LoraSettings()), tokenizer)
     require_packing(model.llm)
     return model.train()
 
@@ -137,6 +146,7 @@ def main() -> None:
     parser.add_argument("--llm", choices=("7b", "13b"), default="7b")
     parser.add_argument("--examples", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -144,11 +154,12 @@ def main() -> None:
         sys.exit("no CUDA device here, so nothing to measure; --tiny tries the program out on the CPU")
     sizes = SIZES["tiny" if options.tiny else options.llm]
     torch.set_num_threads(1)  # the work is the device's
-    model, cached = build_model(sizes, device), cached_batch(sizes, options.examples)
+    llm = build_llm(sizes, device)
+    model, cached = build_model(sizes, device, llm), cached_batch(sizes, options.examples)
     encoder = random_encoder(sizes, device, torch.bfloat16)
-    step, peak = Step(model), matrix_speed(512 if options.tiny else 8192, device=device, dtype=torch.bfloat16)
+    steps, peak = [Step(model)], matrix_speed(512 if options.tiny else 8192, device=device, dtype=torch.bfloat16)
     with FlopCounterMode(display=False) as counter:
-        step.run(cached)
+        steps[0].run(cached)
     clip_flop = whisper_flop(sizes.whisper) + beats_flop(sizes.beats, sizes.clip_seconds)
     trained_flop, encoded_flop = counter.get_total_flops(), options.examples * clip_flop
     lengths = [
@@ -158,12 +169,16 @@ def main() -> None:
 
     def measure(name: str, *, online: bool = False) -> float:
         """Print a row and return the seconds of a step."""
+
+        def once(number: int) -> None:
+            steps[number % len(steps)].run(encoded_batch(encoder, sizes, cached) if online else cached)
+
         walls = []
-        for number in range(options.rounds + 1):
-            if number == 1 and device == "cuda":  # the first warmed up
+        for number in range(options.rounds + len(steps)):
+            if number == len(steps) and device == "cuda":  # the first of each warmed up
                 torch.cuda.reset_peak_memory_stats()
-            walls.append(timed(lambda: step.run(encoded_batch(encoder, sizes, cached) if online else cached)))
-        wall = statistics.median(walls[1:])
+            walls.append(timed(partial(once, number)))
+        wall = statistics.median(walls[len(steps) :])
         rate = (trained_flop + online * encoded_flop) / wall
         memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
         cells = [f"{1000 * wall:.0f}", f"{sum(lengths) / wall:.0f}", f"{rate / 1e12:.1f}", f"{rate / peak:.1%}"]
@@ -183,9 +198,15 @@ def main() -> None:
     saved += measure("encoders in every step", online=True)
     encoding = statistics.median(timed(lambda: encoded_batch(encoder, sizes, cached)) for _ in range(options.rounds))
     copying = statistics.median(timed(lambda: cached.to(device)) for _ in range(options.rounds))
+    steps += [Step(build_model(sizes, device, llm)) for _ in range(options.trials - 1)]
+    measure(f"cached features, {options.trials} trials by turns over one LLM")
     print(f"of a cached step {1000 * copying:.0f} ms copy features to the device")
     print(f"extraction {1000 * encoding:.0f} ms per step's clips, saved {1000 * saved:.0f} ms per step: ", end="")
     print(f"paid for after {encoding / saved:.2f} epochs" if saved > 0 else "nothing saved in this run")
+    with profile() as profiler:
+        steps[0].run(cached)
+    order = "self_cuda_time_total" if device == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ def run(monkeypatch, *words):
 
 
 def test_small_models_go_through_every_measurement(monkeypatch, capsys):
-    run(monkeypatch, "--tiny", "--rounds", "1", "--examples", "2")
+    run(monkeypatch, "--tiny", "--rounds", "1", "--examples", "2", "--trials", "2")
     printed = capsys.readouterr().out
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
-    assert rows == ["step", "cached features", "cached, gradient checkpointing", "encoders in every step"]
+    assert rows[:4] == ["step", "cached features", "cached, gradient checkpointing", "encoders in every step"]
+    assert rows[4] == "cached features, 2 trials by turns over one LLM" and "aten::mm" in printed
     assert "extraction" in printed and "per step" in printed
 
 
