@@ -10,6 +10,7 @@ second. All contestants come to the same losses, bit for bit, or the benchmark f
 import contextlib
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -81,7 +82,7 @@ def main(checkout: Path, rounds: int) -> None:
 
 
 def verb(checkout: Path, *words: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    environment = os.environ | {"PYTHONPATH": str(checkout), "RAY_worker_niceness": "0"}
     command = [sys.executable, "-m", "pipelines", *words]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -109,7 +110,7 @@ def watched() -> Iterator[list[int]]:
 def proportional_nbytes(process: Path) -> int:
     """Return the PSS of a process that trains trials, 0 of any other."""
     with contextlib.suppress(OSError):
-        if b"Trial" in (process / "cmdline").read_bytes().partition(b"\0")[0]:
+        if re.search(b"Trial|ResourceTrainable", (process / "cmdline").read_bytes().partition(b"\0")[0]):
             lines = (process / "smaps_rollup").read_text().splitlines()
             return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return 0
