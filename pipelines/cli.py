@@ -7,6 +7,7 @@ nobody reads the output.
 
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -44,7 +45,7 @@ EXIT_CODES = (
     "0 all done; 1 incomplete, with what is missing; 2 something to correct, in one line; 70 a bug, with what to send; "
     "130 interrupted; 143 stopped by SIGTERM; 141 nobody reads the output"
 )
-TABLES_ONLY = ("prepare", "manifest", "cache", "recipe", "runs", "evaluations", "top")
+TABLES_ONLY = ("prepare", "manifest", "cache", "recipe", "runs", "evaluations", "top", "report-bug")
 """Verbs that use neither Ray Train nor Tune, which need pandas."""
 CONTINUED = (
     *("extract", "cache export", "cache merge", "cache trim", "cache prune", "train", "sweep"),
@@ -159,9 +160,10 @@ def _fail(error: BaseException, debug: bool, *, code: int) -> int:
 
 def _report_bug(words: Sequence[str]) -> None:
     traceback.print_exc()
+    about = shlex.join(["report-bug", *(word for word in words[1:] if re.match(r"(run|cache)=[^\[]", word))])
     print(
         f"salmonn: this is a bug in salmonn {product_version()}, not in your input; please report it with "
-        f"the traceback above and this command: salmonn {shlex.join(words)}",
+        f"the traceback above, the file that `salmonn {about}` writes, and this command: salmonn {shlex.join(words)}",
         file=sys.stderr,
     )
 

@@ -190,6 +190,11 @@ VERBS = {
     "top": Verb(
         "operations.config:TopConfig", "operations.top.top:top", "how jobs stand, live, by their caches and runs alone"
     ),
+    "report-bug": Verb(
+        "operations.config:ReportBugConfig",
+        "operations.bug_report:report_bug",
+        "a file for the maintainers: versions, settings, logs, no secrets",
+    ),
     "deploy values": Verb(
         "operations.config:DeployValuesConfig", "operations.deploy:deploy_values", "a values file with every key"
     ),

@@ -68,7 +68,7 @@ LIGHT_VERBS = (
     *("recipe diff", "tasks"),
     *("manifest info", "manifest check", "manifest sample", "prepare table", "prepare librispeech"),
     *("deploy values", "deploy kuberay", "deploy slurm", "deploy ray-up", "deploy docker"),
-    *("deploy monitoring", "top"),
+    *("deploy monitoring", "top", "report-bug"),
 )
 """Verbs whose work is done without anything heavy too."""
 DRIVERS = {"extract": HEAVY - {"ray"}, "train": HEAVY - {"ray", "pandas"}}
@@ -171,6 +171,8 @@ WRONG_PATHS = (
     "cache diff a=/nowhere b=/nowhere",
     "top cache=/nowhere",
     "top run=/nowhere",
+    "report-bug run=/nowhere",
+    "report-bug cache=/nowhere",
     "submit extract manifest=m cache=c whisper=tiny beats=tiny folder=/nowhere",
     "deploy kuberay values=/nowhere.yaml out=/nowhere",
 )

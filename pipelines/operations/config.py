@@ -1,4 +1,4 @@
-"""The keys of `salmonn submit`, `salmonn jobs`, `salmonn top` and `salmonn deploy`."""
+"""The keys of `salmonn submit`, `salmonn jobs`, `salmonn top`, `salmonn report-bug` and `salmonn deploy`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +117,30 @@ class TopConfig:
         require_range(self, ("seconds",), low=0.1)
         if not self.cache and not self.run:
             raise UserError("cache=… or run=… is needed, or several: cache=[a,b]")
+
+
+@dataclass(frozen=True)
+class ReportBugConfig:
+    run: str = ""
+    """[URI] Folder of the run that it is about, if it is about one; a broken one will do."""
+    cache: str = ""
+    """[URI] Folder of the feature cache that it is about, if it is about one."""
+    out: str = ""
+    """[URI] Text file to write; one that is there is kept. Without it, salmonn-report-TIME.txt in this folder."""
+
+    def require_paths(self) -> None:
+        """Check that run and cache are there, where their store answers, and that no file would be lost."""
+        for key in ("run", "cache"):
+            uri = getattr(self, key)
+            is_there = not uri
+            try:
+                is_there = is_there or storage.folder_exists(uri)
+            except OSError:
+                is_there = True  # or nobody knows; what the store says is in the report
+            if not is_there:
+                raise MissingError(f"{key}={uri}: no such folder")
+        if self.out and storage.file_exists(self.out):
+            raise ExistsError(f"out={self.out}: is there already")
 
 
 @dataclass(frozen=True)

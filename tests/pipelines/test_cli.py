@@ -67,7 +67,17 @@ def test_a_bug_shows_its_traceback_says_what_to_send_and_ends_with_70(error, mon
     assert main(["manifest", "info", "manifest=my data"]) == 70
     told = capsys.readouterr().err
     assert told.startswith("Traceback") and type(error).__name__ in told
-    assert "a bug in salmonn 0.1.0" in told and told.rstrip().endswith("salmonn manifest info 'manifest=my data'")
+    assert "a bug in salmonn 0.1.0" in told and "the file that `salmonn report-bug` writes" in told
+    assert told.rstrip().endswith("salmonn manifest info 'manifest=my data'")
+
+
+def test_a_bug_names_the_command_that_reports_it_with_its_cache(corpus, monkeypatch, capsys):
+    def fail(config):
+        raise AssertionError
+
+    monkeypatch.setattr("pipelines.cache.tools.info.cache_info", fail)
+    assert main(["cache", "info", f"cache={corpus[1]}"]) == 70
+    assert f"`salmonn report-bug cache={corpus[1]}`" in capsys.readouterr().err
 
 
 def test_debug_shows_where_a_users_error_comes_from(monkeypatch):
