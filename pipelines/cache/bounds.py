@@ -86,7 +86,8 @@ def _faults(table: pa.Table, recipe: Recipe, shards: pa.Array, ends_N: Integers)
             yield f"{member}_nbytes", what, nbytes_N != values[part] + NPY_HEADER_NBYTES
             inside_N = (offset_N >= TAR_BLOCK) & (offset_N + nbytes_N <= ends_N)
             yield f"{member}_offset", "the array must lie inside its shard", ~inside_N
-            yield f"{member}_crc32", "it must be there", np.isnan(_numbers(table, f"{member}_crc32"))
+            crc32_N = _numbers(table, f"{member}_crc32")
+            yield f"{member}_crc32", "a checksum has 32 bits", ~((crc32_N >= 0) & (crc32_N < 2**32))
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:

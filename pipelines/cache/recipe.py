@@ -135,8 +135,10 @@ def read_recipe(cache: str) -> tuple[Recipe, dict[str, str]]:
         encoders = dict(content["encoders"])
     except UserError as error:
         raise UserError(f"{uri}: {error}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{uri}: not a recipe ({error})") from None
+    if unnamed := [stream for stream in recipe.streams if not isinstance(encoders.get(stream), str)]:
+        raise UserError(f"{uri}: encoders does not say which one made {unnamed[0]}")
     if recipe.digest != content.get("digest"):
         raise UserError(f"{uri}: its digest does not fit its fields; the file was changed by hand")
     return recipe, encoders

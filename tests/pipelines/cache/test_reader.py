@@ -4,11 +4,13 @@ pipelines.extraction.worker, pipelines.runs.recipe_diff.
 
 import hashlib
 import json
+import shutil
 import tarfile
 from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -394,6 +396,38 @@ def test_recipe_of_a_newer_schema_is_named_as_such(tmp_path):
     (tmp_path / "c" / "recipe.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"recipe\.json: schema 2, of which this version knows only 1"):
         read_recipe(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("encoders", {}, "encoders does not say which one made"),
+        ("encoders", {"speech": 3, "audio": "tiny"}, "made speech"),
+    ]
+    + [
+        ("recipe", {"schema_version": 1, "streams": streams}, "not a recipe")
+        for streams in (1.5, {"speech": []}, {"speech": 1})
+    ],
+)
+def test_a_recipe_without_encoders_or_streams_is_a_line(tmp_path, key, value, said):
+    make_worker(tmp_path / "c")
+    file = tmp_path / "c" / "recipe.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(UserError, match=rf"recipe\.json: .*{said}"):
+        read_recipe(str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("checksum", [-1, 2**32, None])
+def test_a_checksum_that_no_bytes_have_names_its_clip(corpus, tmp_path, checksum):
+    cache = shutil.copytree(corpus[1], tmp_path / "c")
+    path = cache / "index" / "000000.parquet"
+    table = pq.read_table(path)
+    numbers = pa.array([checksum, *table["audio_crc32"].to_pylist()[1:]], pa.int64())
+    pq.write_table(table.set_column(table.schema.get_field_index("audio_crc32"), "audio_crc32", numbers), path)
+    with pytest.raises(
+        UserError, match=rf"000000\.parquet: clip \w+: audio_crc32 is {checksum}; a checksum has 32 bits"
+    ):
+        FeatureCache(str(cache)).rows()
 
 
 def test_types_of_a_samples_json_do_not_depend_on_the_clip(tmp_path):
