@@ -107,8 +107,10 @@ class Decoding:
             step = search.take(rows.logits_RV)
             answers |= search.take_answers()
             if step is not None:
-                rows.advance(step)
+                rows.select(step)
                 self._add(rows, search)
+        for rows, _ in self._parts:
+            rows.advance()
         self._examples -= answers.keys()
         return answers
 
@@ -127,7 +129,7 @@ class Decoding:
     def _add(self, rows: "_Rows", search: "_Greedy | _Beams") -> None:
         """Go on with these rows beside the others, in one batch with them where the LLM's cache allows it.
 
-        Rows of one batch have taken a step: only then has each example as many as there are beams.
+        Their next tokens are chosen: only then has each example as many rows as there are beams.
         """
         for known_rows, known in self._parts:
             if known_rows.can_join(rows):
@@ -138,7 +140,10 @@ class Decoding:
 
 
 class _Rows:
-    """The LLM's state of every row that goes on, and the logits of the token after its last one."""
+    """The LLM's state of every row that goes on, and the logits of the token after its last one.
+
+    A step is `select`, then `advance`; between them rows `join`, so that new ones cost no pass through the LLM alone.
+    """
 
     def __init__(self, llm: Any, embeds_BTH: Tensor, prompt_lengths: list[int]) -> None:
         self._llm = llm
@@ -152,21 +157,25 @@ class _Rows:
         positions_RT = (columns_T - (width - lengths_R.unsqueeze(1))).clamp(min=0)
         self.logits_RV = self._forward(positions_RT, inputs_embeds=embeds_BTH, logits_to_keep=1)
 
-    def advance(self, step: "_Step") -> None:
-        """Go on with a token after each of some rows; a row may be taken several times, or not at all."""
-        rows_R = step.rows
+    def select(self, step: "_Step") -> None:
+        """Keep some rows, each with the token that it goes on with; a row may be taken several times, or not at all."""
         grows = _growing(self._cache)
         if step.same_prompts and grows:
             for layer in grows:
-                layer.select_generated(rows_R)
+                layer.select_generated(step.rows)
         else:
-            self._cache.batch_select_indices(rows_R)
-        self._prompt_R, positions_R = self._prompt_R[rows_R], self._next_R[rows_R]
-        self._next_R = positions_R + 1
+            self._cache.batch_select_indices(step.rows)
+        self._prompt_R, self._next_R = self._prompt_R[step.rows], self._next_R[step.rows]
         if self._mask_RT is not None:
-            mask_RT = self._mask_RT[rows_R]
-            self._mask_RT = torch.cat([mask_RT, mask_RT.new_ones(len(rows_R), 1)], dim=1)
-        self.logits_RV = self._forward(positions_R.unsqueeze(1), input_ids=step.tokens.unsqueeze(1))
+            self._mask_RT = self._mask_RT[step.rows]
+        self._tokens_R = step.tokens
+
+    def advance(self) -> None:
+        """Send the selected tokens through the LLM."""
+        if self._mask_RT is not None:
+            self._mask_RT = torch.cat([self._mask_RT, self._mask_RT.new_ones(len(self._mask_RT), 1)], dim=1)
+        self.logits_RV = self._forward(self._next_R.unsqueeze(1), input_ids=self._tokens_R.unsqueeze(1))
+        self._next_R = self._next_R + 1
 
     def can_join(self, other: "_Rows") -> bool:
         """Say whether the two states can become one: not where layers see a window."""
@@ -176,13 +185,13 @@ class _Rows:
         """Put another state's rows behind one's own, so that all end in the same column."""
         masks = [rows._without_padding() for rows in (self, other)]
         width = max(mask.shape[1] for mask in masks)
-        self._mask_RT = torch.cat([_to_width(mask, width, dim=1) for mask in masks])
+        self._mask_RT = torch.cat([nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
         self._prompt_R = torch.cat([self._prompt_R, other._prompt_R])
         self._next_R = torch.cat([self._next_R, other._next_R])
+        self._tokens_R = torch.cat([self._tokens_R, other._tokens_R])
         generated = int((self._next_R - self._prompt_R).max())
         for layer, new in zip(_growing(self._cache), _growing(other._cache), strict=True):
             layer.join(new, generated)
-        self.logits_RV = torch.cat([self.logits_RV, other.logits_RV])
 
     def _without_padding(self) -> Tensor:
         """Drop the columns in front that all rows leave empty, and return the mask."""
@@ -251,7 +260,7 @@ class _GrowingLayer(DynamicLayer):
 
     def _make_room(self, length: int) -> None:
         if self._buffers[0].shape[2] < length:
-            room = 2 * (length - self._prompt_length) + _FIRST_ROOM
+            room = _room(length - self._prompt_length)
             self._buffers = [torch.cat([buffer, _empty(buffer, room)], dim=2) for buffer in self._buffers]
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -262,12 +271,17 @@ class _GrowingLayer(DynamicLayer):
     def join(self, other: "_GrowingLayer", generated: int) -> None:
         """Put another layer's rows behind one's own, all ending in the same column; none has more `generated` ones."""
         length = max(self._length, other._length)
-        pairs = zip(self._buffers, other._buffers, strict=True)
-        self._buffers = [
-            torch.cat([_to_width(own[:, :, : self._length], length), _to_width(new[:, :, : other._length], length)])
-            for own, new in pairs
-        ]
-        self._prompt_length = length - generated
+        room, parts = _room(generated), ((self, 0), (other, len(self._buffers[0])))
+        joined = []
+        for place, buffer in enumerate(self._buffers):
+            rows = len(buffer) + len(other._buffers[place])
+            both = buffer.new_empty(rows, buffer.shape[1], length + room, buffer.shape[3])
+            for part, first in parts:
+                filled = both[first : first + len(part._buffers[place])]
+                filled[:, :, : length - part._length] = 0  # masked, and yet a number: 0 times it must be 0
+                filled[:, :, length - part._length : length] = part._buffers[place][:, :, : part._length]
+            joined.append(both)
+        self._buffers, self._prompt_length = joined, length - generated
         self._show(length)
 
     def cut_front(self, columns: int) -> None:
@@ -291,13 +305,13 @@ def _growing(cache: Cache) -> list[_GrowingLayer]:
     return [layer for layer in cache.layers if isinstance(layer, _GrowingLayer)]
 
 
+def _room(generated: int) -> int:
+    """Return for how many positions there is to be room behind a prompt and so many generated ones."""
+    return 2 * generated + _FIRST_ROOM
+
+
 def _empty(buffer: Tensor, positions: int) -> Tensor:
     return buffer.new_empty(*buffer.shape[:2], positions, buffer.shape[3])
-
-
-def _to_width(states: Tensor, width: int, *, dim: int = 2) -> Tensor:
-    """Return states with zeros before their positions, which are dimension `dim`."""
-    return nn.functional.pad(states, (0, 0) * (states.ndim - 1 - dim) + (width - states.shape[dim], 0))
 
 
 class _Greedy:

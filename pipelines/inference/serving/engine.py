@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -112,6 +113,9 @@ class Engine:
         self._changed = Condition()
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, _Running] = {}
+        self._owed_seconds = 0.0
+        """How much longer those at work go on before the next are begun: as long as they stood still for the last ones.
+        Meanwhile more may come, and to begin several takes little longer than one."""
         self._is_closed = False
         self.is_broken = False
         self._thread = Thread(target=self._work, name="engine", daemon=True)
@@ -162,8 +166,13 @@ class Engine:
         torch.set_num_threads(self._threads)  # which holds for the thread that calls it
         try:
             while (tickets := self._next()) is not None:
-                self._begin(tickets)
+                started = time.monotonic()
+                if tickets:
+                    self._begin(tickets)
+                    self._owed_seconds = time.monotonic() - started
+                    started += self._owed_seconds
                 self._step()
+                self._owed_seconds -= time.monotonic() - started
         except Exception:
             logger.exception("the engine broke")
             with self._changed:
@@ -181,6 +190,8 @@ class Engine:
             for number in [number for number, running in self._running.items() if running.ticket.is_cancelled]:
                 self._answering[self._running.pop(number).ticket.asked.name].drop(number)
             tickets: list[Ticket] = []
+            if self._running and self._owed_seconds > 0:
+                return tickets
             while self._waiting and len(self._running) + len(tickets) < self._batch_examples:
                 ticket = self._waiting.popleft()
                 if not ticket.is_cancelled:

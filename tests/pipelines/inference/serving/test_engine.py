@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 import torch
@@ -80,6 +81,34 @@ def test_no_more_questions_wait_than_may_and_cancelled_ones_are_never_begun(list
     asyncio.run(ask())
     engine.close()
     assert begun == [0, 2, 4]
+
+
+def test_those_at_work_go_on_as_long_as_they_stood_still_and_who_comes_meanwhile_is_begun_together(
+    listener, monkeypatch
+):
+    engine = engine_of(listener)
+    begun, begin, step = [], engine._begin, engine._step
+
+    def slowly(tickets: list[Ticket]) -> None:
+        begun.append([ticket.number for ticket in tickets])
+        time.sleep(0.3)
+        begin(tickets)
+
+    monkeypatch.setattr(engine, "_begin", slowly)
+    monkeypatch.setattr(engine, "_step", lambda: (time.sleep(0.02), step()))
+
+    async def ask() -> None:
+        tickets = [engine.submit(asked(0))]
+        while engine.running == 0:
+            await asyncio.sleep(0.01)
+        for number in (1, 2):
+            tickets.append(engine.submit(asked(number)))
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*map(answer_to, tickets))
+
+    asyncio.run(ask())
+    engine.close()
+    assert begun == [[0], [1, 2]]
 
 
 def test_a_cancelled_question_leaves_the_others_their_answers(listener, monkeypatch):
