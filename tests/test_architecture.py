@@ -20,7 +20,7 @@ LIBRARIES = {
     "cluster": {"ray", "jinja2"},
     "pipelines": {"ray", "torch", "transformers", "pyarrow", "numpy", "safetensors", "omegaconf", "yaml", "rich"}
     | {"starlette", "pydantic", "prometheus_client"}
-    | {"ijson", "jinja2", "matplotlib", "jiwer", "soundfile", "espeakng_loader", "tensorboardX"}
+    | {"ijson", "jinja2", "matplotlib", "soundfile", "espeakng_loader", "tensorboardX"}
     | {"kaldialign", "nltk", "pycocoevalcap", "rapidfuzz", "sacrebleu", "whisper_normalizer"},
 }
 """What a package may import besides the standard library, itself and, in `pipelines`, the leaves."""

@@ -6,7 +6,7 @@ import kaldialign
 import numpy as np
 import pytest
 
-from pipelines.inference.scoring.rates import overlapped, phone_transcripts, transcripts
+from pipelines.inference.scoring.rates import align_words, overlapped, phone_transcripts, transcripts
 from pipelines.inference.scoring.scores import score, score_task
 from pipelines.inference.scoring.texts import whisper_english
 from tests.pipelines.inference.scoring.builders import answered, pairs, sentences
@@ -78,6 +78,17 @@ def test_insertions_beside_empty_references_stand_apart():
 def test_the_nearest_of_several_references_counts():
     found = by_name(transcripts([answered(["a b c d", "x y"], "x z"), answered(["q"], "q")]))
     assert found["wer"][1].rows.tolist() == [[1, 2], [0, 1]]
+
+
+def test_each_answer_is_aligned_as_jiwer_aligns_it():
+    vocabulary = ["a", "b", "c", "the cat", "sat"]
+    references, answers = (sentences(2000, seed=seed, most_words=12, vocabulary=vocabulary) for seed in (1, 2))
+    answers = ["", "a", *answers[2:]]
+    expected = []
+    for reference, answer in zip(references, answers, strict=True):
+        found = jiwer.process_words(reference, answer)
+        expected.append((found.substitutions + found.deletions + found.insertions, found.hits, len(reference.split())))
+    assert align_words(references, answers).tolist() == [*map(list, expected)]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,14 @@ def test_the_short_way_gives_what_the_whole_normaliser_gives():
         assert caption_tokens(text) == [texts.BRACKETS.get(token, token) for token in kept]
 
 
+def test_a_word_that_the_normaliser_touches_is_written_the_same_anywhere_alone():
+    touched = sorted(texts._touched_by_whisper())
+    around = random.Random(0).choices(["", "rain", "and half", "rain and", "a half of", "gone."], k=2 * len(touched))
+    for word, before, after in zip(touched, around[::2], around[1::2], strict=True):
+        text = f"{before} {word} {after}".strip()
+        assert whisper_english(text) == " ".join(texts._whisper()(text).split()), text
+
+
 def test_numbers_too_long_for_python_are_read_as_words():
     assert whisper_english("1" * 5000) == "1" * 5000
 

@@ -5,7 +5,7 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 
 from pipelines.inference.scoring.scores import score, score_task
-from pipelines.inference.scoring.translations import bleu_of_sums
+from pipelines.inference.scoring.translations import bleu_of_sums, split_plainly
 from tests.pipelines.inference.scoring.builders import answered, captioned, pairs, sentences
 
 CHINESE = ["我", "你", "喜欢", "夏天", "的", "雨", "GPT-4", "3.5%", "猫", "狗", "在", "家", "。", "，", "今天"]
@@ -37,6 +37,19 @@ def test_bleu_is_that_of_sacrebleu(task, name, tokeniser, vocabulary, joint):
     assert found.value == pytest.approx(expected, abs=1e-12) and 0.1 < expected < 0.9
     assert found.low < found.value < found.high
     assert found.signature == str(bleu.get_signature())
+
+
+@pytest.mark.parametrize(
+    ("tokeniser", "characters"), [("13a", "aäß².,' -3&\u00a0\n"), ("zh", "我。，３ｘ\u3000\u9fbba1. “")]
+)
+def test_plain_texts_are_split_as_sacrebleu_splits_them(tokeniser, characters):
+    draw, whole, plain = random.Random(0), BLEU(tokenize=tokeniser).tokenizer, 0
+    for _ in range(20_000):
+        text = "".join(draw.choices(characters, k=draw.randint(0, 7)))
+        tokens = split_plainly(text, tokeniser)
+        plain += tokens is not None
+        assert tokens is None or tokens == whole(text).split(), repr(text)
+    assert plain > 1000
 
 
 def test_bleu_of_several_references_is_that_of_sacrebleu():
