@@ -1,4 +1,4 @@
-"""Questions that one model answers together, told token by token; new ones join at any step."""
+"""Questions that models over one LLM answer together, told token by token; new ones join at any step."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -40,19 +40,29 @@ class Answering:
         return len(self._decoding)
 
     @torch.no_grad()
-    def join(self, questions: Sequence[int], batch: Batch, most_tokens: Sequence[int] | None = None) -> list[int]:
+    def join(
+        self,
+        questions: Sequence[int],
+        batch: Batch,
+        most_tokens: Sequence[int] | None = None,
+        *,
+        model: Salmonn | None = None,
+        adapter: str = "",
+    ) -> list[int]:
         """Begin to answer the batch's questions and return how many positions each takes.
 
         Args:
             questions: [B] Their numbers, none of them in use.
             batch: Clips and questions.
             most_tokens: [B] Longest answers, at most `max_new_tokens`; None: that.
+            model: That is asked, if it is another one over the same LLM.
+            adapter: The name of its LoRA there; empty where all questions have the one in use.
 
         Raises:
             LLMError: If the batch has not one question per clip.
         """
-        embeds_BTH, lengths = self.model.embed_prompts(batch)
-        self._decoding.join(questions, embeds_BTH, lengths, most_tokens)
+        embeds_BTH, lengths = (model or self.model).embed_prompts(batch)
+        self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter)
         return lengths
 
     def step(self, streamed: Collection[int] = ()) -> list[Told]:

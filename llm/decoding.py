@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from llm.lora import use_lora
+
 _NEVER = -1.0e9
 """The score of a continuation that may not be taken: below all others, and finite, so that sums of it stay numbers."""
 _FIRST_ROOM = 16
@@ -72,6 +74,8 @@ class Decoding:
         embeds_BTH: Tensor,
         prompt_lengths: list[int],
         most_tokens: Sequence[int] | None = None,
+        *,
+        adapter: str = "",
     ) -> None:
         """Send the prompts of more examples through the LLM.
 
@@ -80,6 +84,8 @@ class Decoding:
             embeds_BTH: The prompts, padded in front.
             prompt_lengths: [B] Positions of each that are not padding.
             most_tokens: [B] Longest answer of each, at most `max_new_tokens`; None: that.
+            adapter: Name of the LoRA that adds to the LLM for these examples, whichever others have; empty: all
+                examples have the one in use.
         """
         most = [self._max_new_tokens] * len(examples) if most_tokens is None else list(most_tokens)
         search: _Greedy | _Beams
@@ -95,7 +101,7 @@ class Decoding:
                 length_penalty=self._length_penalty,
                 device=embeds_BTH.device,
             )
-        self._parts.append((_Rows(self._llm, embeds_BTH, prompt_lengths), search))
+        self._parts.append((_Rows(self._llm, embeds_BTH, prompt_lengths, adapter), search))
         self._examples.update(examples)
 
     @torch.no_grad()
@@ -145,8 +151,9 @@ class _Rows:
     A step is `select`, then `advance`; between them rows `join`, so that new ones cost no pass through the LLM alone.
     """
 
-    def __init__(self, llm: Any, embeds_BTH: Tensor, prompt_lengths: list[int]) -> None:
+    def __init__(self, llm: Any, embeds_BTH: Tensor, prompt_lengths: list[int], adapter: str) -> None:
         self._llm = llm
+        self._adapters = [adapter] * len(prompt_lengths)
         self._cache = _new_cache(llm)
         lengths_R = torch.tensor(prompt_lengths, device=embeds_BTH.device)
         width = embeds_BTH.shape[1]
@@ -165,6 +172,8 @@ class _Rows:
                 layer.select_generated(step.rows)
         else:
             self._cache.batch_select_indices(step.rows)
+        if not step.same_prompts:
+            self._adapters = [self._adapters[row] for row in step.rows.tolist()]
         self._prompt_R, self._next_R = self._prompt_R[step.rows], self._next_R[step.rows]
         if self._mask_RT is not None:
             self._mask_RT = self._mask_RT[step.rows]
@@ -189,6 +198,7 @@ class _Rows:
         self._prompt_R = torch.cat([self._prompt_R, other._prompt_R])
         self._next_R = torch.cat([self._next_R, other._next_R])
         self._tokens_R = torch.cat([self._tokens_R, other._tokens_R])
+        self._adapters = self._adapters + other._adapters
         generated = int((self._next_R - self._prompt_R).max())
         for layer, new in zip(_growing(self._cache), _growing(other._cache), strict=True):
             layer.join(new, generated)
@@ -204,6 +214,10 @@ class _Rows:
         return self._mask_RT
 
     def _forward(self, positions: Tensor, **inputs: Any) -> Tensor:
+        if len(set(self._adapters)) > 1:
+            inputs["adapter_names"] = self._adapters
+        elif self._adapters[0]:
+            use_lora(self._llm, self._adapters[0])
         output = self._llm(
             position_ids=positions,
             attention_mask=self._mask_RT,

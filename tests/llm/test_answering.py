@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from llm.answering import Answering
+from llm.lora import MAIN_ADAPTER, add_lora, use_lora
 from llm.salmonn import Batch, Salmonn
+from llm.settings import LoraSettings
 
 QUESTIONS = ["What is heard?", "Which colour?", "Red or green, or another one?", "Who?", "Why?"]
 
@@ -65,6 +67,32 @@ def test_an_answer_may_be_shorter_than_others(salmonn: Salmonn) -> None:
         answers |= {one.question: one.answer for one in answering.step() if one.answer}
     short = salmonn.generate(batch_of(QUESTIONS[:1]), num_beams=1, max_new_tokens=3)[0]
     assert answers[0] == short and answers[1].num_tokens > 3
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_questions_to_models_over_one_llm_are_answered_together_each_with_its_own_lora(
+    salmonn: Salmonn, num_beams: int
+) -> None:
+    options = {"num_beams": num_beams, "max_new_tokens": 24}
+    add_lora(salmonn.llm, LoraSettings(rank=2, alpha=8, dropout=0.0), adapter="other")
+    for name, parameter in salmonn.llm.named_parameters():
+        if "lora_B.other" in name:
+            nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(2))
+    other = Salmonn(Sound(), salmonn.llm, salmonn.tokenizer).eval()
+    alone = {}
+    for adapter in (MAIN_ADAPTER, "other"):
+        use_lora(salmonn.llm, adapter)
+        alone[adapter] = salmonn.generate(batch_of(QUESTIONS), **options)
+    assert alone[MAIN_ADAPTER] != alone["other"]
+    answering = Answering(salmonn, **options)
+    answering.join([0, 1], batch_of(QUESTIONS[:2]), adapter=MAIN_ADAPTER)
+    answering.join([10, 11, 12], batch_of(QUESTIONS[:3]), model=other, adapter="other")
+    answers = {one.question: one.answer for one in answering.step() if one.answer}
+    answering.join([2, 3, 4], batch_of(QUESTIONS[2:]), adapter=MAIN_ADAPTER)
+    while len(answering):
+        answers |= {one.question: one.answer for one in answering.step() if one.answer}
+    expected = dict(enumerate(alone[MAIN_ADAPTER])) | {10 + place: alone["other"][place] for place in range(3)}
+    assert answers == expected
 
 
 def test_half_a_character_is_not_told(salmonn: Salmonn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ class Listener:
         """
         self.run, self.model, self.spec, self.step = run, loaded.model, loaded.spec, loaded.step
         self.device = device
-        self._adapter, self._hears_as = loaded.adapter, hears_as
+        self.adapter, self._hears_as = loaded.adapter, hears_as
         self._places = {"whisper": whisper, "beats": beats}
 
     @classmethod
@@ -263,7 +263,7 @@ class Listener:
 
     def take_turn(self) -> None:
         """Make the LLM this run's; other runs that share it have theirs later."""
-        use_lora(self.model.llm, self._adapter)
+        use_lora(self.model.llm, self.adapter)
 
     def read(self, audio: Audio) -> Wave | ClipFeatures:
         """Return a sound as it is to be encoded; features as they are. Raises AudioError if it cannot be heard."""

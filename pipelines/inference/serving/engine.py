@@ -102,10 +102,8 @@ class Engine:
     ) -> None:
         """Start the thread. `listeners` are runs by their names, over one LLM; the rest as in `ServeConfig`."""
         self._listeners = listeners
-        self._answering = {
-            name: Answering(listener.model, num_beams=num_beams, max_new_tokens=max_new_tokens)
-            for name, listener in listeners.items()
-        }
+        any_model = next(iter(listeners.values())).model
+        self._answering = Answering(any_model, num_beams=num_beams, max_new_tokens=max_new_tokens)
         self._threads = threads
         self._batch_examples, self._most_waiting, self._kept_clips = batch_examples, most_waiting, kept_clips
         self._kept: OrderedDict[tuple[str, str], ClipFeatures] = OrderedDict()
@@ -188,7 +186,8 @@ class Engine:
             if self._is_closed:
                 return None
             for number in [number for number, running in self._running.items() if running.ticket.is_cancelled]:
-                self._answering[self._running.pop(number).ticket.asked.name].drop(number)
+                del self._running[number]
+                self._answering.drop(number)
             tickets: list[Ticket] = []
             if self._running and self._owed_seconds > 0:
                 return tickets
@@ -205,9 +204,8 @@ class Engine:
                 continue
             clips = self._features_of(listener, own)
             batch = listener.batch(clips, [ticket.asked.question for ticket in own])
-            listener.take_turn()
-            most_tokens = [ticket.asked.most_tokens for ticket in own]
-            lengths = self._answering[name].join([ticket.number for ticket in own], batch, most_tokens)
+            numbers, most_tokens = [ticket.number for ticket in own], [ticket.asked.most_tokens for ticket in own]
+            lengths = self._answering.join(numbers, batch, most_tokens, model=listener.model, adapter=listener.adapter)
             for ticket, clip, length in zip(own, clips, lengths, strict=True):
                 self._running[ticket.number] = _Running(ticket, clip, length)
 
@@ -238,14 +236,9 @@ class Engine:
         ]
 
     def _step(self) -> None:
-        for name, answering in self._answering.items():
-            if not len(answering):
-                continue
-            self._listeners[name].take_turn()
-            own = {number: running.ticket.asked for number, running in self._running.items()}
-            streamed = [number for number, asked in own.items() if asked.name == name and asked.is_streamed]
-            for told in answering.step(streamed):
-                self._tell(told)
+        streamed = [number for number, running in self._running.items() if running.ticket.asked.is_streamed]
+        for told in self._answering.step(streamed):
+            self._tell(told)
 
     def _tell(self, told: Told) -> None:
         running = self._running[told.question]

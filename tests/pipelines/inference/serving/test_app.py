@@ -255,7 +255,7 @@ def test_what_is_counted_is_told_to_prometheus(server, recordings):
 
 def test_a_client_that_goes_away_stops_its_decoding(server, recordings, monkeypatch):
     dropped = []
-    answering = server.app.engine._answering["unbroken"]
+    answering = server.app.engine._answering
     drop = answering.drop
     monkeypatch.setattr(answering, "drop", lambda number: (dropped.append(number), drop(number)))
     stream = server.client().chat.completions.create(
@@ -276,7 +276,7 @@ def test_too_many_questions_are_refused_with_429_and_one_that_takes_too_long_wit
         client.chat.completions.create(**rest)
     assert raised.value.response.headers["retry-after"] == "1"
     monkeypatch.undo()
-    answering = engine._answering["unbroken"]
+    answering = engine._answering
     monkeypatch.setattr(answering, "step", slowed(answering.step))
     monkeypatch.setattr(server.app, "config", replace(server.app.config, timeout_seconds=0.3))
     for is_streamed in (False, True):
