@@ -33,7 +33,8 @@ class Answering:
         self._decoding = Decoding(
             model.llm, eos=model.tokenizer.eos_token_id, num_beams=num_beams, max_new_tokens=max_new_tokens
         )
-        self._told: dict[int, str] = {}
+        self._told: dict[int, tuple[int, str]] = {}
+        """Of each streamed question: how many tokens were spelled, and what of their text was told."""
 
     def __len__(self) -> int:
         """Return how many questions have no answer yet."""
@@ -85,12 +86,14 @@ class Answering:
 
     def _news(self, question: int, tokens: list[int]) -> str:
         """Return what is new of the text; not the blanks at its end, which the whole text may lack."""
+        count, known = self._told.get(question, (0, ""))
+        if len(tokens) == count:
+            return ""
         text = self.model.spell(tokens).rstrip(_HALF_A_CHARACTER).rstrip()
-        known = self._told.get(question, "")
         if not text.startswith(known):
             return ""
-        self._told[question] = text
+        self._told[question] = len(tokens), text
         return text[len(known) :]
 
     def _rest(self, question: int, text: str) -> str:
-        return text.removeprefix(self._told.pop(question, ""))
+        return text.removeprefix(self._told.pop(question, (0, ""))[1])

@@ -9,6 +9,7 @@ N most new tokens.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llm.lora import use_lora
+from llm.lora import lora_by_row, lora_layers, use_lora
 
 _NEVER = -1.0e9
 """The score of a continuation that may not be taken: below all others, and finite, so that sums of it stay numbers."""
@@ -59,6 +60,7 @@ class Decoding:
                 beam.
         """
         self._llm, self._eos, self._num_beams = llm, eos, num_beams
+        self._lora = lora_layers(llm)
         self._max_new_tokens, self._length_penalty = max_new_tokens, length_penalty
         self._parts: list[tuple[_Rows, _Greedy | _Beams]] = []
         self._examples: set[int] = set()
@@ -101,7 +103,7 @@ class Decoding:
                 length_penalty=self._length_penalty,
                 device=embeds_BTH.device,
             )
-        self._parts.append((_Rows(self._llm, embeds_BTH, prompt_lengths, adapter), search))
+        self._parts.append((_Rows(self._llm, self._lora, embeds_BTH, prompt_lengths, adapter), search))
         self._examples.update(examples)
 
     @torch.no_grad()
@@ -151,8 +153,8 @@ class _Rows:
     A step is `select`, then `advance`; between them rows `join`, so that new ones cost no pass through the LLM alone.
     """
 
-    def __init__(self, llm: Any, embeds_BTH: Tensor, prompt_lengths: list[int], adapter: str) -> None:
-        self._llm = llm
+    def __init__(self, llm: Any, lora: list[Any], embeds_BTH: Tensor, prompt_lengths: list[int], adapter: str) -> None:
+        self._llm, self._lora = llm, lora
         self._adapters = [adapter] * len(prompt_lengths)
         self._cache = _new_cache(llm)
         lengths_R = torch.tensor(prompt_lengths, device=embeds_BTH.device)
@@ -214,17 +216,17 @@ class _Rows:
         return self._mask_RT
 
     def _forward(self, positions: Tensor, **inputs: Any) -> Tensor:
-        if len(set(self._adapters)) > 1:
-            inputs["adapter_names"] = self._adapters
-        elif self._adapters[0]:
+        is_mixed = len(set(self._adapters)) > 1
+        if not is_mixed and self._adapters[0]:
             use_lora(self._llm, self._adapters[0])
-        output = self._llm(
-            position_ids=positions,
-            attention_mask=self._mask_RT,
-            past_key_values=self._cache,
-            use_cache=True,
-            **inputs,
-        )
+        with lora_by_row(self._lora, self._adapters) if is_mixed else nullcontext():
+            output = self._llm(
+                position_ids=positions,
+                attention_mask=self._mask_RT,
+                past_key_values=self._cache,
+                use_cache=True,
+                **inputs,
+            )
         logits_RV: Tensor = output.logits[:, -1].float()
         return logits_RV
 

@@ -2,12 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llm.errors import LLMError
@@ -66,11 +68,31 @@ def use_lora(model: PeftModel, adapter: str) -> None:
         model.set_adapter(adapter, inference_mode=True)
 
 
+def lora_layers(model: nn.Module) -> list[Any]:
+    """Return the modules to which LoRA adds: PEFT's `LoraLayer`, which to a type checker is no module."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+@contextmanager
+def lora_by_row(layers: Sequence[Any], adapters: list[str]) -> Iterator[None]:
+    """Let each row of a batch have its own LoRA, by its name, in passes of the block; none of them trains.
+
+    It is what PEFT does with `adapter_names`, but for a walk through all modules of the LLM at each pass.
+    """
+
+    def named(_: nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**options, "adapter_names": adapters}
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(named, with_kwargs=True).remove)
+        yield
+
+
 def set_lora_scaling(model: PeftModel, factor: float) -> None:
     """Scale what the adapter adds by `factor`: 1.0 is alpha / rank as trained, 0.0 the bare LLM. No weight changes."""
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.set_scale(MAIN_ADAPTER, factor)
+    for layer in lora_layers(model):
+        layer.set_scale(MAIN_ADAPTER, factor)
 
 
 def adapter_state_dict(model: PeftModel, *, adapter: str = MAIN_ADAPTER) -> dict[str, Tensor]:
