@@ -95,6 +95,12 @@ def set_lora_scaling(model: PeftModel, factor: float) -> None:
         layer.set_scale(MAIN_ADAPTER, factor)
 
 
+def merge_lora(model: PeftModel) -> PreTrainedModel:
+    """Return the LLM with LoRA, as scaled now, added to its weights in their dtype; `model` is of no use then."""
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged
+
+
 def adapter_state_dict(model: PeftModel, *, adapter: str = MAIN_ADAPTER) -> dict[str, Tensor]:
     """Return the LoRA weights under PEFT's file names."""
     state: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)

@@ -21,13 +21,15 @@ LIBRARIES = {
     "pipelines": {"ray", "torch", "transformers", "pyarrow", "numpy", "safetensors", "omegaconf", "yaml", "rich"}
     | {"starlette", "pydantic", "prometheus_client"}
     | {"ijson", "jinja2", "matplotlib", "soundfile", "espeakng_loader", "tensorboardX"}
-    | {"kaldialign", "nltk", "pycocoevalcap", "rapidfuzz", "sacrebleu", "whisper_normalizer"},
+    | {"kaldialign", "nltk", "pycocoevalcap", "rapidfuzz", "sacrebleu", "vllm", "whisper_normalizer"},
 }
 """What a package may import besides the standard library, itself and, in `pipelines`, the leaves."""
 ONLY_IN = {
     "ray": ("pipelines", "cluster"),
     "peft": ("llm/peft_parts.py",),
     "espeakng_loader": ("pipelines/demo/speech_synthesis.py",),
+    # It runs in an environment of its own.
+    "vllm": ("pipelines/inference/engines/vllm_program.py",),
     "tensorboardX": ("pipelines/training/monitoring/curves.py",),
     "starlette": ("pipelines/inference/serving/",),
     "pydantic": ("pipelines/inference/serving/",),

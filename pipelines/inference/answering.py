@@ -31,6 +31,8 @@ class Model:
     step: int
     whisper: str = ""
     beats: str = ""
+    engine_python: str = ""
+    """Runs another engine than our own."""
 
 
 @dataclass
@@ -123,6 +125,7 @@ def _give_out(
         device=device,
         threads=config.threads,
         batch_examples=config.batch_examples,
+        engine_python=model.engine_python,
     )
     actor_type = ray.remote(AnswerActor).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=2

@@ -50,6 +50,8 @@ class DecodeSettings:
     max_new_tokens: int
     lora_scaling: float
     sampling: Sampling | None = None
+    engine: str | None = None
+    """Another engine than our own, with its version."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from encoders.audio import MOST_SECONDS, SOUND_ENDINGS
 from pipelines import storage
 from pipelines.cache.recipe import read_recipe
 from pipelines.errors import MissingError, UserError, shorten
+from pipelines.inference.engines.choice import Engine, require_greedy
 from pipelines.interface.config import require_range
 from pipelines.interface.words import command
 from pipelines.runs.folder import find_checkpoint
@@ -82,11 +83,17 @@ class EvaluateConfig(AnsweringConfig):
     """[path|tiny|none] The BEATs encoder, likewise."""
     lora_scaling: float = 1.0
     """[factor] On LoRA's alpha/rank."""
+    engine: Engine = "own"
+    """[name] What decodes: own, or vllm, which takes the LLM with LoRA merged into it and decodes greedily
+    (num_beams=1), as many questions at once as batch_examples says; its answers are kept apart from our own."""
+    engine_python: str = ""
+    """[path] For engine=vllm: the Python of an environment that has vLLM, on every machine that answers."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check ranges, and that the engine can decode so."""
         super().__post_init__()
         require_range(self, ("page_examples",), low=0)
+        require_greedy(self.engine, self.engine_python, num_beams=self.num_beams)
 
     def next_step(self) -> str:
         """Return the command that goes on from here."""

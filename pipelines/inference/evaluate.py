@@ -12,6 +12,7 @@ from pipelines.inference.answering import answer
 from pipelines.inference.answers import SILENCE as SILENT_CLIP
 from pipelines.inference.answers import DecodeSettings
 from pipelines.inference.config import EvaluateConfig
+from pipelines.inference.engines.choice import engine_name
 from pipelines.inference.held_out import answers_to, open_held_out, with_clips, with_full_paths
 from pipelines.inference.questions import Questions
 from pipelines.inference.report import EvaluationReport, TaskReport, print_scores, write_report
@@ -36,14 +37,18 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> list[T
     progress = progress or Progress()
     with progress.opening("evaluate: looking at run, examples and answers"):
         model, questions = open_held_out(config)
-    model = replace(model, whisper=config.whisper, beats=config.beats)
+        engine = engine_name(config.engine, config.engine_python, model.spec.dtype)
+    model = replace(model, whisper=config.whisper, beats=config.beats, engine_python=config.engine_python)
     clips = {OWN: questions.table["clip_id"].combine_chunks()}
     if config.check_heard:
         clips[SILENCE] = pa.array([SILENT_CLIP] * len(questions), pa.string())
         clips[OTHER] = questions.of_other_clips(OTHER_SEED)
     wanted = pa.concat_tables([with_clips(questions, heard) for heard in clips.values()])
     settings = DecodeSettings(
-        num_beams=config.num_beams, max_new_tokens=config.max_new_tokens, lora_scaling=config.lora_scaling
+        num_beams=config.num_beams,
+        max_new_tokens=config.max_new_tokens,
+        lora_scaling=config.lora_scaling,
+        engine=engine,
     )
     (answers,) = answer(config, model, [settings], wanted, progress)
     table = _joined(questions, clips, answers)

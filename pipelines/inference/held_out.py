@@ -20,7 +20,7 @@ from pipelines.inference.units import with_lengths
 from pipelines.runs.folder import find_checkpoint
 from pipelines.runs.spec import RunSpec, identified, require_heard
 
-PATHS = ("run", "manifest", "cache", "out", "llm", "whisper", "beats")
+PATHS = ("run", "manifest", "cache", "out", "llm", "whisper", "beats", "engine_python")
 ConfigT = TypeVar("ConfigT", bound=AnsweringConfig)
 
 
@@ -29,6 +29,7 @@ def with_full_paths(config: ConfigT) -> ConfigT:
     given = {name: getattr(config, name, "") for name in PATHS}
     names = {"llm": is_hub_name(given["llm"]) or given["llm"] == "tiny"}
     names |= {encoder: not is_file(given[encoder]) for encoder in ("whisper", "beats")}
+    names["engine_python"] = "/" not in given["engine_python"]  # a command's name
     full: dict[str, Any] = {
         name: storage.full_path(path) for name, path in given.items() if path and not names.get(name)
     }

@@ -85,7 +85,8 @@ def describe(report: EvaluationReport) -> str:
     return (
         f"Splits {', '.join(report.splits) or 'all'}; {report.questions} questions from {report.examples} examples"
         + (f", {report.missing} more left out for want of features" if report.missing else "")
-        + f"; beams {settings.num_beams}, at most {settings.max_new_tokens} tokens, LoRA × {settings.lora_scaling:g}."
+        + f"; beams {settings.num_beams}, at most {settings.max_new_tokens} tokens, LoRA × {settings.lora_scaling:g}"
+        + (f", decoded by {settings.engine}." if settings.engine else ".")
     )
 
 

@@ -33,6 +33,8 @@ class AnswerConfig:
     device: str
     threads: int
     batch_examples: int
+    engine_python: str = ""
+    """Runs the engine that the settings name; all of them are the same then."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
 from llm.lora import set_lora_scaling
-from llm.salmonn import Answer, Batch
+from llm.salmonn import Answer, Batch, Salmonn
 from pipelines.batches.batch import make_batch, read_questions
 from pipelines.cache.reader import FeatureCache
 from pipelines.inference.answers import SILENCE, AnswerStore, DecodeSettings
+from pipelines.inference.engines.vllm_engine import VllmEngine
 from pipelines.inference.listening.listener import Listener
 from pipelines.inference.units import AnswerConfig, AnswerUnit, UnitAnswers
 from pipelines.runs.checkpoint import LoadedRun, load_weights
@@ -32,8 +33,10 @@ class AnswerWorker:
         torch.set_num_threads(config.threads)
         self._config = config
         self._cache = FeatureCache(config.cache)
-        self._model = build_model(config.spec, config.run, device=config.device)
+        device = "cpu" if config.engine_python else config.device
+        self._model = build_model(config.spec, config.run, device=device)
         load_weights(config.run, config.step, self._model)
+        self._engine = _engine(config, self._model.eval()) if config.engine_python else None
         self._listener = Listener(
             config.run,
             LoadedRun(self._model.eval(), config.spec, config.step),
@@ -65,7 +68,8 @@ class AnswerWorker:
     def answers(self, unit: AnswerUnit) -> list[dict[str, Any]]:
         """Return a unit's answers as rows of `answers.SCHEMA`, kept nowhere. Raises as `run`."""
         settings = self._config.settings[unit.setting]
-        set_lora_scaling(self._model.llm, settings.lora_scaling)
+        if self._engine is None:
+            set_lora_scaling(self._model.llm, settings.lora_scaling)
         rows: list[dict[str, Any]] = []
         self.answered = 0
         for first in range(0, len(unit.clip_ids), self._config.batch_examples):
@@ -83,6 +87,8 @@ class AnswerWorker:
 
     def _answer(self, clip_ids: Sequence[str], questions: Sequence[str], settings: DecodeSettings) -> list[Answer]:
         batch = self._read(clip_ids, questions).to(self._config.device)
+        if self._engine:
+            return self._engine.generate(batch, max_new_tokens=settings.max_new_tokens)
         if (sampling := settings.sampling) is None:
             return self._listener.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens)
         drawn = hashlib.sha256(repr((sampling.seed, clip_ids, questions)).encode()).digest()
@@ -109,3 +115,16 @@ class AnswerWorker:
     def _silence(self) -> dict[str, torch.Tensor]:
         heard = self._listener.features((torch.zeros(CLIP_SAMPLES), SAMPLE_RATE_HZ))
         return {name: frames.cpu() for name, frames in heard.streams.items()}
+
+
+def _engine(config: AnswerConfig, model: Salmonn) -> VllmEngine:
+    (settings,) = config.settings
+    assert settings.engine
+    return VllmEngine(
+        model,
+        name=settings.engine,
+        python=config.engine_python,
+        precision=config.spec.dtype,
+        lora_scaling=settings.lora_scaling,
+        device=config.device,
+    )

@@ -1,0 +1,1 @@
+"""Engines that decode answers in place of our own."""
