@@ -20,7 +20,8 @@ ROUGE_BETA = 1.2
 TINY, SMALL = 1e-15, 1e-9
 """What COCO's BLEU adds to counts above and below the line, so that nothing is divided by 0."""
 SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-JAVA_NEEDED = "needs Java and pip install 'salmonn-pipeline[meteor]'"
+SPICE_SOURCE = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
+"""Holds the jars, half a gigabyte that no package has; SPICE's values are those of this version of the parser."""
 
 Floats = NDArray[np.float64]
 
@@ -99,11 +100,19 @@ def _java_folder() -> Path | None:
     return Path(found.submodule_search_locations[0])
 
 
+def _what_java_lacks() -> str:
+    """Say what to install for `_java_folder` to be there."""
+    lacking = [] if shutil.which("java") else ["a Java runtime (apt-get install default-jre-headless)"]
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        lacking.append("pip install 'salmonn-pipeline[meteor]'")
+    return f"needs {' and '.join(lacking)}"
+
+
 def _meteor(answered: Sequence[Answered], tokens: str) -> Measured:
     """Return METEOR of the corpus; Java computes it as a whole, so it has no interval."""
     signature = f"meteor-1.5|en|norm|{tokens}"
     if _java_folder() is None:
-        return unavailable("meteor", len(answered), signature=signature, note=JAVA_NEEDED)
+        return unavailable("meteor", len(answered), signature=signature, note=_what_java_lacks())
     from pycocoevalcap.meteor.meteor import Meteor
 
     meteor = Meteor()
@@ -128,7 +137,9 @@ def _spice(answered: Sequence[Answered], cider: Floats, tokens: str) -> Iterator
     folder = _java_folder()
     missing = [name for name in SPICE_JARS if folder and not (folder / "spice" / "lib" / name).exists()]
     if folder is None or missing:
-        note = f"needs {' and '.join(missing)} in spice/lib of the installed pycocoevalcap" if missing else JAVA_NEEDED
+        note = _what_java_lacks()
+        if folder:
+            note = f"needs {' and '.join(missing)} in spice/lib of the installed pycocoevalcap, out of {SPICE_SOURCE}"
         yield from (unavailable(name, len(answered), signature=signature, note=note) for name in names)
         return
     from pycocoevalcap.spice.spice import Spice

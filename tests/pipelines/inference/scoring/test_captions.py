@@ -1,12 +1,14 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pycocoevalcap
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from pipelines.inference.scoring.captions import _lines, _meteor, _spice
+from pipelines.inference.scoring.captions import SPICE_JARS, SPICE_SOURCE, _lines, _meteor, _spice
 from pipelines.inference.scoring.scores import score, score_task
 from tests.pipelines.inference.scoring.builders import answered, captioned, no_java, pairs
 
@@ -81,8 +83,16 @@ def test_without_java_the_scores_that_need_it_say_so():
     found = {one.name: one for one in score_task("audiocaption", captioned(5, seed=1)).scores}
     for name in ("meteor", "spice", "spider"):
         assert found[name].value is None and found[name].notes == (
-            "needs Java and pip install 'salmonn-pipeline[meteor]'",
+            "needs a Java runtime (apt-get install default-jre-headless)",
         )
+
+
+@pytest.mark.usefixtures("no_java")
+def test_without_cocos_programs_the_scores_that_need_them_say_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    scores = [_meteor(captioned(3, seed=1), ""), *_spice(captioned(3, seed=1), np.zeros(3), "")]
+    needed = "needs a Java runtime (apt-get install default-jre-headless) and pip install 'salmonn-pipeline[meteor]'"
+    assert [score.notes for score in scores] == [(needed,)] * 3
 
 
 def test_java_that_fails_is_told(monkeypatch, tmp_path):
@@ -107,10 +117,20 @@ def test_meteor_is_the_value_of_the_whole_corpus(monkeypatch):
     assert found.notes == ("no interval: Java scores the corpus as a whole",)
 
 
-@java
-def test_spice_names_the_files_that_it_lacks():
+def test_spice_names_the_files_that_it_lacks_and_where_they_are(monkeypatch, tmp_path):
+    (tmp_path / "java").write_text("")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     spice, spider = _spice(captioned(5, seed=1), np.zeros(5), "")
-    assert spider.items or "stanford-corenlp-3.6.0.jar" in spice.notes[0]
+    lib = Path(pycocoevalcap.__path__[0]) / "spice" / "lib"
+    if all((lib / name).exists() for name in SPICE_JARS):
+        assert spice.notes[0].startswith("Java failed: ")
+    else:
+        assert spice.notes == spider.notes and spice.items == 0
+        assert (
+            f"stanford-corenlp-3.6.0-models.jar in spice/lib of the installed pycocoevalcap, out of {SPICE_SOURCE}"
+            in spice.notes[0]
+        )
 
 
 @java
