@@ -32,7 +32,7 @@ from pipelines.runs.metrics import read_metrics
 HERE = Path(__file__).parents[1]
 TRIALS, CLIPS = 8, 16
 SIZES = ["qformer.hidden_width=128", "qformer.num_heads=2", "qformer.ffn_width=256", "heard_seconds=5"]
-STEPS = ["steps=8", "batch_examples=8", "micro_batch_examples=4", "log_every=2", "splits=[test]"]
+STEPS = ["steps=4", "batch_examples=4", "micro_batch_examples=1", "log_every=1", "splits=[test]"]
 GOAL = ["metric=loss", "optim.warmup_steps=1", "optim.min_lr=1e-6", "optim.warmup_lr=1e-6"]
 
 
@@ -50,7 +50,7 @@ def main(checkout: Path, rounds: int) -> None:
     try:
         write_tiny_llm(TEXTS, folder / "llm", width=1024, num_layers=12, num_heads=16, vocab_size=4096)
         AutoModelForCausalLM.from_pretrained(folder / "llm").bfloat16().save_pretrained(folder / "llm")
-        write_corpus(folder, TEXTS[:CLIPS])
+        write_corpus(folder, [text[:40] for text in TEXTS[:CLIPS]])
         verb(HERE, "prepare", "table", f"table={folder}/table.jsonl", f"audio_root={folder}/audio", f"out={folder}/m")
         verb(HERE, "extract", f"manifest={folder}/m", f"cache={folder}/c", "whisper=tiny", "beats=tiny", "threads=2")
         seconds: dict[str, list[float]] = {name: [] for name in contestants}

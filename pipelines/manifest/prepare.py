@@ -30,6 +30,8 @@ from pipelines.manifest.writer import ManifestWriter
 from pipelines.storage.tables import RowTable
 
 BATCH_EXAMPLES = 2_048
+SPLITS_NAMED = 8
+"""In the terminal, the largest first."""
 TOLD = 3
 """Entries left out that the terminal names; a table beside the manifest lists all."""
 
@@ -117,7 +119,7 @@ def write_manifest(
         )
         write_report(config.out, name, report)
         save_config(config, storage.join(config.out, f"prepare-{name}.yaml"))
-    _print_report(config.out, corpus, report, told, listed=f"skipped-{name}.parquet")
+    _print_report(config.out, corpus, report, reader.splits, told, listed=f"skipped-{name}.parquet")
     return report
 
 
@@ -140,6 +142,7 @@ def _write_batch(
     for example, is_missing in zip(batch.examples, are_missing, strict=True):
         if not is_missing:
             writer.add_example(example)
+            reader.splits[example.split] += 1
     return kept
 
 
@@ -172,6 +175,7 @@ class _Reader:
     def __init__(self, corpus: str, root: str, writer: ManifestWriter) -> None:
         self.missing = IdSet()
         self.respelt = Counter[str]()
+        self.splits = Counter[str]()
         self._corpus, self._root, self._writer = corpus, root, writer
         self._asked: set[str] = set()
         self._met = IdSet()
@@ -265,9 +269,14 @@ def _refuse_wrong_root(root: str, looks: Sequence[Look], config: PrepareConfig, 
         )
 
 
-def _print_report(out: str, corpus: str, report: PrepareReport, told: Sequence[str], *, listed: str) -> None:
+def _print_report(
+    out: str, corpus: str, report: PrepareReport, splits: Counter[str], told: Sequence[str], *, listed: str
+) -> None:
     added = f"{counted(report.clips, 'clip')} ({report.hours:.3f} h), {counted(report.examples, 'example')} of {corpus}"
     print(f"{out}: {added}")
+    named = [f"{split or 'none'} {count:,}" for split, count in splits.most_common(SPLITS_NAMED)]
+    if named:  # a misspelt one is seen here, before anything is encoded
+        print(f"  by split: {', '.join(named)}{', …' if len(splits) > SPLITS_NAMED else ''}")
     for line in report.lines():
         print(f"  {line}")
     for line in told:

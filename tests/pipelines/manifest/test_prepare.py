@@ -2,6 +2,7 @@
 pipelines.manifest.writer.
 """
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_what_is_left_out_is_counted_and_listed(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "2 clips whose header cannot be read" in out and "skipped 1: longer than 180 s" in out
     assert "skipped-001-c.parquet lists them" in out
+
+
+def test_splits_are_named_so_that_a_misspelt_one_is_seen(tmp_path, capsys):
+    entries = [example for split in ("tets", "train", "test", "train") for example in examples_of([0], split=split)]
+    for number, entry in enumerate(entries):
+        entries[number] = dataclasses.replace(entry, segments=(Segment(f"{number}.wav", 1.0),))
+    write(tmp_path / "m", entries, missing="keep")
+    assert "  by split: train 4, tets 2, test 2\n" in capsys.readouterr().out
 
 
 def test_nothing_left_out_leaves_no_list(tmp_path):
