@@ -70,10 +70,11 @@ def markdown(report: EvaluationReport) -> str:
     parts = [
         f"# Scores of {report.run}, step {report.step}\n",
         f"{describe(report)}\n",
-        "## Beside the paper\n",
-        to_markdown(report.paper()),
         "## All scores\n",
         markdown_table(*score_table(report)),
+        *(f"{line}\n" for line in absent(report)),
+        "## Beside the paper\n",
+        to_markdown(report.paper()),
         "".join(f"- {note}\n" for note in _notes(report)),
     ]
     return "\n".join(parts)
@@ -103,6 +104,15 @@ def score_table(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:
             cells += [score.name, _value(score.value), interval]
             rows.append(cells + ([_value(silence), _value(other)] if report.checks_heard else []))
     return head, rows
+
+
+def absent(report: EvaluationReport) -> Iterator[str]:
+    """Yield a sentence for each reason why scores have no value."""
+    names: dict[str, list[str]] = {}
+    for score in (score for task in report.tasks for score in task.own.scores):
+        if score.value is None:
+            names.setdefault("; ".join(score.notes) or "no answers", []).append(score.name)
+    yield from (f"No {', '.join(dict.fromkeys(found))}: {why}." for why, found in names.items())
 
 
 def print_scores(report: EvaluationReport) -> None:

@@ -13,7 +13,7 @@ from pipelines.cache.recipe import Recipe
 from pipelines.inference.answer_table import HEARD, OWN, by_test_set
 from pipelines.inference.page.sound import Sound, write_sounds
 from pipelines.inference.page.worst import worst_answers
-from pipelines.inference.report import EvaluationReport, describe, score_table
+from pipelines.inference.report import EvaluationReport, absent, describe, score_table
 from pipelines.inference.scoring.paper import HEAD, NOTHING, cells
 from pipelines.interface.page import Section, Tile, write_page
 from pipelines.interface.progress import Progress
@@ -110,13 +110,15 @@ def _sections(report: EvaluationReport, answers: pa.Table) -> list[Section]:
     )
     return [
         Section(
+            "Scores", " ".join([*absent(report), f"{heard}report.md says how each score was computed."]), head, rows
+        ),
+        Section(
             "Beside the paper",
             "Our scores beside what the paper publishes without and with its activation tuning, and beside the system "
             f"that it compares with. {NOTHING}: nothing was measured here, or nothing is published.",
             HEAD,
             [cells(row) for row in report.paper()],
         ),
-        Section("Scores", f"{heard}report.md says how each score was computed.", head, rows),
         Section(
             "Corpora",
             f"Cut answers are as long as an answer may be, {report.settings.max_new_tokens} tokens.",

@@ -96,6 +96,14 @@ def test_equal_answers_make_equal_pages(manifest, tmp_path):
     assert content("a") == content("b") != {}
 
 
+def test_the_runs_own_scores_stand_first_and_beside_them_why_some_have_no_value(manifest, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # so that there is no Java
+    clip_ids = [clip.clip_id for clip in read_clips(manifest)]
+    page = unescape(write(tmp_path, answers_of(clip_ids, task=["audiocaption"] * len(clip_ids)), manifest))
+    assert page.index("No meteor, spice, spider: needs Java and") < page.index("Beside the paper")
+    assert page.index(">Scores<") < page.index("No meteor")
+
+
 def test_only_the_worst_are_shown_and_older_sounds_are_removed(manifest, tmp_path):
     clip_ids = [clip.clip_id for clip in read_clips(manifest)]
     answers = answers_of(clip_ids, **{OWN: ["male", "male", "female", "male"]})
