@@ -50,7 +50,7 @@ def main(checkout: Path, rounds: int) -> None:
     try:
         write_tiny_llm(TEXTS, folder / "llm", width=1024, num_layers=12, num_heads=16, vocab_size=4096)
         AutoModelForCausalLM.from_pretrained(folder / "llm").bfloat16().save_pretrained(folder / "llm")
-        write_corpus(folder, [text[:40] for text in TEXTS[:CLIPS]])
+        write_corpus(folder, [" ".join(text.split()[:8]) for text in TEXTS[:CLIPS]])
         verb(HERE, "prepare", "table", f"table={folder}/table.jsonl", f"audio_root={folder}/audio", f"out={folder}/m")
         verb(HERE, "extract", f"manifest={folder}/m", f"cache={folder}/c", "whisper=tiny", "beats=tiny", "threads=2")
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
