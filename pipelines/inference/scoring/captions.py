@@ -21,7 +21,7 @@ TINY, SMALL = 1e-15, 1e-9
 """What COCO's BLEU adds to counts above and below the line, so that nothing is divided by 0."""
 SPICE_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_SOURCE = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-"""Holds the jars, half a gigabyte that no package has; SPICE's values are those of this version of the parser."""
+"""Holds the jars, which are in no package; SPICE's values are those of this version of the parser."""
 
 Floats = NDArray[np.float64]
 

@@ -136,7 +136,7 @@ class _Pairs:
 def align_words(references: Sequence[str], answers: Sequence[str]) -> Counts:
     """Return the counts of texts whose words are separated by white space; no reference is empty.
 
-    jiwer aligns by the same function of rapidfuzz, and takes seven times as long to show every step of it.
+    jiwer aligns by rapidfuzz too, and takes seven times as long to show every step of it.
     """
     rows = []
     for reference, answer in zip(references, answers, strict=True):
