@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from hashlib import sha256
 from pathlib import Path
 from typing import get_args
 
@@ -29,6 +28,7 @@ from pipelines.cache.tools.config import CacheVerifyConfig
 from pipelines.cache.tools.verify import cache_verify
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from tests import ROOT
+from tests.chaos.disks import digests, full, small_disk
 from tests.chaos.machines import Machines
 from tests.pipelines.builders import prepare_tones
 from tests.s3_server import Fault, s3_server
@@ -41,7 +41,6 @@ SEED = int(os.environ.get("CHAOS_SEED", "0"))
 PATIENCE_SECONDS = 30.0
 JOB_SECONDS = 900
 NUM_CLIPS = 300
-DISK_MB = 2_000
 HONEST_ENDS = {0, 1, -signal.SIGKILL}
 
 Injector = Callable[[], None]
@@ -63,18 +62,6 @@ def start_job(machines: Machines, manifest: str, cache: str, log: Path, *, worke
         return subprocess.Popen(
             [*command, f"ray.address={machines.cluster.address}"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
         )
-
-
-def digests(cache: str) -> dict[str, str]:
-    """The SHA-256 of every file whose bytes the manifest and the recipe decide."""
-    folders = [storage.join(cache, name) for name in ("shards", "index", "rejects", "units")]
-    return {
-        f"{folder.partition('?')[0].rpartition('/')[2]}/{name}": sha256(
-            storage.read_bytes(storage.join(folder, name))
-        ).hexdigest()
-        for folder in folders
-        for name in storage.list_names(folder)
-    }
 
 
 class Chaos:
@@ -158,33 +145,6 @@ class Chaos:
         assert digests(self.cache) == digests(self.undisturbed)
         assert FeatureCache(self.cache).rows().equals(self.reference.rows())
         cache_verify(CacheVerifyConfig(cache=self.cache))
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a file system of a few hundred megabytes; only root may."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk to fill: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@contextlib.contextmanager
-def full(disk: Path) -> Iterator[None]:
-    """Let the disk have no byte left."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(65_536))
-    try:
-        yield
-    finally:
-        ballast.unlink()
 
 
 def test_cache_on_a_disk_that_fills_up(machines, tmp_path):

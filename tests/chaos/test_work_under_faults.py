@@ -1,0 +1,238 @@
+"""Extraction and training in single processes, with a fault every second: what comes out must be the same.
+
+Kept out of the quick tests: `make chaos` (some ten minutes). CHAOS_WORK_FAULTS and CHAOS_SEED change how many and
+which. A fault counts if the process was at work when it came.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pipelines import storage
+from pipelines.cache.plan import count_units
+from pipelines.cache.tools.config import CacheVerifyConfig
+from pipelines.cache.tools.verify import cache_verify
+from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.runs.metrics import read_metrics
+from pipelines.training.config import TrainConfig
+from tests.chaos.disks import digests, full, small_disk
+from tests.chaos.work import extract_here, imported, start, train_on
+from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones, train_here
+from tests.s3_server import Fault, s3_server
+from tests.toy import write_tone_corpus
+
+pytestmark = pytest.mark.chaos
+NUM_FAULTS = int(os.environ.get("CHAOS_WORK_FAULTS", "60"))
+"""Of each test."""
+SEED = int(os.environ.get("CHAOS_SEED", "0"))
+HANG_SECONDS = 300
+KILLED, FROZEN, DISK = "SIGKILL", "frozen, done by another, goes on", "disk full"
+
+Fails = Callable[[], AbstractContextManager[None]]
+
+
+class Faults:
+    """Runs a piece of work again and again, with one fault each time, and counts those that met it."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.tally: Counter[str] = Counter()
+        self.ends: Counter[int] = Counter()
+        self.span_seconds = 2.0
+        """Within which a fault comes: how long an undisturbed process takes."""
+
+    def measure(self, work: Callable[..., None], *arguments: object) -> None:
+        """Let the work be done undisturbed, once the server of processes has imported everything."""
+        assert self._end_of(start(imported)) == 0
+        began = time.monotonic()
+        assert self._end_of(start(work, *arguments)) == 0
+        self.span_seconds = time.monotonic() - began
+        print(f"undisturbed: {self.span_seconds:.1f} s", flush=True)
+
+    def kill(self, work: Callable[..., None], *arguments: object) -> bool:
+        """Kill the process at a random moment; tell whether it had ended well before."""
+        process = self._under_way(work, *arguments)
+        process.kill()
+        return self._count(KILLED, self._end_of(process), met=-signal.SIGKILL)
+
+    def freeze(self, work: Callable[..., None], *arguments: object) -> bool:
+        """Stop a process, let another one do all the work, and let the first go on."""
+        process = self._under_way(work, *arguments)
+        assert process.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
+        was_at_work = process.is_alive()
+        assert self._end_of(start(work, *arguments)) == 0
+        if was_at_work:
+            os.kill(process.pid, signal.SIGCONT)
+            self.tally[FROZEN] += 1
+        end = self._end_of(process)
+        self.ends[end] += 1
+        assert end == 0
+        return True
+
+    def disturb(self, name: str, fault: Fails, seconds: float, work: Callable[..., None], *arguments: object) -> bool:
+        """Let what the process stores to fail for some time, as often as it lives; tell whether it ended well."""
+        process = start(work, *arguments)
+        while process.is_alive():
+            process.join(self.rng.uniform(0, self.span_seconds / 3))
+            if process.is_alive():
+                with fault():
+                    process.join(self.rng.uniform(0, seconds))
+                self.tally[name] += 1
+        end = self._end_of(process)
+        self.ends[end] += 1
+        assert end in (0, 1)
+        return end == 0
+
+    def _under_way(self, work: Callable[..., None], *arguments: object) -> ForkServerProcess:
+        process = start(work, *arguments)
+        process.join(self.rng.uniform(0, self.span_seconds))
+        return process
+
+    def _count(self, name: str, end: int, *, met: int) -> bool:
+        self.ends[end] += 1
+        self.tally[name] += end == met
+        assert end in (0, met)
+        return end == 0
+
+    @staticmethod
+    def _end_of(process: ForkServerProcess) -> int:
+        process.join(HANG_SECONDS)
+        assert process.exitcode is not None, "it hangs"
+        return process.exitcode
+
+    def __str__(self) -> str:
+        return f"{dict(self.tally)}, ends {dict(self.ends)}"
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory) -> str:
+    return prepare_tones(tmp_path_factory.mktemp("tones"), num_clips=40, damaged=2)
+
+
+def require_same(cache: str, undisturbed: dict[str, str], *, complete: bool) -> None:
+    """Compare what is committed, of a complete cache all, with what an undisturbed process wrote."""
+    found = digests(cache)
+    committed = {Path(name).stem for name in found if name.startswith("index/")}
+    if complete:
+        assert found == undisturbed
+        with contextlib.redirect_stdout(None):
+            cache_verify(CacheVerifyConfig(cache=cache))
+    for name in ("shards", "index"):
+        for unit in committed:
+            (file,) = (one for one in undisturbed if Path(one).stem == unit and one.startswith(f"{name}/"))
+            assert found[file] == undisturbed[file], file
+
+
+def fill_under(fault: Callable[[str], bool], faults: Faults, folder: str, undisturbed: dict[str, str]) -> None:
+    """Fill cache after cache until so many faults came."""
+    caches = 0
+    while faults.tally.total() < NUM_FAULTS:
+        cache = storage.join(folder, f"cache-{caches}")
+        while not fault(cache):
+            require_same(cache, undisturbed, complete=False)
+        require_same(cache, undisturbed, complete=True)
+        storage.delete_folder(cache)
+        caches += 1
+    print(f"\n{caches} caches of {len(undisturbed)} files: {faults}", flush=True)
+
+
+@pytest.fixture
+def extraction(tones, tmp_path) -> tuple[Faults, dict[str, str]]:
+    faults = Faults(SEED)
+    faults.measure(extract_here, str(tmp_path / "undisturbed"), tones)
+    undisturbed = digests(str(tmp_path / "undisturbed"))
+    assert sum(name.startswith("shards/") for name in undisturbed) > 10
+    return faults, undisturbed
+
+
+def test_extraction_that_is_killed(extraction, tones, tmp_path):
+    faults, undisturbed = extraction
+    fill_under(lambda cache: faults.kill(extract_here, cache, tones), faults, str(tmp_path), undisturbed)
+
+
+def test_extraction_that_is_frozen_while_another_does_its_work(extraction, tones, tmp_path):
+    faults, undisturbed = extraction
+
+    def freeze(cache: str) -> bool:
+        is_begun = Path(cache, "units").is_dir() and count_units(cache)  # a cache is begun by one job
+        return (faults.freeze if is_begun else faults.kill)(extract_here, cache, tones)
+
+    fill_under(freeze, faults, str(tmp_path), undisturbed)
+
+
+def test_extraction_on_a_disk_that_fills_up(extraction, tones, tmp_path):
+    faults, undisturbed = extraction
+    with small_disk(tmp_path / "disk", megabytes=200) as disk:
+
+        def fill_disk(cache: str) -> bool:
+            return faults.disturb(DISK, lambda: full(disk), 0.3, extract_here, cache, tones)
+
+        fill_under(fill_disk, faults, str(disk), undisturbed)
+
+
+@pytest.mark.parametrize("fault", get_args(Fault))
+def test_extraction_from_and_to_an_object_store_that_fails(extraction, tmp_path, fault):
+    faults, _ = extraction
+    corpus = write_tone_corpus(tmp_path, num_clips=40, damaged=2)
+    with s3_server("bucket") as server:
+        audio_root, manifest = server.upload(corpus / "audio", "bucket/audio"), server.uri("bucket/manifest")
+        prepare_table(TableConfig(table=str(corpus / "table.jsonl"), audio_root=audio_root, out=manifest))
+        faults.measure(extract_here, server.uri("bucket/undisturbed"), manifest)
+        undisturbed = digests(server.uri("bucket/undisturbed"))
+
+        def disturb(cache: str) -> bool:
+            failing = lambda: server.gate.failing(fault)  # noqa: E731
+            return faults.disturb(f"S3: {fault}", failing, 0.5, extract_here, cache, manifest)
+
+        fill_under(disturb, faults, server.uri("bucket"), undisturbed)
+        print(f"{server.gate.met} connections met a fault")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory) -> TrainConfig:
+    """Of a run that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("training")
+    manifest = prepare_tones(folder, num_clips=24)
+    fill(folder / "c", manifest, make_worker(folder / "c"))
+    keys = {"steps": 60, "checkpoint_every": 3, "keep_checkpoints": 2, "valid_splits": ["test"], "valid_every": 20}
+    config = config_of((manifest, str(folder / "c")), folder / "unbroken", **keys)
+    train_here(config)
+    return config
+
+
+def require_same_run(run: str, unbroken: str) -> None:
+    """Compare steps, examples and losses, bit for bit."""
+    kept = ("step", "examples_sha256", "loss", "valid_loss", "loss_by_task", "learning_rate")
+    ours, theirs = ([{key: line.get(key) for key in kept} for line in read_metrics(one)] for one in (run, unbroken))
+    assert ours == theirs and len(ours) == 60
+
+
+def train_under(fault: Callable[[TrainConfig], bool], faults: Faults, folder: str, config: TrainConfig) -> None:
+    faults.measure(train_on, replace(config, run=storage.join(folder, "measured")))
+    runs = 0
+    while faults.tally.total() < NUM_FAULTS:
+        one = replace(config, run=storage.join(folder, f"run-{runs}"))
+        while not fault(one):
+            pass
+        require_same_run(one.run, config.run)
+        storage.delete_folder(one.run)
+        runs += 1
+    print(f"\n{runs} runs of {config.steps} steps: {faults}", flush=True)
+
+
+def test_training_that_is_killed(training, tmp_path):
+    faults = Faults(SEED)
+    train_under(lambda config: faults.kill(train_on, config), faults, str(tmp_path), training)
