@@ -39,6 +39,7 @@ GOAL = ["metric=loss", "optim.warmup_steps=1", "optim.min_lr=1e-6", "optim.warmu
 def main(checkout: Path, rounds: int) -> None:
     grid = f"grid.optim.lr=[{','.join(f'{number + 1}e-5' for number in range(TRIALS))}]"
     contestants = {
+        "earlier, one process": (checkout, [grid, "threads=2"]),
         "earlier, two processes side by side": (checkout, [grid, "threads=1"]),
         "here, one trial": (HERE, ["grid.optim.lr=[1e-5]", "threads=2"]),
         "here, two processes, four trials by turns in each": (HERE, [grid, "threads=1", "trials_per_process=4"]),

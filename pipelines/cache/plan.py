@@ -221,7 +221,9 @@ def _replace_or_refuse(cache: str, manifest: str, changed: Integers, *, replace:
     rows = {row["clip_id"]: row for row in read_rows(manifest, CLIPS, CLIP_SCHEMA.names, changed.tolist())}
     for uri in _plan_files(cache):
         with _open_plan(uri) as file:
-            planned = pa.Table.from_batches(with_columns(batch, PLAN_SCHEMA.names) for batch in file.iter_batches())
+            planned = pa.Table.from_batches(
+                with_columns(batch, PLAN_SCHEMA.names) for batch in storage.iter_batches(file, ROWS_PER_GROUP)
+            )
         is_changed = pc.is_in(planned["clip_id"], pa.array(list(rows), pa.string()))
         units = pc.unique(planned["unit"].filter(is_changed)).to_pylist()
         for unit in units:  # before the plan: killed in between, the same command finds the same clips changed
@@ -274,8 +276,8 @@ def count_units(cache: str) -> int:
     if not files:
         return 0
     with _open_plan(files[-1]) as file:
-        last = file.read_row_group(file.num_row_groups - 1, columns=["unit"])
-    return 1 + int(last["unit"][-1].as_py())
+        *_, last = storage.iter_batches(file, ROWS_PER_GROUP, ["unit"], groups=[file.num_row_groups - 1])
+        return 1 + int(last["unit"][-1].as_py())
 
 
 def count_planned_clips(cache: str) -> int:

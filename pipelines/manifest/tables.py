@@ -164,7 +164,7 @@ def take_rows(uri: str, name: str, columns: Sequence[str], rows_N: np.ndarray[An
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             if np.diff(np.searchsorted(ascending_N, (start, end))):
-                for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=list(columns)):
+                for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns, groups=[group]):
                     first, last = np.searchsorted(ascending_N, (start, start + batch.num_rows))
                     parts.append(with_columns(batch, columns).take(pa.array(ascending_N[first:last] - start)))
                     start += batch.num_rows

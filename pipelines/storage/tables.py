@@ -1,6 +1,6 @@
 """Parquet files, written whole and read group by group."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -42,9 +42,15 @@ def open_parquet(
             pre_buffer=not isinstance(filesystem, fs.LocalFileSystem),
             page_checksum_verification=True,
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # a column's name may be no text
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # a column's name may be no text, its type unknown
         raise UserError(f"{uri}: not a Parquet file ({error})") from None
+    except OSError as error:
+        if error.errno is not None:  # storage's
+            raise
+        raise UserError(f"{uri}: not a Parquet file ({' '.join(str(error).split())})") from None
     with opened as file, _damage_named(uri):
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        _require_rows(sum(group.num_rows for group in groups), file.metadata.num_rows)
         if schema:
             _require_columns(file.schema_arrow, schema, optional, uri)
         yield file
@@ -67,7 +73,9 @@ def read_parquet(
     """Return a Parquet file, with `only_schema` those of its columns that the schema has; raises as `open_parquet`."""
     with open_parquet(uri, schema, optional=optional) as file:
         names = [name for name in file.schema_arrow.names if name in schema.names] if schema and only_schema else None
-        return file.read(names, use_threads=False)  # many small files are read by threads of their own
+        table = file.read(names, use_threads=False)  # many small files are read by threads of their own
+        _require_rows(table.num_rows, file.metadata.num_rows)
+        return table
 
 
 def select_parquet(uri: str, columns: Sequence[str], filters: Any = None) -> pa.Table:
@@ -94,13 +102,25 @@ def _damage_named(uri: str) -> Iterator[None]:
         raise UserError(f"{uri}: damaged ({' '.join(str(error).split())})") from None
 
 
-def iter_batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield a Parquet file's batches of at most so many rows, one group of rows in memory.
+def iter_batches(
+    file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None, *, groups: Iterable[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file's batches of at most so many rows, one group of rows in memory; all groups, or some.
 
     One pass of pyarrow's own over all groups keeps the bytes it has read until its end.
     """
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(rows, row_groups=[group], columns=columns)
+    for group in range(file.num_row_groups) if groups is None else groups:
+        found = 0
+        for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+            found += batch.num_rows
+            yield batch
+        _require_rows(found, file.metadata.row_group(group).num_rows)
+
+
+def _require_rows(found: int, stated: int) -> None:
+    """Refuse a column that holds fewer rows than the file says: of one that is read alone pyarrow says nothing."""
+    if found != stated:
+        raise pa.ArrowInvalid(f"{found} rows were read of {stated}")  # open_parquet names the file
 
 
 ROWS_PER_GROUP = 16_384

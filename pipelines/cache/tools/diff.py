@@ -72,8 +72,7 @@ def _read_clips(cache: str, members: Sequence[str]) -> _Clips:
     ids, units, checksums = [to_ids(pa.array([], pa.string()))], [], [np.zeros((0, len(columns)), np.uint32)]
     for unit in sorted(committed_units(cache)):
         uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
-        with storage.open_parquet(uri, schema) as file:
-            table = file.read(schema.names)
+        table = storage.read_parquet(uri, schema, only_schema=True)
         try:
             ids.append(to_ids(table["clip_id"].combine_chunks()))
         except UserError as error:

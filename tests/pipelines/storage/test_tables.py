@@ -85,3 +85,31 @@ def test_every_reader_compares_and_every_writer_writes_checksums():
             if name in ("pq.read_table", "pq.ParquetFile"):
                 assert module == "pipelines.storage.tables", f"{path}:{node.lineno}"
                 assert "page_checksum_verification=True" in ast.unparse(node), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda uri: storage.read_parquet(uri, pa.schema([("b", pa.int64())]), only_schema=True),
+        lambda uri: list(all_batches(uri)),
+    ],
+)
+def test_a_column_that_loses_its_rows_names_the_file(tmp_path, read):
+    uri = str(tmp_path / "t.parquet")
+    storage.write_table(uri, pa.table({"a": range(6), "b": range(6)}))
+    whole, silent = (tmp_path / "t.parquet").read_bytes(), 0
+    for place in range(len(whole) - 1):
+        for bit in (1, 4, 32):
+            (tmp_path / "t.parquet").write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                found = read(uri)
+            except UserError:
+                continue
+            rows = found if isinstance(found, pa.Table) else pa.Table.from_batches(found or [])
+            silent += rows.num_rows != 6
+    assert silent == 0
+
+
+def all_batches(uri):
+    with storage.open_parquet(uri) as file:
+        yield from storage.iter_batches(file, 4, ["b"])
