@@ -71,6 +71,7 @@ def test_a_report_tells_all_and_info_tells_the_same_of_all_prepares(tmp_path, ca
     assert len(named) == 3 and named[0] == "    long.wav (longer than 180 s)"
     assert "broken.wav" in named[1] and "absent.wav" in named[2]
     printed = [line for line in printed if line not in named]
+    assert printed.pop(0) == "  by split: train 4"  # of this prepare alone, so that info does not tell it
     assert printed == [
         "  1 clip longer than 30 s: 0.002 h are not heard",
         "  1 repeated example left out",

@@ -100,7 +100,7 @@ def test_the_runs_own_scores_stand_first_and_beside_them_why_some_have_no_value(
     monkeypatch.setenv("PATH", "")  # so that there is no Java
     clip_ids = [clip.clip_id for clip in read_clips(manifest)]
     page = unescape(write(tmp_path, answers_of(clip_ids, task=["audiocaption"] * len(clip_ids)), manifest))
-    assert page.index("No meteor, spice, spider: needs Java and") < page.index("Beside the paper")
+    assert page.index("No meteor, spice, spider: needs a Java runtime") < page.index("Beside the paper")
     assert page.index(">Scores<") < page.index("No meteor")
 
 
