@@ -1,1 +1,1 @@
-"""Many short trainings over one cache, on Ray Tune, and which of them was best."""
+"""Many short trainings over one cache, and which of them was best."""

@@ -16,6 +16,8 @@ from pipelines.training.sweep.trial import Mode, Trial, name_trial
 
 NOT_SWEPT = ("run", "runs", "name", "workers", "threads", "device", "ray", "eval_every")
 """Keys that place a trial, or that all trials must share."""
+OF_AN_LLM = ("llm", "precision")
+"""Keys that trials over one LLM must share."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class SweepConfig(TrainConfig):
         require_range(self, ("num_trials", "trials_per_process"), low=1)
         require_range(self, ("sweep_seed",), low=0, high=2**31)
         require_range(self, ("gpus_per_process",), low=0.001)
+        if self.trials_per_process > 1 and self.wandb:
+            raise UserError(f"wandb={self.wandb}: a process has one run there; trials_per_process=1 is needed")
         if not self.grid and not self.random:
             raise UserError("grid.KEY=[…] or random.KEY=… is needed: what the trials differ in")
         if self.num_trials > 1 and not self.random:
@@ -95,6 +99,10 @@ def plan_trials(config: SweepConfig) -> list[Trial]:
     for key in sorted(points[0].keys() | drawn[0].keys()):
         if key in points[0].keys() & drawn[0].keys():
             raise UserError(f"{key} is given both as grid.{key} and as random.{key}")
+        if key in OF_AN_LLM and config.trials_per_process > 1:
+            raise UserError(
+                f"{key} cannot be swept with trials_per_process={config.trials_per_process}: those share an LLM"
+            )
         if key.partition(".")[0] in NOT_SWEPT:
             raise UserError(f"{key} cannot be swept: it places a trial, or must be the same for all")
     keys: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(config))  # type: ignore[assignment]

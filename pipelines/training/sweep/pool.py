@@ -1,12 +1,13 @@
 """Trials on Ray actors: processes side by side, and in each several trials by turns."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayError, RayTaskError
 
 from cluster.failures import describe_error
 from pipelines.interface.progress import Phase
@@ -48,12 +49,11 @@ class Pool:
         """Ask for as many processes as `num_trials` in each need; `start` returns an actor, there or not."""
         self._queue, self._losses = deque(todo), Counter[int]()
         self._watch, self._asha, self._max_failures, self._start = watch, asha, max_failures, start
-        num_processes = min(-(-len(todo) // num_trials), MOST_PROCESSES)
-        self._num_trials = min(num_trials, -(-len(todo) // num_processes))
+        num_processes = max(1, math.ceil(len(todo) / num_trials))
+        self._num_trials = max(1, math.ceil(len(todo) / num_processes))  # evenly
         self._calls: dict[Any, Call] = {}
         self._processes: list[Process] = []
-        for _ in range(num_processes):
-            self._open()
+        self._open_or_close()
 
     def run(self) -> None:
         """Train to the last trial's end."""
@@ -62,11 +62,10 @@ class Pool:
             call = self._calls.pop(ref)
             try:
                 answer = ray.get(ref)
-            except RayActorError as error:
+            except RayTaskError as error:
+                self._break(call, describe_error(error))
+            except RayError as error:  # an actor that died, was killed for memory, or could not be started
                 self._lose(call.process, describe_error(error))
-            except RayError as error:
-                self._watch.fail(call.number, describe_error(error))
-                self._free(call)
             else:
                 self._go_on(call, answer)
 
@@ -107,8 +106,7 @@ class Pool:
             self._watch.begin(number)
             self._train_on(process, number)
         if not self._queue:
-            for idle in [one for one in self._processes if not one.trials]:
-                self._close(idle)
+            self._open_or_close()
 
     def _has_room(self, process: Process, number: int) -> bool:
         """Return whether a process takes another trial; of those that were lost together one may be to blame."""
@@ -116,10 +114,18 @@ class Pool:
             return not process.trials
         return len(process.trials) < self._num_trials
 
-    def _open(self) -> None:
-        process = Process(self._start())
-        self._processes.append(process)
-        self._calls[process.actor.pid.remote()] = Call(process)
+    def _open_or_close(self) -> None:
+        """Ask for as many processes as the trials that wait need beside those without any; let them go if none wait."""
+        waiting = [one for one in self._processes if not one.trials]
+        if not self._queue:
+            for process in waiting:
+                self._close(process)
+        alone = sum(self._losses[number] > 0 for number in self._queue)
+        wanted = alone + math.ceil((len(self._queue) - alone) / self._num_trials)
+        for _ in range(min(wanted - len(waiting), MOST_PROCESSES - len(self._processes))):
+            process = Process(self._start())
+            self._processes.append(process)
+            self._calls[process.actor.pid.remote()] = Call(process)
 
     def _close(self, process: Process) -> None:
         self._processes.remove(process)
@@ -129,15 +135,24 @@ class Pool:
     def _lose(self, process: Process, reason: str) -> None:
         """Let the trials of a process that is gone wait behind all others; one that never came costs the next one."""
         self._close(process)
-        for number in sorted(process.trials) or [self._queue.popleft()]:
+        next_one = [self._queue.popleft()] if self._queue and not process.trials else []
+        for number in [*sorted(process.trials), *next_one]:
             self._losses[number] += 1
             if self._losses[number] > self._max_failures:
                 self._watch.fail(number, reason)
             else:
                 self._watch.lose(number)
                 self._queue.append(number)
-        if self._queue:
-            self._open()
+        self._open_or_close()
+
+    def _break(self, call: Call, reason: str) -> None:
+        """Fail a trial that raised, and end its process, whose GPU may be of no use now; the others go on elsewhere."""
+        self._close(call.process)
+        self._watch.fail(call.number, reason)
+        for number in sorted(call.process.trials - {call.number}):
+            self._watch.lose(number)
+            self._queue.append(number)
+        self._open_or_close()
 
 
 def run_trials(

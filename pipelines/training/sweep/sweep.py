@@ -1,4 +1,4 @@
-"""`salmonn sweep`: many short training runs on one feature cache, side by side on Ray Tune, and which was best."""
+"""`salmonn sweep`: many short training runs on one feature cache, side by side on Ray, and which was best."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A trial of a sweep, a run like any other, and the Ray Tune actor that trains one after another in its process."""
+"""A trial of a sweep, a run like any other, and what trials are ranked by."""
 
 import math
 from collections.abc import Mapping, Sequence

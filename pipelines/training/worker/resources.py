@@ -1,5 +1,6 @@
 """What one run after another of a process has in common: the opened cache, its examples, the frozen LLM."""
 
+import gc
 import hashlib
 from typing import Any
 
@@ -31,7 +32,12 @@ class RunResources(RunData):
     def build(self, spec: RunSpec, run: str, *, device: str, seed: int) -> Salmonn:
         """Return `build_model(spec, run, …)`, bit for bit."""
         key = (_identity(spec, run), spec.dtype, device)
-        llm, tokenizer = kept(self._llms, key, lambda: load_run_llm(spec, run, device=device), limit=1)
+
+        def load() -> LoadedLLM:
+            gc.collect()  # the LLM before may hang in a cycle of its last model's, and a device has room for one
+            return load_run_llm(spec, run, device=device)
+
+        llm, tokenizer = kept(self._llms, key, load, limit=1)
         return build_model(spec, run, device=device, seed=seed, llm=(share_llm(llm), tokenizer))
 
 

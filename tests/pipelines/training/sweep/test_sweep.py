@@ -170,6 +170,10 @@ def test_every_draw_meets_every_point_of_the_grid():
         ),
         (["grid.seed=[0,1]", "stop_early.grace_steps=7"], "stop_early.grace_steps=7: no trial has so many steps"),
         (["grid.seed=[0,1]", "stop_early.reduction=1"], "reduction=1.0: must be above 1"),
+        (
+            ["grid.precision=[float32,bfloat16]", "trials_per_process=2"],
+            "precision cannot be swept with trials_per_process=2: those share an LLM",
+        ),
         (["grid.seed=[0,1]", "gpus_per_process=0"], "gpus_per_process=0.0: must be"),
     ],
 )
