@@ -1,11 +1,15 @@
 """An answering actor as the driver sees it; PyTorch is loaded in the actor alone."""
 
+import logging
 import os
 
 from cluster.logs import set_up_logging
 from cluster.node import this_node
 from cluster.unit_queue import Attempt
+from pipelines.inference.engines.choice import EngineGoneError
 from pipelines.inference.units import AnswerConfig, AnswerUnit, UnitAnswers
+
+logger = logging.getLogger(__name__)
 
 
 class AnswerActor:
@@ -22,8 +26,15 @@ class AnswerActor:
         return self._worker.node
 
     def run(self, unit: AnswerUnit, attempt: Attempt) -> UnitAnswers:
-        """Answer a unit's questions and keep the answers. Raises as `AnswerWorker.run`."""
-        return self._worker.run(unit)
+        """Answer a unit's questions and keep the answers. Raises as `AnswerWorker.run`.
+
+        Where another engine's process has ended, this one ends too: it would fail every unit that is left.
+        """
+        try:
+            return self._worker.run(unit)
+        except EngineGoneError:
+            logger.exception("unit %s", unit.unit_id)
+            os._exit(1)
 
     def progress(self) -> float:
         """Return how many questions of the running unit are answered; told by a thread beside `run`."""

@@ -10,6 +10,10 @@ from pipelines.errors import UserError, shorten
 Engine = Literal["own", "vllm"]
 
 
+class EngineGoneError(OSError):
+    """An engine's process has ended: nothing more can be decoded by it."""
+
+
 def require_greedy(engine: Engine, python: str, *, num_beams: int) -> None:
     """Check that the keys of an engine fit each other.
 

@@ -14,6 +14,7 @@ from llm.salmonn import Answer, Batch, Salmonn
 from llm.settings import Precision
 from pipelines.errors import UserError, shorten
 from pipelines.inference.engines import vllm_program
+from pipelines.inference.engines.choice import EngineGoneError
 
 
 class VllmEngine:
@@ -51,11 +52,14 @@ class VllmEngine:
             )
             try:
                 version = self._reply()["version"]
+                if name != f"vllm {version}":
+                    self.close()
+                    raise UserError(
+                        f"engine_python={python}: vLLM {version} on this machine, {name} where the job was started"
+                    )
+                self._reply()  # it has loaded the LLM
             except OSError as error:
                 raise UserError(f"engine=vllm cannot load the LLM: {error}") from None
-        if name != f"vllm {version}":
-            self.close()
-            raise UserError(f"engine_python={python}: vLLM {version} on this machine, {name} where the job was started")
         model.to(device)
 
     @torch.no_grad()
@@ -64,16 +68,20 @@ class VllmEngine:
 
         Raises:
             LLMError: If the batch has not one question per clip.
-            OSError: If vLLM fails.
+            EngineGoneError: If vLLM's process has ended.
+            OSError: If vLLM fails on this batch.
         """
         embeds_BTH, lengths = self._model.embed_prompts(batch)
         prompts = [row[-length:].to(self._dtype) for row, length in zip(embeds_BTH.cpu(), lengths, strict=True)]
         asked = {"lengths": lengths, "max_new_tokens": max_new_tokens}
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-        for prompt in prompts:
-            self._process.stdin.write(prompt.contiguous().view(torch.uint8).numpy().tobytes())
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            for prompt in prompts:
+                self._process.stdin.write(prompt.contiguous().view(torch.uint8).numpy().tobytes())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the reply says how it ended
         eos = self._model.tokenizer.eos_token_id
         answers = [tokens[:-1] if tokens[-1:] == [eos] else tokens for tokens in self._reply()["tokens"]]
         return [self._model.answer_of(tokens) for tokens in answers]
@@ -86,7 +94,7 @@ class VllmEngine:
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout
         if not (line := self._process.stdout.readline()):
-            raise OSError(f"{self._python}: vLLM ended with exit code {self._process.wait()}")
+            raise EngineGoneError(f"{self._python}: vLLM ended with exit code {self._process.wait()}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise OSError(f"{self._python}: {shorten(reply['error'], 400)}")

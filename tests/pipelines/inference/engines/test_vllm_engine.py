@@ -5,7 +5,9 @@ pipelines.inference.engines.vllm_program.
 import dataclasses
 import os
 import shlex
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +17,8 @@ import torch
 from pipelines.cli import main
 from pipelines.errors import UserError
 from pipelines.inference.answers import AnswerStore, DecodeSettings, open_answers
-from pipelines.inference.engines.choice import engine_name
+from pipelines.inference.engines import vllm_program
+from pipelines.inference.engines.choice import EngineGoneError, engine_name
 from pipelines.inference.units import AnswerConfig, AnswerUnit
 from pipelines.inference.worker import AnswerWorker
 from pipelines.runs.spec import RunSpec, identified
@@ -123,6 +126,65 @@ def test_an_llm_that_it_cannot_load_is_told(run, corpus, tmp_path, fails, said):
     broken = command(tmp_path, f'PYTHONPATH={shlex.quote(str(tmp_path))} exec {sys.executable} "$@"')
     with pytest.raises(UserError, match=f"engine=vllm cannot load the LLM: .*{said}"):
         worker_of(run, corpus, tmp_path, python=broken)
+
+
+FAILS_ONCE = """
+__version__ = "0.32.0"
+from types import SimpleNamespace
+
+def SamplingParams(**_): return None
+
+class LLM:
+    calls = 0
+    def __init__(self, **_): pass
+    def generate(self, prompts, settings, use_tqdm):
+        self.calls += 1
+        if self.calls == 1: raise ValueError("too long")
+        if self.calls == 3: raise SystemExit(5)
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=[7])]) for _ in prompts]
+"""
+
+
+def test_a_batch_that_fails_costs_no_other_and_the_end_of_its_process_is_told_apart(run, corpus, tmp_path):
+    (tmp_path / "vllm.py").write_text(FAILS_ONCE)
+    worker = worker_of(
+        run, corpus, tmp_path, python=command(tmp_path, f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"')
+    )
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()[:2]
+    unit = AnswerUnit("a", 0, tuple(clips), ("What is heard?",) * 2)
+    with pytest.raises(OSError, match="ValueError: too long") as raised:
+        worker.answers(unit)
+    assert not isinstance(raised.value, EngineGoneError)
+    assert [row["tokens"] for row in worker.answers(unit)] == [1, 1]
+    for _ in range(2):
+        with pytest.raises(EngineGoneError, match="exit code 5"):
+            worker.answers(unit)
+
+
+def test_its_process_ends_with_the_one_that_asks(tmp_path):
+    (tmp_path / "vllm.py").write_text(FAILS_ONCE)
+    (tmp_path / "llm").mkdir()
+    words = [sys.executable, vllm_program.__file__, str(tmp_path / "llm"), "float32", "8", "2"]
+    start = (
+        f"import subprocess, sys; print(subprocess.Popen({words!r}, stdin=subprocess.PIPE, stdout=2).pid, flush=True)"
+    )
+    start += "; sys.stdin.read()"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=-1, stdout=-1, stderr=-1, text=True, env=environment
+    ) as above:
+        pid = int(above.stdout.readline())
+        while "loaded" not in above.stderr.readline():
+            pass
+        assert (tmp_path / "llm").exists()
+        above.kill()
+        for _ in range(300):
+            if not Path(f"/proc/{pid}").exists() or "zombie" in Path(f"/proc/{pid}/status").read_text():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("it is still there")
+    assert not (tmp_path / "llm").exists()
 
 
 class TestRefusals:
