@@ -21,10 +21,11 @@ DIGEST_CHARACTERS = 8
 """What is left of a digest: enough to compare two, too little to be a token."""
 
 SECRET_NAME = (
-    r"(?:secret|passw|passphrase|credential|signature|cookie|authorization|bearer|token(?!iz)"
-    r"|(?:api|access|private|account)[_-]?key|(?<![a-z])(?:auth|key|pwd)(?![a-z]))"
+    r"(?:secret|passw|passphrase|passcode|pgpass|credential|signature|cookie|authorization|bearer|token(?!iz)"
+    r"|(?:api|access|private|account)[_-]?key|(?<![a-z])(?:auth|key|pwd|pw|pass)(?![a-z]))"
 )
-ASSIGNED = r"""[\\"']*(?:\s*[:=]\s*|\s+is\s+)"""
+ASSIGNED = r"""[\\"']*(?:\s*[:=]\s*|\s+is\s+|\s*,\s*b?(?=["']))"""
+"""The last as in a list of headers; the names before it are bounded, or a long word would take its square in time."""
 QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*\'"""
 NUMBER = r"""(?!-?(?:\d{1,6}|\d+\.\d*(?:e[+-]?\d+)?|true|false|null|nan)(?![\w.]))"""
 """Where none of these begins: `token_accuracy: 0.53` and `max_new_tokens=24` are figures."""
@@ -33,12 +34,21 @@ RULES = [
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{4,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (
         # To the end of the line: these may hold blanks.
-        re.compile(rf"((?:passw|passphrase|authorization|cookie)[\w.-]*{ASSIGNED})(?:{QUOTED}|.+)", re.IGNORECASE),
+        re.compile(
+            rf"((?:passw|passphrase|authorization|cookie)[\w.-]{{0,64}}{ASSIGNED})(?:{QUOTED}|.+)", re.IGNORECASE
+        ),
         rf"\1{HIDDEN}",
     ),
-    (re.compile(rf"({SECRET_NAME}[\w.-]*{ASSIGNED}){NUMBER}(?:{QUOTED}|\S+)", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(rf"(--[\w-]{{0,32}}{SECRET_NAME}[\w-]{{0,32}}\s+)(?:{QUOTED}|\S+)", re.IGNORECASE), rf"\1{HIDDEN}"),
+    (re.compile(r"((?:^|\s)(?:-u|--user)[\s=]+)\S+:\S+"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?<![\w.+-])[\w.+-]{1,64}:[^\s/@:]{1,64}@(?=\w)"), f"{HIDDEN}@"),
+    (re.compile(r"(hooks\.slack\.com/services/)\S+"), rf"\1{HIDDEN}"),
+    (re.compile(r"\beyJ[\w-]{6,}\.[\w.-]{6,}"), HIDDEN),
+    (re.compile(rf"({SECRET_NAME}[\w.-]{{0,64}}{ASSIGNED}){NUMBER}(?:{QUOTED}|\S+)", re.IGNORECASE), rf"\1{HIDDEN}"),
     (
-        re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\b(?:gh[a-z]_|github_pat_|hf_|sk-|xox[a-z]-|AIza|ya29\.)[\w.-]{8,}"),
+        re.compile(
+            r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\b(?:gh[a-z]_|github_pat_|hf_|sk-|sk_live_|glpat-|xox[a-z]-|AIza|ya29\.)[\w.-]{8,}"
+        ),
         HIDDEN,
     ),
     (re.compile(rf"(?<![A-Za-z0-9])((?=[a-z]*\d)[a-z0-9]{{{DIGEST_CHARACTERS}}})[a-z0-9]{{24,}}"), r"\1…"),
@@ -48,7 +58,7 @@ LONG_WORD = re.compile(r"[\w-]{20,}|[A-Za-z0-9/+]{40}")
 CHANGE = re.compile(r"[a-z][A-Z0-9]|[0-9][A-Za-z]|[A-Z][0-9]")
 MOST_CHANGES = 4
 """Of a long name's letters and digits, as in `BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2`; random keys have more."""
-URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
+URI = re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)(\S*)", re.IGNORECASE)
 
 
 def secrets_of(environment: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import string
+import time
 from urllib.parse import quote
 
 import pytest
@@ -16,6 +17,8 @@ KEYS = {
     "a secret of AWS": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     "a token of a hub": "hf_abcdefghijklmnop",
     "a token of a forge": "ghp_abcdefghijklmnop1234",
+    "another forge's": "glpat-abcdefghijklmnop",
+    "a short web token": "eyJhbGciOi.eyJzdWIi.c2ln",
     "a web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
     "a random token": "k3Jx9TqLw2Vb8NzPy7RmXc4D_s-0aGhE1fUo5iKQ",
     "a digest that is a token": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -35,6 +38,18 @@ def test_what_looks_like_a_key_is_hidden_wherever_it_stands(key, text):
     "text",
     [
         "api_key=hunter2",
+        "DB_PASS: hunter2",
+        "PGPASS=hunter2",
+        "passcode = hunter2",
+        "--password hunter2",
+        "--hub-token hunter2 --steps 3",
+        '("X-Auth-Token", "hunter2")',
+        "[b'x-api-key', b'hunter2']",
+        '["authorization", "hunter2"]',
+        "curl -u me:hunter2 host",
+        "proxy=me:hunter2@proxy:3128",
+        "//me:hunter2@host/path",
+        "https://hooks.slack.com/services/T0/B0/hunter2",
         "ray.auth.token: hunter2",
         '{"secret_access_key": "hunter2"}',
         r'{"error": "{\"token\": \"hunter2\"}"}',
@@ -121,3 +136,10 @@ def test_two_thousand_random_keys_are_not_left_whole():
         key = rng.choice((base64.urlsafe_b64encode(data).decode().rstrip("="), data.hex()))
         before, after = rng.choice(string.punctuation + " \n"), rng.choice(" \n\"',;")
         assert key not in redact(f"x{before}{key}{after}y", {}), key
+
+
+@pytest.mark.parametrize("word", ["token", "key-", "secret.", "passw", "cookie-.", "a.a.a.", "x:y", "--a-", "me:me"])
+def test_a_long_line_takes_no_square_of_its_length(word):
+    started = time.process_time()
+    redact(word * (65_536 // len(word)), {})
+    assert time.process_time() - started < 2.0
