@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,7 +21,6 @@ import pytest
 
 from pipelines.cli import main
 from tests import ROOT
-from tests.chaos.machines import Machines
 from tests.pipelines.builders import config_of, fill, make_worker, stores_of, train_here
 from tests.toy import write_tones
 
@@ -31,15 +29,6 @@ NUM_FAULTS = int(os.environ.get("CHAOS_ANSWER_FAULTS", "16"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 CLIPS, QUESTIONS = 24, 12
 JOB_SECONDS = 900
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        machines = Machines()
-        yield machines
-        machines.cluster.shutdown()
 
 
 @pytest.fixture(scope="module")

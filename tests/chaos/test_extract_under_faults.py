@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import get_args
@@ -44,15 +44,6 @@ NUM_CLIPS = 300
 HONEST_ENDS = {0, 1, -signal.SIGKILL}
 
 Injector = Callable[[], None]
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        machines = Machines()
-        yield machines
-        machines.cluster.shutdown()
 
 
 def start_job(machines: Machines, manifest: str, cache: str, log: Path, *, workers: int = 2) -> subprocess.Popen[bytes]:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ import pytest
 from pipelines.runs.folder import complete_steps
 from pipelines.runs.metrics import read_metrics
 from tests import ROOT
-from tests.chaos.machines import Machines
 from tests.pipelines.builders import fill, make_worker, prepare_tones
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
@@ -36,15 +34,6 @@ KEYS = [
     *("qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "optim.warmup_steps=1"),
     *(f"grid.seed=[{','.join(map(str, range(TRIALS)))}]", "trials_per_process=3"),
 ]
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        machines = Machines()
-        yield machines
-        machines.cluster.shutdown()
 
 
 def test_trials_are_those_of_an_undisturbed_sweep(machines, tmp_path):
