@@ -1,4 +1,4 @@
-"""Covers pipelines.training.sweep.pool, with actors that train nothing and end as they are told to."""
+"""Actors that train nothing, and end as they are told to."""
 
 import os
 import time

@@ -1,5 +1,5 @@
 """Covers pipelines.training.sweep.config, pipelines.training.sweep.early, pipelines.training.sweep.figures,
-pipelines.training.sweep.pool, pipelines.training.sweep.process, pipelines.training.sweep.report,
+pipelines.training.sweep.process, pipelines.training.sweep.report,
 pipelines.training.sweep.results, pipelines.training.sweep.space, pipelines.training.sweep.trial,
 pipelines.training.sweep.watch.
 """
