@@ -35,7 +35,7 @@ class TrialProcess:
     def train_on(self, number: int) -> dict[str, Any]:
         """Train a trial to its next line: return its step and score, whether it is the last and, if it failed, why.
 
-        What trying again may mend (a store that does not answer, memory) is raised.
+        Anything else that goes wrong is raised; whoever asked ends the process then, whose device may be of no use.
         """
         steps = self._trials[number].config.steps
         try:
