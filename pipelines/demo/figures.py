@@ -13,6 +13,7 @@ from pipelines.interface.figures import (
     FloatArray,
     Picture,
     as_picture,
+    begin_at_zero,
 )
 
 
@@ -65,7 +66,8 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], *, caption:
             left.plot(steps, [line["loss"] for line in lines], color=colour, label=name)
             right.plot(steps, [line["token_accuracy"] for line in lines], color=colour, label=name)
             first = steps[-1]
-        left.set(title="loss per answer token (nats)", xlabel="step", ylim=(0, None))
+        left.set(title="loss per answer token (nats)", xlabel="step")
+        begin_at_zero(left)
         right.set(title="right answer tokens in training", xlabel="step", ylim=(0, 1.02))
         left.legend(frameon=False)
         return as_picture(figure, caption)

@@ -72,6 +72,11 @@ def draw_smoothed(axis: Axes, steps: FloatArray, values: FloatArray, *, color: A
     axis.plot(middles, means, color=color, label=label, marker="" if len(values) > 30 else ".")
 
 
+def begin_at_zero(axis: Axes) -> None:
+    """Let the upright axis of what is drawn begin at 0, with room above the highest line."""
+    axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+
+
 def draw_score_axis(axis: Axes, scores: Sequence[float]) -> None:
     """Draw lines to read scores off; far apart ones, as of trials that diverged, on a logarithmic axis."""
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)

@@ -8,7 +8,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.interface.figures import ACCENT, SERIES, SOFT, STYLE, FloatArray, Picture, as_picture, name_series
+from pipelines.interface.figures import (
+    ACCENT,
+    SERIES,
+    SOFT,
+    STYLE,
+    FloatArray,
+    Picture,
+    as_picture,
+    begin_at_zero,
+    name_series,
+)
 
 PANELS_IN_A_ROW = 3
 
@@ -66,4 +76,4 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
         name_series(axis, list(panel.lines))
     axis.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axis.set_title(panel.title, parse_math=False)
-    axis.set_ylim(bottom=0)
+    begin_at_zero(axis)

@@ -23,7 +23,9 @@ class Phase:
         self.name, self.unit, self.total = name, unit, total
         self.done, self.note = 0.0, ""
         self.start = self._printed = time.monotonic()
-        self._first: float | None = None
+        self._begun_at: float | None = None
+        self._first: tuple[float, float] | None = None
+        """When something was first seen to be done, and how much by then: what comes before is the start of workers."""
         self._told: tuple[float, float | None, str] | None = None
         self._live = live
         self._task = live.add_task(name, total=total, unit=unit, note="") if live else None
@@ -33,7 +35,10 @@ class Phase:
 
     def update(self, done: float, *, note: str | None = None, total: float | None = None) -> None:
         """Say how much is done by now."""
-        self._first = done if self._first is None else self._first
+        if self._begun_at is None:
+            self._begun_at = done  # what a continued run has done before
+        elif self._first is None and done > self._begun_at:
+            self._first = time.monotonic(), done
         self.done, self.note, self.total = done, self.note if note is None else note, total or self.total
         if self._live and self._task is not None:
             self._live.update(self._task, completed=done, total=self.total, note=self.note)
@@ -47,14 +52,19 @@ class Phase:
             return
         self._told = told
         total = f"/{self.total:.12g}" if self.total else ""
-        seconds = self._printed - self.start
-        gone = self.done - (self._first or 0.0)  # what a continued run has done before is no measure of speed
-        left = (self.total - self.done) * seconds / gone if self.total and gone else 0.0
+        seconds, left = self._printed - self.start, self._seconds_left()
         remaining = f", {left:.0f} s left" if left > 0 else ""
         print(
             f"{self.name}: {self.done:.12g}{total} {self.unit} in {seconds:.1f} s{remaining}  {self.note}".rstrip(),
             file=sys.stderr,
         )
+
+    def _seconds_left(self) -> float:
+        """Return how long the rest takes at the speed since the first piece; 0 where nobody knows."""
+        began, done = self._first or (0.0, self.done)
+        if not self.total or self.done <= done:
+            return 0.0
+        return (self.total - self.done) * (self._printed - began) / (self.done - done)
 
 
 class Progress:

@@ -26,12 +26,13 @@ def jobs_list(config: JobsConfig) -> None:
     jobs = [details for details, job in ids if not job.startswith(PREFIX)]
     table = Table("job", "state", "started", "seconds", "command", box=None, pad_edge=False, header_style="bold")
     for details in sorted(jobs, key=lambda details: details.start_time or 0, reverse=True):
+        command = details.entrypoint.removeprefix("exec ")
         table.add_row(
             details.submission_id,
             shorten(_state(details), STATE_CHARACTERS),
             _started(details),
             f"{_seconds(details):.0f}",
-            details.entrypoint.removeprefix("exec ")[:COMMAND_CHARACTERS],
+            shorten(command, COMMAND_CHARACTERS) if sys.stdout.isatty() else command,
         )
     print_table(table)
 

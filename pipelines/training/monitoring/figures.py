@@ -17,6 +17,7 @@ from pipelines.interface.figures import (
     FloatArray,
     Picture,
     as_picture,
+    begin_at_zero,
     draw_smoothed,
 )
 from pipelines.interface.panels import Line, Panel, draw_panels
@@ -47,7 +48,11 @@ def draw_losses(lines: Sequence[Mapping[str, Any]], *, prefix: str, caption: str
         draw_smoothed(right, steps, accuracies, color=INK, label="all")
         _mark_alarms(left, [line["step"] for line in lines if "alarms" in line and not prefix])
         is_wide = np.nanmax(losses, initial=0) > 20 * np.nanmin(losses, initial=np.inf)
-        left.set(xlabel="step", **({"yscale": "log"} if is_wide else {"ylim": (0, None)}))
+        left.set_xlabel("step")
+        if is_wide:
+            left.set_yscale("log")
+        else:
+            begin_at_zero(left)
         left.set_title("loss per answer token (nats)", pad=16)
         right.set(xlabel="step", ylim=(0, 1.02))
         right.set_title("right answer tokens", pad=16)

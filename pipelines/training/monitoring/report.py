@@ -142,11 +142,12 @@ def _hours(config: TrainConfig, seconds: float) -> float:
 
 
 def _forecast(config: TrainConfig, outcome: Outcome) -> Section:
-    forecast, came = config.forecast_step_seconds, outcome.step_seconds / outcome.steps
+    forecast, seconds = config.forecast_step_seconds, outcome.step_seconds / outcome.steps
+    examples = config.batch_examples
     rows = [
-        _compared("seconds per step", forecast, came),
-        _compared("examples per second", forecast and config.batch_examples / forecast, config.batch_examples / came),
-        _compared("device hours of the steps", *(_hours(config, outcome.steps * each) for each in (forecast, came))),
+        _compared("seconds per step", forecast, seconds),
+        _compared("examples per second", forecast and examples / forecast, examples / seconds),
+        _compared("device hours of the steps", *(_hours(config, outcome.steps * each) for each in (forecast, seconds))),
     ]
     besides = [
         ("MB read per second, all workers", f"{outcome.nbytes / 1e6 / outcome.step_seconds:,.4g}"),
@@ -154,8 +155,10 @@ def _forecast(config: TrainConfig, outcome: Outcome) -> Section:
         ("MB of memory at the peak, first worker", f"{outcome.peak_memory_mb:,.0f}"),
     ]
     rows += [[name, "", value, ""] for name, value in besides]
-    text = "" if forecast else "Nothing was forecast: salmonn plan train prints the key forecast_step_seconds."
-    return Section("Forecast and outcome", text, ("", "forecast", "came", "difference"), rows)
+    if forecast:
+        return Section("Forecast and outcome", "", ("", "forecast", "came", "difference"), rows)
+    text = "Nothing was forecast: salmonn plan train prints the key forecast_step_seconds."
+    return Section("Outcome", text, ("", "came"), [[name, came] for name, _, came, _ in rows])
 
 
 def _compared(name: str, forecast: float, came: float) -> list[str]:

@@ -127,8 +127,8 @@ def test_report_says_what_the_cache_saved(trained, page):
 def test_report_does_without_a_forecast_and_without_a_record_of_the_extraction(trained, tmp_path):
     shutil.copytree(trained.run, tmp_path / "run")
     page = page_of(replace(trained, run=str(tmp_path / "run"), cache=str(tmp_path), forecast_step_seconds=0.0))
-    forecast, came, difference = rows_of(page)["seconds per step"]
-    assert not forecast and float(came) > 0 and not difference and "plan train" in page
+    (came,) = rows_of(page)["seconds per step"]
+    assert float(came) > 0 and "plan train" in page
     assert "saved" not in page
 
 
