@@ -5,25 +5,28 @@ one joins at any step. The answers are those of transformers' `generate` with `e
 SALMONN's, example by example.
 
 Letters: B examples still at work, K beams, R = B · K rows, T positions of the prompts, H LLM width, V vocabulary,
-N most new tokens.
+N most new tokens, C columns of the cache.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain, count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import get_layer_types_and_kwargs
 
+from llm.errors import LLMError
 from llm.lora import lora_by_row, lora_layers, use_lora
 
 _NEVER = -1.0e9
 """The score of a continuation that may not be taken: below all others, and finite, so that sums of it stay numbers."""
-_FIRST_ROOM = 16
-"""Positions that a row is given at first for its answer."""
+_ROOM = 16
+"""Tokens for which an example is given room at a time."""
 
 
 def decode(
@@ -58,11 +61,17 @@ class Decoding:
             max_new_tokens: Longest answer, its end token included.
             length_penalty: An answer's log-probability is divided by its length to this power; of no account for 1
                 beam.
+
+        Raises:
+            LLMError: If the LLM has layers that keep something else than keys and values of every position they see.
         """
-        self._llm, self._eos, self._num_beams = llm, eos, num_beams
-        self._lora = lora_layers(llm)
+        self._eos, self._num_beams = eos, num_beams
         self._max_new_tokens, self._length_penalty = max_new_tokens, length_penalty
-        self._parts: list[tuple[_Rows, _Greedy | _Beams]] = []
+        self._llm, self._windows = _AdaptedLLM(llm), _windows(llm)
+        self._trees = _Trees(num_beams, self._windows)
+        self._search: _Greedy | _Beams | None = None
+        self._logits_RV: Tensor  # of the next tokens of those who search
+        self._begun: list[tuple[_Prompts, _Greedy | _Beams]] = []
         self._examples: set[int] = set()
 
     def __len__(self) -> int:
@@ -103,231 +112,244 @@ class Decoding:
                 length_penalty=self._length_penalty,
                 device=embeds_BTH.device,
             )
-        self._parts.append((_Rows(self._llm, self._lora, embeds_BTH, prompt_lengths, adapter), search))
+        self._begun.append((_read_prompts(self._llm, embeds_BTH, prompt_lengths, adapter), search))
         self._examples.update(examples)
 
     @torch.no_grad()
     def step(self) -> dict[int, list[int]]:
         """Take every example one token further; return the answers of those that are done, without end tokens."""
         answers: dict[int, list[int]] = {}
-        parts, self._parts = self._parts, []
-        for rows, search in parts:
-            step = search.take(rows.logits_RV)
+        tokens_BK = []
+        if self._search is not None:
+            step = self._search.take(self._logits_RV)
+            answers |= self._search.take_answers()
+            self._trees.select(step)
+            tokens_BK.append(step.tokens)
+        for prompts, search in self._begun:
+            step = search.take(prompts.logits)
             answers |= search.take_answers()
-            if step is not None:
-                rows.select(step)
-                self._add(rows, search)
-        for rows, _ in self._parts:
-            rows.advance()
+            self._trees.join(prompts, step.examples)
+            tokens_BK.append(step.tokens)
+            if self._search is None:
+                self._search = search
+            else:
+                self._search.join(search)  # type: ignore[arg-type]  # all searches of a decoding are of one kind
+        self._begun = []
+        if len(self._trees.adapters):
+            self._logits_RV = self._trees.advance(self._llm, torch.cat(tokens_BK))
+        else:
+            self._search, self._trees = None, _Trees(self._num_beams, self._windows)
         self._examples -= answers.keys()
         return answers
 
     def drop(self, example: int) -> None:
         """Forget an example; nothing is computed for it any more."""
         self._examples.discard(example)
-        for _, search in self._parts:
+        for search in self._searches():
             search.drop(example)
 
     @torch.no_grad()
     def settled(self) -> dict[int, list[int]]:
         """Return of each example without an answer the tokens with which it will begin, whatever is found."""
-        found = {example: tokens for _, search in self._parts for example, tokens in search.settled().items()}
+        found = {example: tokens for search in self._searches() for example, tokens in search.settled().items()}
         return {example: tokens for example, tokens in found.items() if example in self._examples}
 
-    def _add(self, rows: "_Rows", search: "_Greedy | _Beams") -> None:
-        """Go on with these rows beside the others, in one batch with them where the LLM's cache allows it.
-
-        Their next tokens are chosen: only then has each example as many rows as there are beams.
-        """
-        for known_rows, known in self._parts:
-            if known_rows.can_join(rows):
-                known_rows.join(rows)
-                known.join(search)  # type: ignore[arg-type]  # all searches of a decoding are of one kind
-                return
-        self._parts.append((rows, search))
+    def _searches(self) -> "list[_Greedy | _Beams]":
+        begun = [search for _, search in self._begun]
+        return begun if self._search is None else [self._search, *begun]
 
 
-class _Rows:
-    """The LLM's state of every row that goes on, and the logits of the token after its last one.
+class _AdaptedLLM:
+    """An LLM whose rows may have LoRA of different names."""
 
-    A step is `select`, then `advance`; between them rows `join`, so that new ones cost no pass through the LLM alone.
-    """
+    def __init__(self, llm: Any) -> None:
+        self._llm, self._lora = llm, lora_layers(llm)
 
-    def __init__(self, llm: Any, lora: list[Any], embeds_BTH: Tensor, prompt_lengths: list[int], adapter: str) -> None:
-        self._llm, self._lora = llm, lora
-        self._adapters = [adapter] * len(prompt_lengths)
-        self._cache = _new_cache(llm)
-        lengths_R = torch.tensor(prompt_lengths, device=embeds_BTH.device)
-        width = embeds_BTH.shape[1]
-        self._prompt_R = self._next_R = lengths_R  # positions of the prompt, and the one that the next token takes
-        is_padded = min(prompt_lengths) < width
-        columns_T = torch.arange(width, device=embeds_BTH.device)
-        self._mask_RT = (columns_T >= width - lengths_R.unsqueeze(1)).long() if is_padded else None
-        positions_RT = (columns_T - (width - lengths_R.unsqueeze(1))).clamp(min=0)
-        self.logits_RV = self._forward(positions_RT, inputs_embeds=embeds_BTH, logits_to_keep=1)
+    def __call__(self, adapters: list[str], **inputs: Any) -> Tensor:
+        """Return the logits in float32; `adapters` has a name for each row."""
+        is_mixed = len(set(adapters)) > 1
+        if not is_mixed and adapters[0]:
+            use_lora(self._llm, adapters[0])
+        with lora_by_row(self._lora, adapters) if is_mixed else nullcontext():
+            logits: Tensor = self._llm(use_cache=True, **inputs).logits
+        return logits.float()
 
-    def select(self, step: "_Step") -> None:
-        """Keep some rows, each with the token that it goes on with; a row may be taken several times, or not at all."""
-        grows = _growing(self._cache)
-        if step.same_prompts and grows:
-            for layer in grows:
-                layer.select_generated(step.rows)
-        else:
-            self._cache.batch_select_indices(step.rows)
-        if not step.same_prompts:
-            self._adapters = [self._adapters[row] for row in step.rows.tolist()]
-        self._prompt_R, self._next_R = self._prompt_R[step.rows], self._next_R[step.rows]
-        if self._mask_RT is not None:
-            self._mask_RT = self._mask_RT[step.rows]
-        self._tokens_R = step.tokens
 
-    def advance(self) -> None:
-        """Send the selected tokens through the LLM."""
-        if self._mask_RT is not None:
-            self._mask_RT = torch.cat([self._mask_RT, self._mask_RT.new_ones(len(self._mask_RT), 1)], dim=1)
-        self.logits_RV = self._forward(self._next_R.unsqueeze(1), input_ids=self._tokens_R.unsqueeze(1))
-        self._next_R = self._next_R + 1
+@dataclass(frozen=True)
+class _Prompts:
+    """Prompts that went through the LLM."""
 
-    def can_join(self, other: "_Rows") -> bool:
-        """Say whether the two states can become one: not where layers see a window."""
-        return all(len(_growing(rows._cache)) == len(rows._cache.layers) for rows in (self, other))
+    layers: list[list[Tensor]]
+    """Of each layer keys and values [B, heads, T, width], each prompt ending in the last column."""
+    lengths: list[int]
+    adapter: str
+    logits: Tensor
+    """[B, V] Of each one's next token."""
 
-    def join(self, other: "_Rows") -> None:
-        """Put another state's rows behind one's own, so that all end in the same column."""
-        masks = [rows._without_padding() for rows in (self, other)]
-        width = max(mask.shape[1] for mask in masks)
-        self._mask_RT = torch.cat([nn.functional.pad(mask, (width - mask.shape[1], 0)) for mask in masks])
-        self._prompt_R = torch.cat([self._prompt_R, other._prompt_R])
-        self._next_R = torch.cat([self._next_R, other._next_R])
-        self._tokens_R = torch.cat([self._tokens_R, other._tokens_R])
-        self._adapters = self._adapters + other._adapters
-        generated = int((self._next_R - self._prompt_R).max())
-        for layer, new in zip(_growing(self._cache), _growing(other._cache), strict=True):
-            layer.join(new, generated)
 
-    def _without_padding(self) -> Tensor:
-        """Drop the columns in front that all rows leave empty, and return the mask."""
-        if self._mask_RT is None:
-            return self._next_R.new_ones(len(self._next_R), self._cache.get_seq_length())
-        if empty := int(self._mask_RT.argmax(dim=1).min()):
-            self._mask_RT = self._mask_RT[:, empty:]
-            for layer in _growing(self._cache):
-                layer.cut_front(empty)
-        return self._mask_RT
-
-    def _forward(self, positions: Tensor, **inputs: Any) -> Tensor:
-        is_mixed = len(set(self._adapters)) > 1
-        if not is_mixed and self._adapters[0]:
-            use_lora(self._llm, self._adapters[0])
-        with lora_by_row(self._lora, self._adapters) if is_mixed else nullcontext():
-            output = self._llm(
-                position_ids=positions,
-                attention_mask=self._mask_RT,
-                past_key_values=self._cache,
-                use_cache=True,
-                **inputs,
-            )
-        logits_RV: Tensor = output.logits[:, -1].float()
-        return logits_RV
+def _read_prompts(llm: _AdaptedLLM, embeds_BTH: Tensor, lengths: list[int], adapter: str) -> _Prompts:
+    """Send prompts through the LLM; its arguments are `Decoding.join`'s."""
+    padding_B1 = embeds_BTH.shape[1] - torch.tensor(lengths, device=embeds_BTH.device).unsqueeze(1)
+    columns_T = torch.arange(embeds_BTH.shape[1], device=embeds_BTH.device)
+    cache = DynamicCache()
+    logits_B1V = llm(
+        [adapter] * len(lengths),
+        inputs_embeds=embeds_BTH,
+        position_ids=(columns_T - padding_B1).clamp(min=0),
+        attention_mask=(columns_T >= padding_B1).long() if min(lengths) < embeds_BTH.shape[1] else None,
+        past_key_values=cache,
+        logits_to_keep=1,
+    )
+    layers: list[Any] = cache.layers
+    return _Prompts([[layer.keys, layer.values] for layer in layers], lengths, adapter, logits_B1V[:, -1])
 
 
 @dataclass(frozen=True)
 class _Step:
-    """Which rows go on, and with which tokens."""
+    """Which examples go on, and with which tokens."""
 
-    rows: Tensor
-    """[R] As numbered before the step."""
+    examples: list[int]
+    """[B] As numbered before the step."""
+    beams: Tensor
+    """[B, K] Which beam of its example each one continues."""
     tokens: Tensor
-    """[R]"""
-    same_prompts: bool
-    """Whether each row continues the prompt that the row of its number continued before."""
+    """[B, K]"""
 
 
-def _new_cache(llm: Any) -> Cache:
-    """Return an empty cache for the LLM; only where all of its layers see everything can it be one that grows."""
-    cache = DynamicCache(config=llm.config)
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
-        return Cache(layers=[_GrowingLayer() for _ in cache.layers])
-    return cache
+def _in_gaps(goes_on: Sequence[bool]) -> list[int]:
+    """Return who goes on, in an order in which few have another place than before: the last fill the gaps."""
+    kept = [place for place, stays in enumerate(goes_on) if stays]
+    last = [place for place in kept if place >= len(kept)]
+    return [place if goes_on[place] else last.pop() for place in range(len(kept))]
 
 
-class _GrowingLayer(DynamicLayer):
-    """Keys and values [R, heads, positions, width] in a buffer with room, so that a token is written and nothing moved.
+def _windows(llm: Any) -> dict[str, int | None]:
+    """Return how many positions back layers see, by their kind; None: all.
 
-    When rows change places among the beams of their prompts, what the prompt left there stays where it is.
+    Raises:
+        LLMError: If there are layers of another kind.
+    """
+    kinds, options = get_layer_types_and_kwargs(llm.config.get_text_config(decoder=True))
+    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
+        raise LLMError(
+            f"language models of type {llm.config.model_type} cannot answer here: they have layers of the kind "
+            f"{sorted(unknown)[0]}"
+        )
+    return {kind: option.get("sliding_window") for kind, option in zip(kinds, options, strict=True)}
+
+
+class _Trees(Cache):
+    """What the LLM knows of the examples at work: a tree each, which begins with the prompt and branches into beams.
+
+    A token's keys and values stay in the column where they were written, whichever beams continue it, and a mask says
+    which columns each beam has. So a prompt is kept once, and nothing moves when beams change places. An example's
+    columns depend on no other's: where one leaves, the next one writes.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the library's
-        self._buffers: list[Tensor] = []
-        self._length = self._prompt_length = 0
+    def __init__(self, num_beams: int, windows: dict[str, int | None]) -> None:
+        super().__init__(layers=[])
+        self._num_beams, self._windows = num_beams, windows
+        self.adapters: list[str] = []  # of each example
+        self._used: list[int] = []  # columns of each
+        self._next: list[int] = []  # the position that each one's next token takes
+        self._layers: list[list[Tensor]] = []  # of each layer keys and values [places, heads, columns, width]
+        self._has_BKC: Tensor  # whether a beam has a column
+        self._positions_BC: Tensor  # which position a column is of
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take what new positions leave, and return it behind what was there."""
-        new, length = (key_states, value_states), self._length + key_states.shape[2]
-        if not self._buffers:
-            self.lazy_initialization(*new)
-            self._buffers, self._prompt_length = list(new), length
-        else:
-            self._make_room(length)
-            for buffer, states in zip(self._buffers, new, strict=True):
-                buffer[:, :, self._length : length] = states
-        return self._show(length)
-
-    def _make_room(self, length: int) -> None:
-        if self._buffers[0].shape[2] < length:
-            room = _room(length - self._prompt_length)
-            self._buffers = [torch.cat([buffer, _empty(buffer, room)], dim=2) for buffer in self._buffers]
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order."""
-        self._buffers = [buffer[indices] for buffer in self._buffers]
-        self._show(self._length)
-
-    def join(self, other: "_GrowingLayer", generated: int) -> None:
-        """Put another layer's rows behind one's own, all ending in the same column; none has more `generated` ones."""
-        length = max(self._length, other._length)
-        room, parts = _room(generated), ((self, 0), (other, len(self._buffers[0])))
-        joined = []
-        for place, buffer in enumerate(self._buffers):
-            rows = len(buffer) + len(other._buffers[place])
-            both = buffer.new_empty(rows, buffer.shape[1], length + room, buffer.shape[3])
-            for part, first in parts:
-                filled = both[first : first + len(part._buffers[place])]
-                filled[:, :, : length - part._length] = 0  # masked, and yet a number: 0 times it must be 0
-                filled[:, :, length - part._length : length] = part._buffers[place][:, :, : part._length]
-            joined.append(both)
-        self._buffers, self._prompt_length = joined, length - generated
-        self._show(length)
-
-    def cut_front(self, columns: int) -> None:
-        """Forget the first positions."""
-        self._buffers = [buffer[:, :, columns:] for buffer in self._buffers]
-        self._show(self._length - columns)
-
-    def _show(self, length: int) -> tuple[Tensor, Tensor]:
-        keys, values = (buffer[:, :, :length] for buffer in self._buffers)
-        self._length, self.keys, self.values = length, keys, values
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Write what the beams' tokens leave in a layer, and return all that is known there."""
+        for buffer, new in zip(self._layers[layer_idx], (key_states, value_states), strict=True):
+            buffer[self._rows_B1, :, self._columns_BK] = new.transpose(1, 2)
+        keys, values = (buffer[: len(self._used), :, : max(self._used)] for buffer in self._layers[layer_idx])
         return keys, values
 
-    def select_generated(self, indices: Tensor) -> None:
-        """Keep these rows where each of them has the same prompt as the row that was in its place."""
-        for buffer in self._buffers:
-            generated = buffer[:, :, self._prompt_length : self._length]
-            generated.copy_(generated[indices])
+    def select(self, step: _Step) -> None:
+        """Let each beam continue the one that the step names, in the examples that go on."""
+        for place, old in enumerate(step.examples):
+            if place != old:
+                for buffer in chain(*self._layers):
+                    buffer[place, :, : self._used[old]] = buffer[old, :, : self._used[old]]
+        self.adapters = [self.adapters[old] for old in step.examples]
+        self._used, self._next = ([known[old] for old in step.examples] for known in (self._used, self._next))
+        old_B = torch.tensor(step.examples, device=step.beams.device, dtype=torch.long)
+        self._has_BKC = self._has_BKC[old_B.unsqueeze(1), step.beams]
+        self._positions_BC = self._positions_BC[old_B]
 
+    def join(self, prompts: _Prompts, examples: list[int]) -> None:
+        """Go on with some of the prompts too; their beams have the whole of them."""
+        if not examples:
+            return
+        first, lengths = len(self._used), [prompts.lengths[example] for example in examples]
+        if not first:
+            self._begin(prompts.layers)
+        self._fit(first + len(examples), max(lengths))
+        for buffer, states in zip(chain(*self._layers), chain(*prompts.layers), strict=True):
+            for place, example, length in zip(count(first), examples, lengths, strict=False):
+                buffer[place, :, :length] = states[example, :, -length:]
+        columns_C = torch.arange(self._positions_BC.shape[1], device=self._positions_BC.device)
+        has_BC = columns_C < torch.tensor(lengths, device=columns_C.device).unsqueeze(1)
+        self._has_BKC = torch.cat([self._has_BKC, has_BC.unsqueeze(1).expand(-1, self._num_beams, -1)])
+        self._positions_BC = torch.cat([self._positions_BC, columns_C.expand(len(examples), -1)])
+        self.adapters = self.adapters + [prompts.adapter] * len(examples)
+        self._used, self._next = self._used + lengths, self._next + lengths
 
-def _growing(cache: Cache) -> list[_GrowingLayer]:
-    return [layer for layer in cache.layers if isinstance(layer, _GrowingLayer)]
+    def _begin(self, layers: list[list[Tensor]]) -> None:
+        some = layers[0][0]
+        self._layers = [[states[:0, :, :0] for states in layer] for layer in layers]
+        self._has_BKC = torch.zeros(0, self._num_beams, 0, dtype=torch.bool, device=some.device)
+        self._positions_BC = torch.zeros(0, 0, dtype=torch.long, device=some.device)
 
+    def advance(self, llm: _AdaptedLLM, tokens_BK: Tensor) -> Tensor:
+        """Send each beam's token through the LLM and return the logits of the next, [B · K, V]."""
+        self._fit(len(self._used), 0)
+        device = tokens_BK.device
+        used_B1, next_B1 = torch.tensor([self._used, self._next], device=device).unsqueeze(2)
+        beams_K = torch.arange(self._num_beams, device=device)
+        self._rows_B1, self._columns_BK = torch.arange(len(tokens_BK), device=device).unsqueeze(1), used_B1 + beams_K
+        self._has_BKC[self._rows_B1, beams_K, self._columns_BK] = True
+        self._positions_BC[self._rows_B1, self._columns_BK] = next_B1
+        self._used = [used + self._num_beams for used in self._used]
+        self._next = [position + 1 for position in self._next]
+        logits_BKV = llm(
+            self.adapters,
+            input_ids=tokens_BK,
+            position_ids=next_B1.expand(-1, self._num_beams),
+            attention_mask=self._mask(next_B1),
+            past_key_values=self,
+        )
+        return logits_BKV.flatten(0, 1)
 
-def _room(generated: int) -> int:
-    """Return for how many positions there is to be room behind a prompt and so many generated ones."""
-    return 2 * generated + _FIRST_ROOM
+    def _mask(self, next_B1: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return what is added to attention's logits, [B, 1, K, columns]; by the layers' kinds if there are two."""
+        width, dtype, masks = max(self._used), self._layers[0][0].dtype, {}
+        for kind, window in self._windows.items():
+            has_BKC = self._has_BKC[:, :, :width]
+            if window is not None:
+                has_BKC = has_BKC & (self._positions_BC[:, :width] > next_B1 - window).unsqueeze(1)
+            # A number for each column: whoever computes attention, by `sdpa` or not, takes that.
+            open_BKC = torch.zeros_like(has_BKC, dtype=dtype)
+            masks[kind] = open_BKC.masked_fill_(~has_BKC, torch.finfo(dtype).min).unsqueeze(1)
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
-
-def _empty(buffer: Tensor, positions: int) -> Tensor:
-    return buffer.new_empty(*buffer.shape[:2], positions, buffer.shape[3])
+    def _fit(self, examples: int, columns: int) -> None:
+        """Make room for so many examples and columns of a new one, and for a token of each beam; not much more."""
+        places, room = self._layers[0][0].shape[0], self._positions_BC.shape[1]
+        most, spare = max([columns, *self._used]), self._num_beams * _ROOM
+        if examples <= places <= 2 * examples and most + self._num_beams <= room <= 2 * (most + spare):
+            return
+        own_BC = self._has_BKC.any(dim=1)  # what no beam continues is left out
+        self._used = own_BC.sum(dim=1).tolist()
+        kept_BC = own_BC.int().argsort(dim=1, descending=True, stable=True)[:, : max(self._used, default=0)]
+        room = max([columns, *self._used]) + spare
+        empty = room - kept_BC.shape[1]
+        rows_B1 = torch.arange(len(kept_BC), device=kept_BC.device).unsqueeze(1)
+        self._has_BKC = pad(self._has_BKC.gather(2, kept_BC.unsqueeze(1).expand(-1, self._num_beams, -1)), (0, empty))
+        self._positions_BC = pad(self._positions_BC.gather(1, kept_BC), (0, empty))
+        for layer in self._layers:
+            for part, buffer in enumerate(layer):
+                # Zeros, since a masked column still is multiplied by 0, which not every number survives.
+                layer[part] = buffer.new_zeros(examples, buffer.shape[1], room, buffer.shape[3])
+                layer[part][: len(kept_BC), :, : kept_BC.shape[1]] = buffer[rows_B1, :, kept_BC].transpose(1, 2)
 
 
 class _Greedy:
@@ -338,15 +360,13 @@ class _Greedy:
         self._answers: dict[int, list[int]] = {}
         self._eos, self._device = eos, device
 
-    def take(self, logits_RV: Tensor) -> _Step | None:
-        """Choose the next tokens; None when no example is left."""
+    def take(self, logits_RV: Tensor) -> _Step:
+        """Choose the next tokens."""
         tokens = logits_RV.argmax(dim=-1).tolist()
-        kept = [row for row, token in enumerate(tokens) if self._goes_on(self._rows[row], token)]
+        kept = _in_gaps([self._goes_on(self._rows[row], token) for row, token in enumerate(tokens)])
         self._rows = [self._rows[row] for row in kept]
-        if not kept:
-            return None
-        chosen = torch.tensor([kept, [tokens[row] for row in kept]], device=self._device)
-        return _Step(chosen[0], chosen[1], same_prompts=len(kept) == len(tokens))
+        tokens_B1 = torch.tensor([tokens[row] for row in kept], device=self._device, dtype=torch.long).unsqueeze(1)
+        return _Step(kept, torch.zeros_like(tokens_B1), tokens_B1)
 
     def _goes_on(self, example: int, token: int) -> bool:
         if example not in self._tokens:  # dropped
@@ -417,12 +437,12 @@ class _Beams:
             best_length=torch.zeros(count, dtype=torch.long, device=device),
         )
 
-    def take(self, logits_RV: Tensor) -> _Step | None:
-        """Choose the next tokens; None when no example is left.
+    def take(self, logits_RV: Tensor) -> _Step:
+        """Choose the next tokens.
 
         Of an example's 2 K likeliest continuations at most K end it, for each beam ends in one way: K go on.
         """
-        num_examples, beams = self._scores_BK.shape
+        num_examples = len(self._scores_BK)
         scores_RV = torch.log_softmax(logits_RV, dim=-1) + self._scores_BK.reshape(-1, 1)
         vocabulary = scores_RV.shape[1]
         scores_BC, flat_BC = scores_RV.view(num_examples, -1).topk(2 * self._num_beams)
@@ -436,19 +456,11 @@ class _Beams:
         self._finish(scores_BC, sequences_BCN, ended_BC, tokens_BC)
         self._scores_BK, chosen_BK = (scores_BC + _NEVER * ended_BC).topk(self._num_beams)
         self._tokens_BKN = _pick(sequences_BCN, chosen_BK)
-        first_B1 = beams * torch.arange(num_examples, device=beams_BC.device).unsqueeze(1)
-        rows_BK = beams_BC.gather(1, chosen_BK) + first_B1
         open_B = self._may_improve() & ~is_last_B
         if self._dropped:
             open_B &= ~torch.isin(self._examples, torch.tensor(list(self._dropped), device=open_B.device))
-        self._leave(open_B)
-        if not len(self._examples):
-            return None
-        return _Step(
-            rows_BK[open_B].flatten(),
-            tokens_BC.gather(1, chosen_BK)[open_B].flatten(),
-            same_prompts=len(self._examples) == num_examples and beams == self._num_beams,
-        )
+        kept = self._leave(open_B)
+        return _Step(kept, beams_BC.gather(1, chosen_BK)[kept], tokens_BC.gather(1, chosen_BK)[kept])
 
     def take_answers(self) -> dict[int, list[int]]:
         """Return the answers that came since the last call."""
@@ -507,9 +519,12 @@ class _Beams:
         """Return what log-probabilities are divided by [B, 1]."""
         return self._length_B.double().pow(self._length_penalty).float().unsqueeze(1)
 
-    def _leave(self, open_B: Tensor) -> None:
-        """Take the answers of the examples that are done, and go on without them."""
-        done = self._finished
+    def _leave(self, open_B: Tensor) -> list[int]:
+        """Take the answers of the examples that are done, and return the order in which the others go on."""
+        goes_on, done = open_B.tolist(), self._finished
+        kept = _in_gaps(goes_on)
+        if len(kept) == len(goes_on):
+            return kept
         closed_B = ~open_B
         left = zip(
             self._examples[closed_B].tolist(),
@@ -522,13 +537,11 @@ class _Beams:
                 self._dropped.discard(example)
             else:
                 self._answers[example] = tokens[:length]
-        if not closed_B.any():
-            return
-        self._examples, self._most_B, self._length_B = (
-            kept[open_B] for kept in (self._examples, self._most_B, self._length_B)
+        self._examples, self._most_B, self._length_B, self._scores_BK, self._tokens_BKN = (
+            known[kept] for known in (self._examples, self._most_B, self._length_B, self._scores_BK, self._tokens_BKN)
         )
-        self._scores_BK, self._tokens_BKN = self._scores_BK[open_B], self._tokens_BKN[open_B]
-        self._finished = _Finished(done.scores[open_B], done.best[open_B], done.best_length[open_B])
+        self._finished = _Finished(done.scores[kept], done.best[kept], done.best_length[kept])
+        return kept
 
 
 def _pick(sequences_BKN: Tensor, chosen_BC: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -20,7 +23,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from llm.decoding import _FIRST_ROOM, Decoding, decode
+from llm.decoding import _ROOM, Decoding, decode
+from llm.errors import LLMError
 
 WIDTH, VOCABULARY, EOS = 32, 40, 2
 SIZES: dict[str, Any] = {
@@ -35,6 +39,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**GATED)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GATED)),
     "mistral, which sees 8 tokens back": lambda: MistralForCausalLM(MistralConfig(**GATED, sliding_window=8)),
+    "qwen2, of which a layer sees 8 tokens back": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**GATED, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    ),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**GATED, head_dim=8)),
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=128, tie_word_embeddings=False)
@@ -123,10 +130,18 @@ def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: in
     for number in range(60):
         decoding.join([number], torch.randn(1, 5, WIDTH), [5])
         decoding.step()
-        ((rows, _),) = decoding._parts
-        for layer in rows._cache.layers:
-            assert layer._length <= 5 + 8 and layer._length - layer._prompt_length <= 8
-            assert layer._buffers[0].shape[2] <= 5 + 2 * (8 + _FIRST_ROOM)
+        trees = decoding._trees
+        assert max(trees._used) <= 5 + 8 * num_beams
+        for keys_or_values in itertools.chain(*trees._layers):
+            places, _, columns, _ = keys_or_values.shape
+            assert places <= 2 * len(decoding) and columns <= 2 * (max(trees._used) + num_beams * _ROOM)
+
+
+def test_an_llm_with_recurrent_layers_is_refused() -> None:
+    sizes = {**GATED, "layer_types": ["conv", "full_attention"]}
+    recurrent = Lfm2ForCausalLM(Lfm2Config(**sizes))
+    with pytest.raises(LLMError, match="type lfm2 cannot answer here: they have layers of the kind conv"):
+        Decoding(recurrent, eos=EOS, num_beams=4, max_new_tokens=8)
 
 
 def _padded(prompts: list[Tensor]) -> tuple[Tensor, list[int]]:
