@@ -128,13 +128,27 @@ def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: in
     torch.manual_seed(0)
     decoding = Decoding(FAMILIES["llama"]().eval(), eos=EOS, num_beams=num_beams, max_new_tokens=8)
     for number in range(60):
-        decoding.join([number], torch.randn(1, 5, WIDTH), [5])
+        length = 5 if number else 100
+        decoding.join([number], torch.randn(1, length, WIDTH), [length])
         decoding.step()
+        if 0 in decoding._examples:
+            continue
         trees = decoding._trees
         assert max(trees._used) <= 5 + 8 * num_beams
         for keys_or_values in itertools.chain(*trees._layers):
             places, _, columns, _ = keys_or_values.shape
             assert places <= 2 * len(decoding) and columns <= 2 * (max(trees._used) + num_beams * _ROOM)
+
+
+def test_what_no_beam_continues_is_forgotten(llm: PreTrainedModel) -> None:
+    num_beams, tokens = 4, 100
+    decoding = Decoding(llm, eos=-1, num_beams=num_beams, max_new_tokens=tokens)
+    decoding.join([0], torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(5)), [5])
+    most = 0
+    while len(decoding):
+        most = max([most, *decoding._trees._used])
+        decoding.step()
+    assert tokens < most < 5 + tokens + 2 * num_beams * _ROOM < 5 + num_beams * tokens
 
 
 def test_an_llm_with_recurrent_layers_is_refused() -> None:
