@@ -124,14 +124,15 @@ def test_examples_join_at_any_step_and_some_are_dropped_and_the_others_have_the_
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: int) -> None:
+@pytest.mark.parametrize(("crowd", "length"), [(1, 100), (20, 5)])
+def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: int, crowd: int, length: int) -> None:
     torch.manual_seed(0)
     decoding = Decoding(FAMILIES["llama"]().eval(), eos=EOS, num_beams=num_beams, max_new_tokens=8)
+    decoding.join(range(100, 100 + crowd), torch.randn(crowd, length, WIDTH), [length] * crowd)
     for number in range(60):
-        length = 5 if number else 100
-        decoding.join([number], torch.randn(1, length, WIDTH), [length])
+        decoding.join([number], torch.randn(1, 5, WIDTH), [5])
         decoding.step()
-        if 0 in decoding._examples:
+        if max(decoding._examples) >= 100:
             continue
         trees = decoding._trees
         assert max(trees._used) <= 5 + 8 * num_beams
