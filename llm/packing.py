@@ -55,6 +55,9 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Return [1, T, H, d]: `sdpa` of each example under its own block of the mask."""
+    is_shared, is_continued = (key_1HTd.shape[place] != query_1HTd.shape[place] for place in (1, 2))
+    if is_shared and is_continued and mask_11TT is not None and options.get("position_bias") is None:
+        return _attend_in_groups(query_1HTd, key_1HTd, value_1HTd, mask_11TT, scale=options.get("scaling")), None
     if mask_11TT is None or not example_lengths:
         attended, _ = sdpa_attention_forward(module, query_1HTd, key_1HTd, value_1HTd, mask_11TT, **options)
         return attended, None
@@ -66,6 +69,19 @@ def _attend(
         attended_1LHd.append(attended)
         start += length
     return torch.cat(attended_1LHd, dim=1), None
+
+
+def _attend_in_groups(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scale: float | None) -> Tensor:
+    """Return [B, T, H, d]: query heads that share keys are taken for queries of one head, which copies no key.
+
+    transformers does so where a row has one token; a row of beams has several.
+    """
+    batch, heads, tokens, _ = query.shape
+    groups = heads // key.shape[1]
+    packed = query.reshape(batch, key.shape[1], groups * tokens, -1)
+    mask = mask.repeat(1, 1, groups, 1)
+    attended = nn.functional.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+    return attended.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous()
 
 
 @torch.no_grad()

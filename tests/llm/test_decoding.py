@@ -12,6 +12,8 @@ from transformers import (
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
     LlamaConfig,
@@ -25,6 +27,7 @@ from transformers import (
 
 from llm.decoding import _ROOM, Decoding, decode
 from llm.errors import LLMError
+from llm.packing import attend_by_example
 
 WIDTH, VOCABULARY, EOS = 32, 40, 2
 SIZES: dict[str, Any] = {
@@ -35,8 +38,18 @@ SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
 }
 GATED: dict[str, Any] = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 128, "num_key_value_heads": 2}
+
+
+def attending_by_example(model: PreTrainedModel) -> PreTrainedModel:
+    attend_by_example(model)
+    return model
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**GATED)),
+    "llama, eager": lambda: LlamaForCausalLM(LlamaConfig(**GATED, attn_implementation="eager")),
+    "llama, as Salmonn attends": lambda: attending_by_example(LlamaForCausalLM(LlamaConfig(**GATED))),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**GATED, "intermediate_size": 64})),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GATED)),
     "mistral, which sees 8 tokens back": lambda: MistralForCausalLM(MistralConfig(**GATED, sliding_window=8)),
     "qwen2, of which a layer sees 8 tokens back": lambda: Qwen2ForCausalLM(
