@@ -16,13 +16,12 @@ from pipelines.cache.index import FIDELITY, index_schema, member_names, shard_nb
 from pipelines.cache.recipe import Recipe
 from pipelines.errors import UserError
 from pipelines.storage.arrays import Booleans, Integers, Keys, numbers
-from pipelines.storage.threads import run_threads
 
 VERSION = 1
 """Of the table's columns and of what is checked before a number stands there."""
 UNCHECKED = ("source_digest", "doubt", *FIDELITY)
 """How the columns of an index end that say nothing about where a clip is."""
-READ_THREADS = 4
+FETCH_THREADS = 4
 FILES_AT_ONCE = 1_024
 """Index files whose rows are in memory as they were read."""
 SMALL_NBYTES, SMALL_FILES = 4_000_000, 16
@@ -91,26 +90,34 @@ def read_index_rows(
     if checked_only:
         schema = pa.schema([field for field in schema if not field.name.endswith(UNCHECKED)])
 
-    def read(name: str) -> tuple[pa.Table, int]:
-        table = storage.read_parquet(storage.join(folder, name), schema, optional=schema.names, only_schema=True)
-        nbytes = shard_nbytes(table.schema)
-        if table.schema.names != schema.names:
-            lacked = (field for field in schema if field.name not in table.schema.names)
-            for field in lacked:
-                table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table.select(schema.names).replace_schema_metadata(), nbytes
-
-    found = list(run_threads(read, names, threads=READ_THREADS))
-    index = pa.concat_tables([schema.empty_table(), *(table for table, _ in found)]).combine_chunks()
-    file_N = np.repeat(np.arange(len(names)), [len(table) for table, _ in found])
+    uris = [storage.join(folder, name) for name in names]
+    tables, ends = [], []
+    for table in storage.read_small_parquets(uris, schema, threads=FETCH_THREADS):
+        ends.append(shard_nbytes(table.schema))
+        tables.append(_completed(table, schema))
+    index = pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    file_N = np.repeat(np.arange(len(names)), [len(table) for table in tables])
     check_index(
         index,
         recipe,
         shards=pa.array([f"{name.removesuffix('.parquet')}.tar" for name in names], pa.string()).take(pa.array(file_N)),
-        ends_N=np.array([nbytes for _, nbytes in found], np.int64)[file_N],
+        ends_N=np.array(ends, np.int64)[file_N],
         place=lambda row: storage.join(folder, names[file_N[row]]),
     )
     return index, file_N
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table's columns in a schema's order, nulls where it lacks one."""
+    if table.schema.names == schema.names:
+        return table
+    return pa.table(
+        [
+            table[field.name] if field.name in table.schema.names else pa.nulls(len(table), field.type)
+            for field in schema
+        ],
+        schema,
+    )
 
 
 def _make(files: IndexFiles, recipe: Recipe, before: pa.Table | None) -> pa.Table:

@@ -86,6 +86,16 @@ def read_index(cache: str, unit: int) -> pa.Table:
     return storage.read_parquet(storage.join(cache, "index", f"{unit_name(unit)}.parquet"), NAMES_AND_LENGTHS)
 
 
+def write_index(cache: str, unit: int, index: pa.Table) -> None:
+    """Write a unit's index, which commits the unit.
+
+    A large cache has thousands of these small files. pyarrow makes a new decoder of zstd for each page, which takes
+    longer than the page's hundred rows, so they are in snappy, one page a column.
+    """
+    uri = storage.join(cache, "index", f"{unit_name(unit)}.parquet")
+    storage.write_table(uri, index, compression="snappy", use_dictionary=False)
+
+
 def committed_shard(cache: str, unit: int) -> ShardInfo | None:
     """Return what a unit's index says of its shard, or None where there is no index yet."""
     if not storage.file_exists(storage.join(cache, "index", f"{unit_name(unit)}.parquet")):

@@ -24,6 +24,7 @@ from pipelines.cache.index import (
     member_name,
     read_members,
     shard_info,
+    write_index,
 )
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe
@@ -112,7 +113,7 @@ def write_shard(
         storage.delete_file(reject_uri)  # of an attempt that did not reach its index
     index = pa.Table.from_pylist(rows, schema=index_schema(recipe))
     about = {"shard_nbytes": str(nbytes), "shard_sha256": checksum, "recipe": recipe.digest}
-    storage.write_table(index_uri, index.replace_schema_metadata(about))
+    write_index(cache, unit, index.replace_schema_metadata(about))
     return shard_info(unit, index, len(rejects), nbytes)
 
 

@@ -34,6 +34,7 @@ from pipelines.storage.tables import (
     iter_batches,
     open_parquet,
     read_parquet,
+    read_small_parquets,
     select_parquet,
     write_table,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "read_json",
     "read_parquet",
     "read_samples",
+    "read_small_parquets",
     "remove_empty",
     "remove_stale",
     "resolve",

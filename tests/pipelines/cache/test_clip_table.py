@@ -15,7 +15,7 @@ from encoders.features import STORED_TYPES
 from pipelines import storage
 from pipelines.cache import clip_table
 from pipelines.cache.clip_index import ClipIndex
-from pipelines.cache.index import TAR_BLOCK, index_schema, member_name
+from pipelines.cache.index import TAR_BLOCK, index_schema, member_name, write_index
 from pipelines.cache.layout import unit_name
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.recipe import Recipe, StreamRecipe, read_recipe, write_recipe
@@ -54,7 +54,10 @@ def write_unit(cache: Path, unit: int, ids: list[str], rng: np.random.Generator)
             end = max([end, *(offset_N + nbytes_N).tolist()])
     said = {"recipe": recipe.digest, "shard_nbytes": str(end)}
     table = pa.table([columns[name] for name in schema.names], schema=schema).replace_schema_metadata(said)
-    storage.write_table(str(cache / "index" / f"{unit_name(unit)}.parquet"), table)
+    if unit % 2:
+        write_index(str(cache), unit, table)
+    else:  # as indexes were written before
+        storage.write_table(str(cache / "index" / f"{unit_name(unit)}.parquet"), table)
 
 
 def ids_of(rng: np.random.Generator, count: int) -> list[str]:

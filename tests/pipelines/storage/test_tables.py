@@ -27,11 +27,16 @@ def read_batches(uri: str) -> pa.Table:
         return pa.Table.from_batches(storage.iter_batches(file, 100))
 
 
+def read_small(uri: str) -> pa.Table:
+    return next(storage.read_small_parquets([uri], VALUES.schema, threads=1))
+
+
 @pytest.mark.parametrize("write", [lambda uri: storage.write_table(uri, VALUES), write_rows])
 @pytest.mark.parametrize(
     "read",
     [
         storage.read_parquet,
+        read_small,
         read_batches,
         lambda uri: storage.select_parquet(uri, ["x"]),
         lambda uri: storage.select_parquet(uri, ["x"], [("x", ">", -1)]),
@@ -91,6 +96,7 @@ def test_every_reader_compares_and_every_writer_writes_checksums():
     "read",
     [
         lambda uri: storage.read_parquet(uri, pa.schema([("b", pa.int64())]), only_schema=True),
+        lambda uri: next(storage.read_small_parquets([uri], pa.schema([("b", pa.int64())]), threads=1)),
         lambda uri: list(all_batches(uri)),
     ],
 )
@@ -113,3 +119,33 @@ def test_a_column_that_loses_its_rows_names_the_file(tmp_path, read):
 def all_batches(uri):
     with storage.open_parquet(uri) as file:
         yield from storage.iter_batches(file, 4, ["b"])
+
+
+def test_small_files_come_in_order_with_the_columns_that_they_have(tmp_path):
+    schema, uris = pa.schema([("a", pa.int64()), ("b", pa.string())]), []
+    for number in range(40):
+        columns = {"c": [0], "b": [str(number)], "a": [number]}
+        del columns["b" if number % 3 == 1 else "c"]
+        uris.append(str(tmp_path / f"{number}.parquet"))
+        storage.write_table(uris[-1], pa.table(columns), compression="snappy", use_dictionary=False)
+    found = [table.to_pylist()[0] for table in storage.read_small_parquets(uris, schema, threads=2)]
+    assert found == [{"a": n} if n % 3 == 1 else {"b": str(n), "a": n} for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    "table, said",
+    [
+        (pa.table({"x": ["1"]}), "7.parquet: column x is of type string, not int64"),
+        (pa.table([[1], [2]], names=["x", "x"]), "7.parquet: column x is there 2 times"),
+        (None, "7.parquet: no such file"),
+    ],
+)
+def test_the_small_file_that_is_unlike_the_others_is_named(tmp_path, table, said):
+    uris = [str(tmp_path / f"{number}.parquet") for number in range(9)]
+    for uri in uris:
+        storage.write_table(uri, VALUES)
+    (tmp_path / "7.parquet").unlink()
+    if table:
+        storage.write_table(uris[7], table)
+    with pytest.raises(UserError, match=said):
+        list(storage.read_small_parquets(uris, VALUES.schema, threads=2))
