@@ -3,9 +3,10 @@
     python -m benchmarks.scale 1000000 [CHECKOUT]
 
 The index is a real one of clips that are not there: 111 clips a shard, two streams, and a manifest with an example of
-each clip. Processes open cache and examples one after the other, as the workers of a machine do; then one opens what
-has grown by a hundredth. Processor seconds are of opening alone, imports left out; memory is what the process holds for
-itself afterwards (anonymous), which mapped files are not.
+each clip. Its files are there twice, as they are written today and in zstd, as the other checkout writes them, which
+opens the latter alone. Processes open cache and examples one after the other, as the workers of a machine do; then one
+opens what has grown by a hundredth. Processor seconds are of opening alone, imports left out; memory is what the
+process holds for itself afterwards (anonymous), which mapped files are not.
 """
 
 import json
@@ -22,12 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
-from pipelines.cache.index import TAR_BLOCK, index_schema
+from pipelines.cache.index import TAR_BLOCK, index_schema, write_index
 from pipelines.cache.layout import unit_name
 from pipelines.cache.recipe import Recipe, StreamRecipe, write_recipe
 from pipelines.manifest.tables import EXAMPLE_SCHEMA
 from pipelines.storage.tables import ROWS_PER_GROUP
 
+CACHES = {"cache": "snappy", "older": "zstd"}
+"""Folders, and how the index files in them are compressed."""
 CLIPS_PER_SHARD = 111
 WIDTHS = {"speech": 1280, "audio": 768}
 FRAMES = 496
@@ -35,7 +38,7 @@ PROCESSES = 3
 CONSTANTS = {"corpus": "librispeech", "split": "train", "task": "asr"}
 CHILD = """
 import gc, json, os, resource, sys, time
-folder, = sys.argv[1:]
+folder, manifest = sys.argv[1:]
 try:
     from pipelines.batches.example_set import load_examples
     from pipelines.cache.clip_index import ClipIndex
@@ -57,9 +60,9 @@ def tell(part):
     memory_now = private()
     said[part] = (seconds_now - seconds, clock_now - clock, (memory_now - memory) / 1e6)
     memory, seconds, clock = memory_now, used(), time.perf_counter()
-cache = ClipIndex(folder + "/cache")
+cache = ClipIndex(folder)
 tell("index")
-examples = load_examples(folder + "/manifest", cache, splits=["train"], tasks=[], max_missing_fraction=0.05)
+examples = load_examples(manifest, cache, splits=["train"], tasks=[], max_missing_fraction=0.05)
 examples.digest
 tell("examples")
 said["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
@@ -72,7 +75,8 @@ def write_units(folder: Path, first: int, units: int) -> None:
     streams = {name: StreamRecipe(f"{name:0<64}", width) for name, width in WIDTHS.items()}
     recipe = Recipe(streams, "float16", "float32", "sdpa")
     if not first:
-        write_recipe(str(folder / "cache"), recipe, encoders=dict.fromkeys(streams, "none"), recorded={})
+        for name in CACHES:
+            write_recipe(str(folder / name), recipe, encoders=dict.fromkeys(streams, "none"), recorded={})
     schema = index_schema(recipe)
     rng = np.random.default_rng(first)
     for unit in range(first, first + units):
@@ -93,9 +97,8 @@ def write_units(folder: Path, first: int, units: int) -> None:
             columns[f"{name}_dtype"] = pa.array(["float16"] * CLIPS_PER_SHARD)
         said = {"recipe": recipe.digest, "shard_nbytes": str(CLIPS_PER_SHARD * 4_000_000 + 10_000_000)}
         table = pa.table([columns[name] for name in schema.names], schema=schema).replace_schema_metadata(said)
-        path = folder / "cache" / "index" / f"{unit_name(unit)}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, compression="zstd")
+        write_index(str(folder / "cache"), unit, table)
+        storage.write_table(str(folder / "older" / "index" / f"{unit_name(unit)}.parquet"), table)
 
 
 def write_examples(folder: Path) -> None:
@@ -116,11 +119,11 @@ def write_examples(folder: Path) -> None:
             writer.write_table(pa.table([values[key] for key in EXAMPLE_SCHEMA.names], EXAMPLE_SCHEMA))
 
 
-def measure(checkout: Path, folder: Path, snapshots: Path) -> dict[str, tuple[float, float, float]]:
+def measure(checkout: Path, cache: Path, snapshots: Path) -> dict[str, tuple[float, float, float]]:
     """Open in a new process: part -> processor seconds, seconds by the clock, MB that the process holds for itself."""
     code = f"import sys; sys.path.insert(0, {str(checkout)!r})\n{CHILD}"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
+        [sys.executable, "-c", code, str(cache), str(cache.parent / "manifest")],
         cwd=checkout,
         env={**os.environ, "SALMONN_SNAPSHOTS": str(snapshots), "PYTHONPATH": str(checkout)},
         check=True,
@@ -134,20 +137,24 @@ def measure(checkout: Path, folder: Path, snapshots: Path) -> dict[str, tuple[fl
 def main(clips: int, other: str | None) -> None:
     """Write the cache and open it by turns."""
     print(f"{platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}; {clips} clips")
-    builds = {"here": Path(__file__).parents[1]} | ({other: Path(other)} if other else {})
-    with tempfile.TemporaryDirectory(prefix="salmonn-scale-") as name:
-        folder, units = Path(name), -(-clips // CLIPS_PER_SHARD)
+    here = Path(__file__).parents[1]
+    builds = {"here": (here, "cache"), "here, zstd": (here, "older")}
+    if other:
+        builds[other] = Path(other), "older"
+    with tempfile.TemporaryDirectory(prefix="salmonn-scale-") as temporary:
+        folder, units = Path(temporary), -(-clips // CLIPS_PER_SHARD)
         start = time.perf_counter()
         write_units(folder, 0, units)
         write_examples(folder)
-        size = sum(path.stat().st_size for path in (folder / "cache" / "index").iterdir()) / 1e6
-        print(f"{units} index files, {size:.0f} MB, written in {time.perf_counter() - start:.0f} s")
+        sizes = {name: storage.folder_nbytes(str(folder / name / "index")) / 1e6 for name in CACHES}
+        said = ", ".join(f"{sizes[name]:.0f} MB in {kind}" for name, kind in CACHES.items())
+        print(f"{units} index files, {said}, written in {time.perf_counter() - start:.0f} s")
         for number in range(1, PROCESSES + 1):
-            for build, checkout in builds.items():
-                tell(build, f"process {number}", measure(checkout, folder, folder / "snapshots"))
+            for build, (checkout, name) in builds.items():
+                tell(build, f"process {number}", measure(checkout, folder / name, folder / "snapshots"))
         write_units(folder, units, max(units // 100, 1))
-        for build, checkout in builds.items():
-            tell(build, "grown by 1 %", measure(checkout, folder, folder / "snapshots"))
+        for build, (checkout, name) in builds.items():
+            tell(build, "grown by 1 %", measure(checkout, folder / name, folder / "snapshots"))
         kept = sum(path.stat().st_size for path in (folder / "snapshots").glob("*.arrow")) / 1e6
         print(f"snapshots: {kept:.0f} MB")
 
