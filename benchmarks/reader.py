@@ -1,17 +1,20 @@
 """How fast batches come out of a cache: our shuffled reading against stock readers and against copying memory.
 
-`python -m benchmarks.reader [rounds] [clips] [folder]`: every contestant delivers the same batches of 8 clips of 30 s,
-float16 [8, 1500, 1280] and [8, 1496, 768], in memory that nobody else holds; ours takes what was used before, as one of
-the two copies does. Ours and the .npy files come in shuffled order, stock webdataset in the order of the tar.
+`python -m benchmarks.reader [rounds] [clips] [folder] [store]`: every contestant delivers the same batches of 8 clips
+of 30 s, float16 [8, 1500, 1280] and [8, 1496, 768], in memory that nobody else holds; ours takes what was used before,
+as one of the two copies does. Ours and the .npy files come in shuffled order, stock webdataset in the order of the tar.
 Alternating rounds: medians, the best round, and the median of the ratios of each round. Processor time is this
 process's alone: where others wait for worker processes, or for curl, those are not in it. "cold" drops the files from
 the page cache before each round. Two threads of ours stand beside two worker processes of the others. The object store
-is nginx on this machine, where it is installed, else `range_server`.
+is nginx on this machine, where it is installed, else `range_server`; with `store` nothing else is read. What the link
+to it allows is told by curl, which asks for our ranges over as many connections and throws the bytes away.
 """
 
+import hashlib
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.nginx_server import NginxServer, has_nginx, nginx_server
 from benchmarks.range_server import range_server
 from encoders.audio import Segment
+from pipelines.cache.clip_index import ClipIndex
+from pipelines.cache.index import member_names
 from pipelines.cache.read_config import ReadConfig
 from pipelines.cache.reader import FeatureCache
 from pipelines.cache.recipe import Recipe, StreamRecipe, write_recipe
@@ -69,7 +74,7 @@ def write_features(folder: Path, clips: int) -> list[dict[str, Tensor]]:
             for name, frames in streams.items():
                 np.save(folder / "npy" / f"{number:06d}.{name}.npy", frames.numpy())
             clip = Clip(
-                clip_id=f"{number:032x}",
+                clip_id=hashlib.sha256(str(number).encode()).hexdigest()[:32],  # which are verified follows from it
                 corpus="noise",
                 split="train",
                 root="",
@@ -126,6 +131,28 @@ def stock(urls: str, workers: int) -> Reader:
     return lambda: loader
 
 
+def link(cache: ClipIndex, folder: str, connections: int) -> Reader:
+    """Fetch the ranges of all clips with curl, which throws them away; `folder` is the URL of the shards."""
+    clips = np.arange(cache.num_clips)
+    places = [cache.places(member, clips, None) for member in member_names(cache.recipe)]
+    starts, ends = (np.stack([getattr(place, what) for place in places]) for what in ("start", "end"))
+    wanted = [
+        f'url = "{folder}/{cache.shard(clip)}"\noutput = {os.devnull}\n'
+        f"range = {starts[:, clip].min()}-{ends[:, clip].max() - 1}"
+        for positions in batches_of(cache.num_clips)
+        for clip in positions
+    ]
+    several = ["--parallel", "--parallel-max", str(connections)] if connections > 1 else []
+
+    def read() -> Iterator[None]:
+        config = "\nnext\n".join(wanted)
+        command = ["curl", "--silent", "--fail", *several, "--config", "-"]
+        subprocess.run(command, input=config, text=True, check=True, stderr=subprocess.PIPE)  # --parallel shows a meter
+        yield from (None for _ in range(cache.num_clips // BATCH))
+
+    return read
+
+
 def timed(read: Reader, clips: int) -> tuple[float, float]:
     """Return the seconds of one pass by the clock and by the processor."""
     start, processor, batches = time.perf_counter(), time.process_time(), 0
@@ -165,46 +192,61 @@ def race(title: str, readers: dict[str, Reader], clips: int, rounds: int, before
         print(f"| {name} | {rates} | {1000 * busy:.2f} | {ratio:.2f} |", flush=True)
 
 
-def main(rounds: int, clips: int, where: str | None) -> None:
+def main(rounds: int, clips: int, where: str | None, only_store: bool) -> None:
+    """Write the clips, and read them from the disk and from the object store."""
     os.environ |= KEYS
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=where) as name:
         folder = Path(name)
         ram = write_features(folder, clips)
-        cache, last = str(folder / "b" / "cache"), clips // CLIPS_PER_SHARD - 1
-        shards = f"cache/shards/{{000000..{last:06d}}}.tar"
+        shards = f"{{000000..{clips // CLIPS_PER_SHARD - 1:06d}}}.tar"
+        if not only_store:
+            race_disk(folder, shards, ram, rounds)
+        del ram
+        race_store(folder, shards, clips, rounds)
+
+
+def race_disk(folder: Path, shards: str, ram: Sequence[dict[str, Tensor]], rounds: int) -> None:
+    """Read from the disk, warm and cold."""
+    cache, clips = str(folder / "b" / "cache"), len(ram)
+    for threads in (1, 2):
+        workers = threads if threads > 1 else 0
+        files = DataLoader(
+            NpyFiles(folder / "npy", clips),
+            BATCH,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        readers = {
+            "ours, shuffled, 5 % verified": ours(cache, clips, threads=threads),
+            "ours, shuffled, all verified": ours(cache, clips, threads=threads, verify_fraction=1.0),
+            "memory copy, new memory": copies(ram, threads),
+            "memory copy, memory that was used": copies(ram, threads, BatchMemory().empty),
+            "stock webdataset, in order": stock(f"{cache}/shards/{shards}", workers),
+            "DataLoader over .npy, shuffled": lambda files=files: files,  # type: ignore[misc]
+        }
+        race(f"Local disk, page cache warm, {threads} thread(s)", readers, clips, rounds, lambda: None)
+        readers = {name: read for name, read in readers.items() if "memory" not in name}
+        race(f"Local disk, cold, {threads} thread(s)", readers, clips, rounds, lambda: forget(folder))
+
+
+def race_store(folder: Path, shards: str, clips: int, rounds: int) -> None:
+    """Read from the object store."""
+    served = nginx_server if has_nginx() else range_server
+    with served(folder) as server:
+        remote, url = server.uri("b/cache"), f"http://127.0.0.1:{server.port}/b/cache/shards"
+        index = ClipIndex(remote)
         for threads in (1, 2):
-            workers = threads if threads > 1 else 0
-            files = DataLoader(
-                NpyFiles(folder / "npy", clips),
-                BATCH,
-                shuffle=True,
-                num_workers=workers,
-                persistent_workers=workers > 0,
-            )
             readers = {
-                "ours, shuffled, 5 % verified": ours(cache, clips, threads=threads),
-                "ours, shuffled, all verified": ours(cache, clips, threads=threads, verify_fraction=1.0),
-                "memory copy, new memory": copies(ram, threads),
-                "memory copy, memory that was used": copies(ram, threads, BatchMemory().empty),
-                "stock webdataset, in order": stock(f"{folder}/b/{shards}", workers),
-                "DataLoader over .npy, shuffled": lambda files=files: files,  # type: ignore[misc]
+                "ours, shuffled, 5 % verified": ours(remote, clips, threads=threads),
+                "stock webdataset, in order": stock(f"{url}/{shards}", threads if threads > 1 else 0),
+                "the link: curl, bytes thrown away": link(index, url, threads),
             }
-            race(f"Local disk, page cache warm, {threads} thread(s)", readers, clips, rounds, lambda: None)
-            readers = {name: read for name, read in readers.items() if "memory" not in name}
-            race(f"Local disk, cold, {threads} thread(s)", readers, clips, rounds, lambda: forget(folder))
-        served = nginx_server if has_nginx() else range_server
-        with served(folder) as server:
-            remote, url = server.uri("b/cache"), f"http://127.0.0.1:{server.port}/b/{shards}"
-            for threads in (1, 2):
-                readers = {
-                    "ours, shuffled, 5 % verified": ours(remote, clips, threads=threads),
-                    "stock webdataset, in order": stock(url, threads if threads > 1 else 0),
-                }
-                title = f"Object store on this machine ({served.__name__}), {threads} thread(s)"
-                race(title, readers, clips, rounds, lambda: None)
-            if isinstance(server, NginxServer):
-                count_requests(server, remote, clips)
+            title = f"Object store on this machine ({served.__name__}), {threads} thread(s)"
+            race(title, readers, clips, rounds, lambda: None)
+        if isinstance(server, NginxServer):
+            count_requests(server, remote, clips)
 
 
 def count_requests(server: NginxServer, uri: str, clips: int) -> None:
@@ -221,5 +263,5 @@ def count_requests(server: NginxServer, uri: str, clips: int) -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:] + ["", "", ""][len(sys.argv) - 1 :]
-    main(int(arguments[0] or 5), int(arguments[1] or 64), arguments[2] or None)
+    arguments = sys.argv[1:] + ["", "", "", ""][len(sys.argv) - 1 :]
+    main(int(arguments[0] or 5), int(arguments[1] or 64), arguments[2] or None, arguments[3] == "store")
