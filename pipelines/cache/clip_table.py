@@ -21,7 +21,8 @@ VERSION = 1
 """Of the table's columns and of what is checked before a number stands there."""
 UNCHECKED = ("source_digest", "doubt", *FIDELITY)
 """How the columns of an index end that say nothing about where a clip is."""
-FETCH_THREADS = 4
+FETCH_THREADS = 16
+"""They wait for an object store; pyarrow's client has 25 connections."""
 FILES_AT_ONCE = 1_024
 """Index files whose rows are in memory as they were read."""
 SMALL_NBYTES, SMALL_FILES = 4_000_000, 16

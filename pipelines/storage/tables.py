@@ -20,7 +20,7 @@ PAGE_CHECKSUMS: Mapping[str, Any] = {"write_page_checksum": True}
 
 
 FETCHED_AT_ONCE = 16
-"""Small files that a thread fetches in one go: giving it work costs as much as reading one."""
+"""Small files that a thread fetches in one go, at most: giving it work costs as much as reading a local one."""
 
 
 def write_table(uri: str, table: pa.Table, *, compression: str = "zstd", use_dictionary: bool = True) -> None:
@@ -96,7 +96,8 @@ def read_small_parquets(uris: Sequence[str], schema: pa.Schema, *, threads: int)
         MissingError: If a file is gone.
         UserError: As `open_parquet`.
     """
-    parts = [uris[start : start + FETCHED_AT_ONCE] for start in range(0, len(uris), FETCHED_AT_ONCE)]
+    step = max(1, min(FETCHED_AT_ONCE, len(uris) // (4 * threads)))
+    parts = [uris[start : start + step] for start in range(0, len(uris), step)]
     fetched = itertools.chain.from_iterable(run_threads(_read_whole, parts, threads=threads))
     known, names = None, []
     for uri, data in zip(uris, fetched, strict=True):
