@@ -19,8 +19,8 @@ from pipelines.storage.arrays import Booleans, Integers, Keys, numbers
 
 VERSION = 1
 """Of the table's columns and of what is checked before a number stands there."""
-UNCHECKED = ("source_digest", "doubt", *FIDELITY)
-"""How the columns of an index end that say nothing about where a clip is."""
+UNCHECKED = ("source_digest", "doubt", "_width", "_dtype", *FIDELITY)
+"""How the columns of an index end that say nothing about where a clip is, or what the recipe says."""
 FETCH_THREADS = 16
 """They wait for an object store; pyarrow's client has 25 connections."""
 FILES_AT_ONCE = 1_024

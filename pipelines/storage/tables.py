@@ -99,14 +99,14 @@ def read_small_parquets(uris: Sequence[str], schema: pa.Schema, *, threads: int)
     step = max(1, min(FETCHED_AT_ONCE, len(uris) // (4 * threads)))
     parts = [uris[start : start + step] for start in range(0, len(uris), step)]
     fetched = itertools.chain.from_iterable(run_threads(_read_whole, parts, threads=threads))
-    known, names = None, []
+    known = None
     for uri, data in zip(uris, fetched, strict=True):
         with _parsed(uri, lambda data=data: pa.BufferReader(data), pre_buffer=False) as file:  # type: ignore[misc]
-            found = file.schema_arrow
-            if known is None or not found.equals(known):
-                _require_columns(found, schema, schema.names, uri)
-                known, names = found, [name for name in found.names if name in schema.names]
-            yield _read_columns(file, names)
+            table = _read_columns(file, schema.names)
+            if known is None or not table.schema.equals(known):  # asking each file for its schema takes a tenth longer
+                _require_columns(file.schema_arrow, schema, schema.names, uri)
+                known = table.schema
+            yield table
 
 
 def _read_whole(uris: Sequence[str]) -> list[pa.Buffer]:

@@ -159,6 +159,23 @@ def test_what_is_wrong_in_a_new_file_is_said_with_a_snapshot_too(cache):
         ClipIndex(str(cache))
 
 
+def replace_column(path: Path, name: str, change) -> None:
+    table = pq.read_table(path)
+    place, column = table.schema.get_field_index(name), table[name]
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(change(column.to_numpy()))), path)
+
+
+def test_an_index_of_another_width_is_refused_by_its_bytes_and_a_wrong_width_where_rows_are_read(cache):
+    path = cache / "index" / "000012.parquet"
+    replace_column(path, "speech_width", lambda width_N: width_N + 1)
+    index = ClipIndex(str(cache))
+    with pytest.raises(UserError, match=r"speech_width is 9; the recipe says 8"):
+        index.rows()
+    replace_column(path, "speech_nbytes", lambda nbytes_N: (nbytes_N - 128) // 8 * 9 + 128)
+    with pytest.raises(UserError, match=r"000012\.parquet: clip \w+: speech_nbytes is \d+; speech_frames and width"):
+        ClipIndex(str(cache))
+
+
 def test_ids_that_begin_alike_are_told_apart_and_found_by_their_beginning(cache):
     rng = np.random.default_rng(1)
     alike = [f"{'ab' * 8}{number:016x}" for number in (7, 2, 9)]
