@@ -195,14 +195,14 @@ def same(ours, theirs) -> bool:
     )
 
 
-def _try_kind(kind: str, whole: Path, folder: Path, cases: int, results) -> None:
+def _try_kind(kind: str, whole: Path, folder: Path, cases: range, results) -> None:
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (here + MORE_NBYTES, here + MORE_NBYTES))
     torch.set_num_threads(1)
     pattern, mutate = KINDS[kind]
     clean = {codec: read_all(str(whole / codec)) for codec in ("float16", "int8")}
     outcome = Outcome()
-    for case in range(cases):
+    for case in cases:
         chance = random.Random(f"{kind} {case}")
         codec = chance.choice(["float16", "int8"])
         shutil.rmtree(folder, ignore_errors=True)
@@ -232,12 +232,12 @@ def _try_kind(kind: str, whole: Path, folder: Path, cases: int, results) -> None
     results.put(outcome)
 
 
-def try_kind(kind: str, whole: Path, folder: Path, cases: int) -> Outcome:
+def try_kind(kind: str, whole: Path, folder: Path, cases: range) -> Outcome:
     """Go through a kind's cases in a process whose memory is bounded."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     process = context.Process(target=_try_kind, args=(kind, whole, folder, cases, results))
     process.start()
-    outcome = results.get(timeout=30 + 5 * cases)
+    outcome = results.get(timeout=30 + 5 * len(cases))
     process.join(timeout=10)
     return outcome
