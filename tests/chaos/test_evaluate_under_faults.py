@@ -5,7 +5,6 @@ Kept out of the quick tests: `make chaos`. CHAOS_ANSWER_FAULTS and CHAOS_SEED ch
 """
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -19,10 +18,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
 from tests import ROOT
-from tests.pipelines.builders import config_of, fill, make_worker, stores_of, train_here
-from tests.toy import write_tones
+from tests.chaos.questions import prepare_questions
+from tests.pipelines.builders import stores_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray]
 NUM_FAULTS = int(os.environ.get("CHAOS_ANSWER_FAULTS", "16"))
@@ -35,20 +33,9 @@ JOB_SECONDS = 900
 def words(tmp_path_factory) -> list[str]:
     """The command, all but for the run."""
     folder = tmp_path_factory.mktemp("answers")
-    names = write_tones(folder / "audio", [1.0 + 0.25 * (number % 4) for number in range(CLIPS)])
-    rows = [
-        {"path": name, "task": "aqa", "question": f"Which of {number}?", "text": f"high {place}", "split": "test"}
-        for place, name in enumerate(names)
-        for number in range(QUESTIONS)
-    ]
-    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    manifest = str(folder / "m")
-    given = [f"table={folder}/table.jsonl", f"audio_root={folder}/audio", f"out={manifest}"]
-    assert main(["prepare", "table", *given]) == 0
-    fill(folder / "c", manifest, make_worker(folder / "c"))
-    train_here(config_of((manifest, str(folder / "c")), folder / "run", splits=["test"]))
+    manifest, cache, run = prepare_questions(folder, clips=CLIPS, each=QUESTIONS)
     keys = ["max_new_tokens=24", "batch_examples=2", "check_heard=true", "limits.max_tries=100"]
-    return ["evaluate", f"manifest={manifest}", f"cache={folder}/c", f"run={folder}/run", *keys]
+    return ["evaluate", f"manifest={manifest}", f"cache={cache}", f"run={run}", *keys]
 
 
 def test_report_is_that_of_an_undisturbed_evaluation(machines, words, tmp_path):

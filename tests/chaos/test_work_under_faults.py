@@ -1,12 +1,13 @@
-"""Extraction and training in single processes, with a fault every second: what comes out must be the same.
+"""Extraction, training and answering in single processes, with a fault every second: what comes out must be the same.
 
-Kept out of the quick tests: `make chaos` (some ten minutes). CHAOS_WORK_FAULTS and CHAOS_SEED change how many and
+Kept out of the quick tests: `make chaos` (some fifteen minutes). CHAOS_WORK_FAULTS and CHAOS_SEED change how many and
 which. A fault counts if the process was at work when it came.
 """
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -15,20 +16,36 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import storage
-from pipelines.cache.plan import count_units
 from pipelines.cache.tools.config import CacheVerifyConfig
 from pipelines.cache.tools.verify import cache_verify
+from pipelines.inference.answer_table import ANSWERS
+from pipelines.inference.config import EvaluateConfig
+from pipelines.inference.evaluate import evaluation_folder
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
+from pipelines.runs.folder import ADAPTER, ALIGNER, checkpoint_uri
 from pipelines.runs.metrics import read_metrics
 from pipelines.training.config import TrainConfig
+from pipelines.training.preflight import open_run
 from tests.chaos.disks import digests, full, small_disk
-from tests.chaos.work import extract_here, imported, start, train_on
-from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones, train_here
+from tests.chaos.questions import prepare_questions
+from tests.chaos.work import (
+    STORAGE_FAILED,
+    answer_here,
+    evaluate_here,
+    extract_here,
+    imported,
+    plan_here,
+    start,
+    train_on,
+)
+from tests.pipelines.builders import config_of, fill, make_worker, prepare_tones, stores_of, train_here
 from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
 
@@ -40,6 +57,7 @@ HANG_SECONDS = 300
 KILLED, FROZEN, DISK = "SIGKILL", "frozen, done by another, goes on", "disk full"
 
 Fails = Callable[[], AbstractContextManager[None]]
+WorkT = TypeVar("WorkT")
 
 
 class Faults:
@@ -56,9 +74,13 @@ class Faults:
         """Let the work be done undisturbed, once the server of processes has imported everything."""
         assert self._end_of(start(imported)) == 0
         began = time.monotonic()
-        assert self._end_of(start(work, *arguments)) == 0
+        assert self.finish(work, *arguments)
         self.span_seconds = time.monotonic() - began
         print(f"undisturbed: {self.span_seconds:.1f} s", flush=True)
+
+    def finish(self, work: Callable[..., None], *arguments: object) -> bool:
+        """Let what is left be done undisturbed."""
+        return self._end_of(start(work, *arguments)) == 0
 
     def kill(self, work: Callable[..., None], *arguments: object) -> bool:
         """Kill the process at a random moment; tell whether it had ended well before."""
@@ -73,7 +95,7 @@ class Faults:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGSTOP)
         was_at_work = process.is_alive()
-        assert self._end_of(start(work, *arguments)) == 0
+        assert self.finish(work, *arguments)
         if was_at_work:
             os.kill(process.pid, signal.SIGCONT)
             self.tally[FROZEN] += 1
@@ -93,7 +115,7 @@ class Faults:
                 self.tally[name] += 1
         end = self._end_of(process)
         self.ends[end] += 1
-        assert end in (0, 1)
+        assert end in (0, STORAGE_FAILED)
         return end == 0
 
     def _under_way(self, work: Callable[..., None], *arguments: object) -> ForkServerProcess:
@@ -112,6 +134,18 @@ class Faults:
         process.join(HANG_SECONDS)
         assert process.exitcode is not None, "it hangs"
         return process.exitcode
+
+    def until_enough(self, folder: str, begin: Callable[[str], WorkT], fault: Callable[[WorkT], bool]) -> None:
+        """Begin piece after piece of work, each disturbed until it is done, until so many faults came."""
+        pieces = 0
+        while self.tally.total() < NUM_FAULTS:
+            uri = storage.join(folder, f"piece-{pieces}")
+            work = begin(uri)
+            while not fault(work):
+                pass
+            storage.delete_folder(uri)
+            pieces += 1
+        print(f"\n{pieces} pieces of work: {self}", flush=True)
 
     def __str__(self) -> str:
         return f"{dict(self.tally)}, ends {dict(self.ends)}"
@@ -138,15 +172,13 @@ def require_same(cache: str, undisturbed: dict[str, str], *, complete: bool) -> 
 
 def fill_under(fault: Callable[[str], bool], faults: Faults, folder: str, undisturbed: dict[str, str]) -> None:
     """Fill cache after cache until so many faults came."""
-    caches = 0
-    while faults.tally.total() < NUM_FAULTS:
-        cache = storage.join(folder, f"cache-{caches}")
-        while not fault(cache):
-            require_same(cache, undisturbed, complete=False)
-        require_same(cache, undisturbed, complete=True)
-        storage.delete_folder(cache)
-        caches += 1
-    print(f"\n{caches} caches of {len(undisturbed)} files: {faults}", flush=True)
+
+    def disturb(cache: str) -> bool:
+        is_done = fault(cache)
+        require_same(cache, undisturbed, complete=is_done)
+        return is_done
+
+    faults.until_enough(folder, lambda cache: cache, disturb)
 
 
 @pytest.fixture
@@ -167,8 +199,8 @@ def test_extraction_that_is_frozen_while_another_does_its_work(extraction, tones
     faults, undisturbed = extraction
 
     def freeze(cache: str) -> bool:
-        is_begun = Path(cache, "units").is_dir() and count_units(cache)  # a cache is begun by one job
-        return (faults.freeze if is_begun else faults.kill)(extract_here, cache, tones)
+        plan_here(cache, tones)  # a cache is begun by one job, which holds it
+        return faults.freeze(extract_here, cache, tones)
 
     fill_under(freeze, faults, str(tmp_path), undisturbed)
 
@@ -214,25 +246,106 @@ def training(tmp_path_factory) -> TrainConfig:
 
 
 def require_same_run(run: str, unbroken: str) -> None:
-    """Compare steps, examples and losses, bit for bit."""
+    """Compare steps, examples, losses and the last weights, bit for bit."""
     kept = ("step", "examples_sha256", "loss", "valid_loss", "loss_by_task", "learning_rate")
     ours, theirs = ([{key: line.get(key) for key in kept} for line in read_metrics(one)] for one in (run, unbroken))
     assert ours == theirs and len(ours) == 60
+    for name in (ALIGNER, f"{ADAPTER}/adapter_model.safetensors"):
+        ours, theirs = (storage.read_bytes(storage.join(checkpoint_uri(one, 60), name)) for one in (run, unbroken))
+        assert ours == theirs, name
 
 
-def train_under(fault: Callable[[TrainConfig], bool], faults: Faults, folder: str, config: TrainConfig) -> None:
-    faults.measure(train_on, replace(config, run=storage.join(folder, "measured")))
-    runs = 0
-    while faults.tally.total() < NUM_FAULTS:
-        one = replace(config, run=storage.join(folder, f"run-{runs}"))
-        while not fault(one):
-            pass
-        require_same_run(one.run, config.run)
-        storage.delete_folder(one.run)
-        runs += 1
-    print(f"\n{runs} runs of {config.steps} steps: {faults}", flush=True)
+def train_under(fault: Callable[[TrainConfig], bool], faults: Faults, folder: Path, config: TrainConfig) -> None:
+    """Train run after run until so many faults came."""
+    faults.measure(train_on, replace(config, run=str(folder / "measured")))
+
+    def disturb(one: TrainConfig) -> bool:
+        if is_done := fault(one):
+            require_same_run(one.run, config.run)
+        return is_done
+
+    faults.until_enough(str(folder), lambda run: replace(config, run=run), disturb)
 
 
 def test_training_that_is_killed(training, tmp_path):
     faults = Faults(SEED)
-    train_under(lambda config: faults.kill(train_on, config), faults, str(tmp_path), training)
+    train_under(lambda config: faults.kill(train_on, config), faults, tmp_path, training)
+
+
+def test_training_that_is_frozen_while_another_does_its_work(training, tmp_path):
+    faults = Faults(SEED)
+
+    def freeze(config: TrainConfig) -> bool:
+        open_run(config, pending=[])  # a run is begun by one job, which holds it
+        return faults.freeze(train_on, config)
+
+    train_under(freeze, faults, tmp_path, training)
+
+
+def test_training_on_a_disk_that_fills_up(training, tmp_path):
+    faults = Faults(SEED)
+    with small_disk(tmp_path / "disk", megabytes=200) as disk:
+        train_under(
+            lambda config: faults.disturb(DISK, lambda: full(disk), 0.3, train_on, config), faults, disk, training
+        )
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory) -> EvaluateConfig:
+    """Of a run that has answered nothing."""
+    manifest, cache, run = prepare_questions(tmp_path_factory.mktemp("evaluation"), clips=24, each=8)
+    keys = {"max_new_tokens": 24, "batch_examples": 4, "page_examples": 0}
+    return EvaluateConfig(run=run, manifest=manifest, cache=cache, **keys)
+
+
+def evaluation_of(run: str) -> dict[str, str | pa.Table]:
+    """Return report and answers without how long they took, and the units that the answers were kept in."""
+    folder = Path(evaluation_folder(run, ["test"]))
+    (store,) = stores_of(run)
+    tables = [folder / ANSWERS, *store.glob("[!.]*.parquet")]
+    return {name: (folder / name).read_text().replace(run, "<run>") for name in ("report.md", "scores.json")} | {
+        table.name: pq.read_table(table).drop_columns("seconds") for table in tables
+    }
+
+
+def evaluate_under(
+    fault: Callable[[EvaluateConfig], bool], faults: Faults, folder: Path, config: EvaluateConfig
+) -> None:
+    """Evaluate copy after copy of a run until so many faults came."""
+
+    def begin(run: str) -> EvaluateConfig:
+        shutil.copytree(config.run, run)
+        return replace(config, run=run)
+
+    undisturbed = begin(str(folder / "undisturbed"))
+    faults.measure(evaluate_here, undisturbed)
+    expected = evaluation_of(undisturbed.run)
+    assert len(expected) == 3 + 24 * 8 / 4
+
+    def disturb(one: EvaluateConfig) -> bool:
+        if is_done := fault(one):
+            assert evaluation_of(one.run) == expected
+        return is_done
+
+    faults.until_enough(str(folder), begin, disturb)
+
+
+def test_evaluation_that_is_killed(evaluation, tmp_path):
+    faults = Faults(SEED)
+    evaluate_under(lambda config: faults.kill(evaluate_here, config), faults, tmp_path, evaluation)
+
+
+def test_evaluation_whose_worker_is_frozen_while_another_does_its_work(evaluation, tmp_path):
+    faults = Faults(SEED)
+
+    def freeze(config: EvaluateConfig) -> bool:
+        return faults.freeze(answer_here, config) and faults.finish(evaluate_here, config)
+
+    evaluate_under(freeze, faults, tmp_path, evaluation)
+
+
+def test_evaluation_on_a_disk_that_fills_up(evaluation, tmp_path):
+    faults = Faults(SEED)
+    with small_disk(tmp_path / "disk", megabytes=200) as disk:
+        fails = lambda: full(disk)  # noqa: E731
+        evaluate_under(lambda config: faults.disturb(DISK, fails, 0.3, evaluate_here, config), faults, disk, evaluation)
