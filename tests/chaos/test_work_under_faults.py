@@ -50,14 +50,26 @@ from tests.s3_server import Fault, s3_server
 from tests.toy import write_tone_corpus
 
 pytestmark = pytest.mark.chaos
-NUM_FAULTS = int(os.environ.get("CHAOS_WORK_FAULTS", "60"))
+NUM_FAULTS = int(os.environ.get("CHAOS_WORK_FAULTS", "20"))
 """Of each test."""
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 HANG_SECONDS = 300
+NUM_FROZEN = 3
+"""At a time."""
 KILLED, FROZEN, DISK = "SIGKILL", "frozen, done by another, goes on", "disk full"
 
 Fails = Callable[[], AbstractContextManager[None]]
 WorkT = TypeVar("WorkT")
+
+
+def _is_sent(number: signal.Signals, process: ForkServerProcess) -> bool:
+    """Send a signal; tell whether there was still a process to take it."""
+    assert process.pid
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Faults:
@@ -89,20 +101,20 @@ class Faults:
         return self._count(KILLED, self._end_of(process), met=-signal.SIGKILL)
 
     def freeze(self, work: Callable[..., None], *arguments: object) -> bool:
-        """Stop a process, let another one do all the work, and let the first go on."""
-        process = self._under_way(work, *arguments)
-        assert process.pid
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGSTOP)
-        was_at_work = process.is_alive()
+        """Stop some processes one after the other, let another do all the work, and let them go on together."""
+        frozen = [self._frozen(work, *arguments) for _ in range(NUM_FROZEN)]
         assert self.finish(work, *arguments)
-        if was_at_work:
-            os.kill(process.pid, signal.SIGCONT)
-            self.tally[FROZEN] += 1
-        end = self._end_of(process)
-        self.ends[end] += 1
-        assert end == 0
+        for process in frozen:
+            self.tally[FROZEN] += _is_sent(signal.SIGCONT, process)
+        ends = [self._end_of(process) for process in frozen]
+        self.ends.update(ends)
+        assert not any(ends), ends
         return True
+
+    def _frozen(self, work: Callable[..., None], *arguments: object) -> ForkServerProcess:
+        process = self._under_way(work, *arguments)
+        _is_sent(signal.SIGSTOP, process)
+        return process
 
     def disturb(self, name: str, fault: Fails, seconds: float, work: Callable[..., None], *arguments: object) -> bool:
         """Let what the process stores to fail for some time, as often as it lives; tell whether it ended well."""

@@ -54,7 +54,8 @@ def _told(work: Callable[..., None], *arguments: object) -> None:
     """Do a piece of work and end with what came of it: storage that fails is no bug."""
     try:
         work(*arguments)
-    except (OSError, JobIncompleteError):
+    except (OSError, JobIncompleteError) as error:
+        print(f"ended: {error!r}"[:200], flush=True)
         sys.exit(STORAGE_FAILED)
     except Exception:
         traceback.print_exc()
