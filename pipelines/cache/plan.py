@@ -276,8 +276,10 @@ def count_units(cache: str) -> int:
     if not files:
         return 0
     with _open_plan(files[-1]) as file:
+        if not file.metadata.num_rows:
+            raise pa.ArrowInvalid("it holds no clips")  # which `open_parquet` puts a name to
         *_, last = storage.iter_batches(file, ROWS_PER_GROUP, ["unit"], groups=[file.num_row_groups - 1])
-        return 1 + int(last["unit"][-1].as_py())
+        return 1 + int(with_columns(last, ["unit"])["unit"][-1].as_py())
 
 
 def count_planned_clips(cache: str) -> int:

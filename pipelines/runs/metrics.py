@@ -4,12 +4,16 @@ import math
 from typing import Any
 
 from pipelines import storage
+from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
 WAIT, COMPUTE, SUM, UPDATE = STEP_PARTS = ("data_wait", "forward_and_backward", "sum_over_workers", "optimizer_step")
 """Parts of a step; the sum over workers includes the wait for the slowest of them."""
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 """What is done between steps, and not counted as theirs."""
+
+
+IN_EVERY_LINE = {"step": int, "loss": int | float, "loss_by_task": dict}
 
 
 class MetricsTail(storage.LineTail):
@@ -20,7 +24,21 @@ class MetricsTail(storage.LineTail):
 
     def read(self) -> list[dict[str, Any]]:
         """Return the lines since the last call, NaN where a number was not finite. Otherwise as `LineTail.read`."""
-        return [_with_nan(line) for line in super().read()]
+        lines = [_with_nan(line) for line in super().read()]
+        for line in lines:
+            self._require_numbers(line)
+        return lines
+
+    def _require_numbers(self, line: Any) -> None:
+        """Refuse a line without the numbers that all lines have, and every reader takes."""
+        if not isinstance(line, dict):
+            raise UserError(f"{self._uri}: damaged, not a JSON object a line")
+        for name, kind in IN_EVERY_LINE.items():
+            if not isinstance(line.get(name), kind):
+                raise UserError(f"{self._uri}: damaged, {name} is {line.get(name)!r} in a line")
+        for task, loss in line["loss_by_task"].items():
+            if not isinstance(loss, int | float):
+                raise UserError(f"{self._uri}: damaged, the loss of {task} is {loss!r} in a line")
 
 
 def _with_nan(value: Any) -> Any:

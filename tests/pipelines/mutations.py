@@ -135,13 +135,15 @@ def value(path: Path, chance: random.Random) -> str:
     return f"{key}={outer[key]!r}"
 
 
-def first_line(path: Path, chance: random.Random) -> str:
-    """Replace a value in the first of a file's JSON lines."""
-    line, end, rest = path.read_text().partition("\n")
-    path.write_text(line)
+def line_value(path: Path, chance: random.Random) -> str:
+    """Replace a value in one of a file's JSON lines."""
+    lines = path.read_text().splitlines()
+    place = chance.randrange(len(lines))
+    path.write_text(lines[place])
     what = value(path, chance)
-    path.write_text(path.read_text() + end + rest)
-    return what
+    lines[place] = path.read_text()
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return f"line {place}: {what}"
 
 
 KINDS: dict[str, tuple[str, Callable[[Path, random.Random], str]]] = {
@@ -161,7 +163,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, random.Random], str]]] = {
     "run values": ("run/run.json", value),
     "run bytes": ("run/run.json", raw),
     "metrics bytes": ("run/metrics.jsonl", raw),
-    "metrics values": ("run/metrics.jsonl", first_line),
+    "metrics values": ("run/metrics.jsonl", line_value),
     "config bytes": ("run/config.yaml", raw),
     "state values": ("run/checkpoints/*/state.json", value),
     "state bytes": ("run/checkpoints/*/state.json", raw),

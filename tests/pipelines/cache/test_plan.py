@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -153,6 +154,19 @@ def test_empty_or_damaged_manifests_are_refused(tmp_path):
         require_clips(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no manifest there"):
         require_clips(str(tmp_path / "absent"))
+
+
+def test_a_plan_that_does_not_say_its_last_unit_is_refused_by_name(tmp_path):
+    clips = [segment_of("a", 10.0 * number, number=number) for number in range(4)]
+    extend_plan(str(tmp_path), clips, recipe=RECIPE, shard_nbytes=10**7)
+    path = tmp_path / "units" / "000000.parquet"
+    planned = pq.read_table(path)
+    pq.write_table(planned.set_column(0, "unit", pa.array([0, 0, 0, None], pa.int64())), path)
+    with pytest.raises(UserError, match=r"000000\.parquet: damaged \(column unit lacks a value in some row\)"):
+        count_units(str(tmp_path))
+    pq.write_table(planned.slice(0, 0), path)
+    with pytest.raises(UserError, match=r"000000\.parquet: damaged \(it holds no clips\)"):
+        count_units(str(tmp_path))
 
 
 def test_clip_of_unknown_length_counts_as_the_longest(tmp_path):

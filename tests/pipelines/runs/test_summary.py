@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
+from pipelines.errors import UserError
 from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.compare import runs_compare
@@ -174,3 +175,20 @@ def test_a_damaged_file_of_a_run_is_named_with_exit_code_2(tmp_path, capsys, fil
     assert main(["runs", "list", f"runs={tmp_path / 'runs'}"]) == 2
     told = capsys.readouterr().err
     assert f"{file}: damaged" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"step": 2, "loss": 1.0}', "loss_by_task is None in a line"),
+        ('{"step": "x", "loss": 1.0, "loss_by_task": {}}', "step is 'x' in a line"),
+        ('{"step": 2, "loss": 1.0, "loss_by_task": {"asr": []}}', "the loss of asr is [] in a line"),
+        ("[1]", "not a JSON object a line"),
+    ],
+)
+def test_a_line_of_metrics_lacks_no_number_that_all_have(tmp_path, line, told):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null, "loss_by_task": {"asr": null}}\n')
+    assert len(read_metrics(str(tmp_path))) == 1
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=rf"metrics\.jsonl: damaged, {re.escape(told)}"):
+        read_metrics(str(tmp_path))

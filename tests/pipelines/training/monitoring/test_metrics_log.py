@@ -31,7 +31,7 @@ def test_lines_are_read_as_they_come_and_anew_where_the_run_went_back(tmp_path):
         file.write('{"step": 3, "lo')
         file.flush()
         assert tail.read() == [] and steps(read_metrics(run)) == [1, 2]
-        file.write('ss": 2.0}\n')
+        file.write('ss": 2.0, "loss_by_task": {}}\n')
     assert steps(tail.read()) == [3]
     log.close()
     log = MetricsLog(config_of(run), ["asr"], first_step=1)
