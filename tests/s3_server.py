@@ -29,8 +29,9 @@ STALL_SECONDS = 2.0
 SERVER = """
 import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
-run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app))
+from werkzeug.serving import make_server
+port, fd = map(int, sys.argv[1:])
+make_server("127.0.0.1", port, DomainDispatcherApplication(create_backend_app), fd=fd).serve_forever()
 """
 """One request at a time: moto 5.2 hashes an object without its lock, and a GET beside that reads other bytes."""
 
@@ -136,9 +137,10 @@ class S3Server:
 @contextlib.contextmanager
 def s3_server(bucket: str) -> Iterator[S3Server]:
     """Run a server with one empty bucket, for clients with `CREDENTIALS` in their environment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL)
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # handed on: a port that is free now is another's soon
+        port, fd = listener.getsockname()[1], listener.fileno()
+        command = [sys.executable, "-c", SERVER, str(port), str(fd)]
+        process = subprocess.Popen(command, pass_fds=[fd], stderr=subprocess.DEVNULL)
     gate = Gate(port)
     try:
         _make_bucket(port, bucket)

@@ -100,12 +100,14 @@ class Faults:
         process.kill()
         return self._count(KILLED, self._end_of(process), met=-signal.SIGKILL)
 
-    def freeze(self, work: Callable[..., None], *arguments: object) -> bool:
-        """Stop some processes one after the other, let another do all the work, and let them go on together."""
+    def freeze(self, work: Callable[..., None], *arguments: object, together: bool = True) -> bool:
+        """Stop some processes one after the other, let another do all the work, and let them go on."""
         frozen = [self._frozen(work, *arguments) for _ in range(NUM_FROZEN)]
         assert self.finish(work, *arguments)
         for process in frozen:
             self.tally[FROZEN] += _is_sent(signal.SIGCONT, process)
+            if not together:
+                self._end_of(process)
         ends = [self._end_of(process) for process in frozen]
         self.ends.update(ends)
         assert not any(ends), ends
@@ -289,7 +291,7 @@ def test_training_that_is_frozen_while_another_does_its_work(training, tmp_path)
 
     def freeze(config: TrainConfig) -> bool:
         open_run(config, pending=[])  # a run is begun by one job, which holds it
-        return faults.freeze(train_on, config)
+        return faults.freeze(train_on, config, together=False)  # two may take a checkpoint away at the same time
 
     train_under(freeze, faults, tmp_path, training)
 
