@@ -1,11 +1,11 @@
 """How many questions a second the server answers: one at a time, and sixteen clients at a time.
 
-`python -m benchmarks.serving [requests] [alone] [memory_requests]` starts `salmonn serve` on this machine over two runs
-over one tiny LLM, which answers with 1 to 80 tokens, beams 4, float32, two threads. `requests` (1000) mixed questions
-of 16 clients, about 40 sounds, of both runs, half of them streamed, each must get the text that the same question gets
+`python -m benchmarks.serving [requests] [alone] [memory_requests] [llm]` starts `salmonn serve` on this machine over
+two runs over one tiny LLM, which answers with 1 to 80 tokens, beams 4, float32, two threads. `requests` (1000) mixed
+questions of 16 clients, about 40 sounds, of both runs, half of them streamed, each must get the text that the same question gets
 alone in this process. `alone` (100) of them are asked one after the other first, for the throughput to compare with.
 Each sound was heard once before, so that both find its features and no encoder takes part. Then `memory_requests`
-(5000) more show whether the server's memory grows.
+(5000) more show whether the server's memory grows. `llm` is the folder of another LLM than the tiny one.
 """
 
 import base64
@@ -64,11 +64,11 @@ class Timed:
     whole_seconds: float
 
 
-def main(requests: int, alone: int, memory_requests: int) -> None:
+def main(requests: int, alone: int, memory_requests: int, *, llm: str) -> None:
     torch.set_num_threads(THREADS)
     folder = Path(tempfile.mkdtemp(prefix="serving-"))
     try:
-        prepare(folder)
+        prepare(folder, Path(llm) if llm else write_llm(folder / "llm"))
         sounds = [sound_of(number) for number in range(SOUNDS)]
         chance = random.Random(0)
         asked = [draw(chance) for _ in range(requests)]
@@ -85,14 +85,19 @@ def main(requests: int, alone: int, memory_requests: int) -> None:
         shutil.rmtree(folder)
 
 
-def prepare(folder: Path) -> None:
-    """Make two runs of one step over one LLM."""
-    write_tiny_llm(TEXTS, folder / "llm", vocab_size=2048)
-    model, tokenizer = load_llm(folder / "llm")
+def write_llm(folder: Path) -> Path:
+    """Write a tiny LLM that ends its answers."""
+    write_tiny_llm(TEXTS, folder, vocab_size=2048)
+    model, tokenizer = load_llm(folder)
     with torch.no_grad():
         head: Tensor = model.lm_head.weight
         head[tokenizer.eos_token_id] *= ENDING
-    model.save_pretrained(folder / "llm")
+    model.save_pretrained(folder)
+    return folder
+
+
+def prepare(folder: Path, llm: Path) -> None:
+    """Make two runs of one step over one LLM."""
     (folder / "audio").mkdir()
     (folder / "audio" / "a.wav").write_bytes(sound_of(0))
     (folder / "table.csv").write_text("path,text,task,split\na.wav,a sound,asr,train\n")
@@ -103,7 +108,7 @@ def prepare(folder: Path) -> None:
     sizes = ["qformer.hidden_width=128", "qformer.num_heads=2", "qformer.ffn_width=256"]
     for number, name in enumerate(("one", "two")):
         steps = ["steps=1", "batch_examples=1", "optim.warmup_steps=0", f"seed={number}", "optim.lr=0.01"]
-        verb(here, "train", *data, f"run={folder}/{name}", f"llm={folder}/llm", *sizes, *steps)
+        verb(here, "train", *data, f"run={folder}/{name}", f"llm={llm}", *sizes, *steps)
 
 
 def sound_of(number: int) -> bytes:
@@ -223,5 +228,5 @@ def watch_memory(
 
 if __name__ == "__main__":
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, ray {ray.__version__}")
-    given = [int(word) for word in sys.argv[1:]]
-    main(*(given + [1000, 100, 5000][len(given) :]))
+    given = [int(word) for word in sys.argv[1:4]]
+    main(*(given + [1000, 100, 5000][len(given) :]), llm=sys.argv[4] if len(sys.argv) > 4 else "")
