@@ -2,10 +2,11 @@
 
 `python -m benchmarks.serving [requests] [alone] [memory_requests] [llm]` starts `salmonn serve` on this machine over
 two runs over one tiny LLM, which answers with 1 to 80 tokens, beams 4, float32, two threads. `requests` (1000) mixed
-questions of 16 clients, about 40 sounds, of both runs, half of them streamed, each must get the text that the same question gets
-alone in this process. `alone` (100) of them are asked one after the other first, for the throughput to compare with.
-Each sound was heard once before, so that both find its features and no encoder takes part. Then `memory_requests`
-(5000) more show whether the server's memory grows. `llm` is the folder of another LLM than the tiny one.
+questions of 16 clients, about 40 sounds, of both runs, half of them streamed, each must get the text that the same
+question gets alone in this process. `alone` (100) of them are asked one after the other first, for the throughput to
+compare with. Each sound was heard once before, so that both find its features and no encoder takes part. Then
+`memory_requests` (5000) more show whether the server's memory grows. `llm` is the folder of another LLM than the tiny
+one.
 """
 
 import base64
