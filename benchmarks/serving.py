@@ -155,8 +155,10 @@ def served(folder: Path) -> Iterator[psutil.Process]:
             if line.startswith("page: "):
                 break
         children = psutil.Process(server.pid).children(recursive=True)
-        yield next(child for child in children if "ServeReplica" in " ".join(child.cmdline()))
-        server.send_signal(signal.SIGTERM)
+        try:
+            yield next(child for child in children if "ServeReplica" in " ".join(child.cmdline()))
+        finally:
+            server.send_signal(signal.SIGTERM)
 
 
 def ask(client: OpenAI, sounds: Sequence[bytes], asked: Asked) -> Timed:
