@@ -1,4 +1,4 @@
-"""Greedy and beam search from embedded prompts, for any causal LLM of transformers, without work that nobody reads.
+"""Greedy and beam search from embedded prompts, for LLMs of transformers that attend, without work that nobody reads.
 
 A prompt goes through the LLM once, however many beams continue it, an example that is done leaves the batch, and a new
 one joins at any step. The answers are those of transformers' `generate` with `early_stopping=False`, which is
@@ -63,7 +63,7 @@ class Decoding:
                 beam.
 
         Raises:
-            LLMError: If the LLM has layers that keep something else than keys and values of every position they see.
+            LLMError: As `require_decoding`.
         """
         self._eos, self._num_beams = eos, num_beams
         self._max_new_tokens, self._length_penalty = max_new_tokens, length_penalty
@@ -223,18 +223,27 @@ def _in_gaps(goes_on: Sequence[bool]) -> list[int]:
     return [place if goes_on[place] else last.pop() for place in range(len(kept))]
 
 
-def _windows(llm: Any) -> dict[str, int | None]:
-    """Return how many positions back layers see, by their kind; None: all.
+def require_decoding(llm: Any) -> None:
+    """Check that the LLM can answer here.
 
     Raises:
-        LLMError: If there are layers of another kind.
+        LLMError: If it has layers that keep something else than keys and values of every position they see.
     """
-    kinds, options = get_layer_types_and_kwargs(llm.config.get_text_config(decoder=True))
-    if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-        raise LLMError(
-            f"language models of type {llm.config.model_type} cannot answer here: they have layers of the kind "
-            f"{sorted(unknown)[0]}"
-        )
+    _windows(llm)
+
+
+def _windows(llm: Any) -> dict[str, int | None]:
+    """Return how many positions back layers see, by their kind; None: all. Raises as `require_decoding`."""
+    config = llm.config.get_text_config(decoder=True)
+    kinds, options = get_layer_types_and_kwargs(config)
+    unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    found = f"of the kind {unknown[0]}" if unknown else ""
+    if getattr(config, "num_kv_shared_layers", 0):
+        found = "that take keys and values of other layers"
+    elif "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's, which takes a column for a position
+        found = "of the kind local"
+    if found:
+        raise LLMError(f"language models of type {llm.config.model_type} cannot answer here: they have layers {found}")
     return {kind: option.get("sliding_window") for kind, option in zip(kinds, options, strict=True)}
 
 
@@ -268,7 +277,7 @@ class _Trees(Cache):
         for place, old in enumerate(step.examples):
             if place != old:
                 for buffer in chain(*self._layers):
-                    buffer[place, :, : self._used[old]] = buffer[old, :, : self._used[old]]
+                    _write(buffer[place], buffer[old, :, : self._used[old]])
         self.adapters = [self.adapters[old] for old in step.examples]
         self._used, self._next = ([known[old] for old in step.examples] for known in (self._used, self._next))
         old_B = torch.tensor(step.examples, device=step.beams.device, dtype=torch.long)
@@ -285,7 +294,7 @@ class _Trees(Cache):
         self._fit(first + len(examples), max(lengths))
         for buffer, states in zip(chain(*self._layers), chain(*prompts.layers), strict=True):
             for place, example, length in zip(count(first), examples, lengths, strict=False):
-                buffer[place, :, :length] = states[example, :, -length:]
+                _write(buffer[place], states[example, :, -length:])
         columns_C = torch.arange(self._positions_BC.shape[1], device=self._positions_BC.device)
         has_BC = columns_C < torch.tensor(lengths, device=columns_C.device).unsqueeze(1)
         self._has_BKC = torch.cat([self._has_BKC, has_BC.unsqueeze(1).expand(-1, self._num_beams, -1)])
@@ -347,9 +356,17 @@ class _Trees(Cache):
         self._positions_BC = pad(self._positions_BC.gather(1, kept_BC), (0, empty))
         for layer in self._layers:
             for part, buffer in enumerate(layer):
-                # Zeros, since a masked column still is multiplied by 0, which not every number survives.
                 layer[part] = buffer.new_zeros(examples, buffer.shape[1], room, buffer.shape[3])
                 layer[part][: len(kept_BC), :, : kept_BC.shape[1]] = buffer[rows_B1, :, kept_BC].transpose(1, 2)
+
+
+def _write(place: Tensor, states: Tensor) -> None:
+    """Write an example's keys or values, [heads, columns, width], and zeros where another's stood behind them.
+
+    A masked column is multiplied by 0 all the same, which not every number survives.
+    """
+    place[:, : states.shape[1]] = states
+    place[:, states.shape[1] :] = 0
 
 
 class _Greedy:

@@ -66,7 +66,8 @@ def shard_name(unit: int) -> str:
 def _faults(table: pa.Table, recipe: Recipe, shards: pa.Array, ends_N: Integers) -> Iterator[tuple[str, str, Booleans]]:
     """Yield column, what it must be, and which rows [N] are not.
 
-    Widths and dtypes may be left out of the table: other ones than the recipe's have another number of bytes.
+    Widths and dtypes may be left out of the table: another width than the recipe's has another number of bytes, and
+    nothing that is read goes by the dtype that stands there.
     """
     digits_N = np.asarray(pc.fill_null(pc.binary_length(table["clip_id"]), 0))
     yield "clip_id", f"it must have {CLIP_ID_DIGITS} digits", digits_N != CLIP_ID_DIGITS

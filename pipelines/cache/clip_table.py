@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ UNCHECKED = ("source_digest", "doubt", "_width", "_dtype", *FIDELITY)
 """How the columns of an index end that say nothing about where a clip is, or what the recipe says."""
 FETCH_THREADS = 16
 """They wait for an object store; pyarrow's client has 25 connections."""
-FILES_AT_ONCE = 1_024
-"""Index files whose rows are in memory as they were read."""
+READ_NBYTES = 20_000_000
+"""Of index files whose rows are in memory as they were read."""
 SMALL_NBYTES, SMALL_FILES = 4_000_000, 16
 """An index up to this large, and an object store's of so few files, is read by each process for itself: in a second."""
 DIGITS = 32
@@ -126,8 +126,7 @@ def _make(files: IndexFiles, recipe: Recipe, before: pa.Table | None) -> pa.Tabl
     known = _known_rows(before)
     read = [place for place, file in enumerate(files.files) if file not in known]
     blocks: dict[int, pa.Table] = {}
-    for start in range(0, len(read), FILES_AT_ONCE):
-        places = read[start : start + FILES_AT_ONCE]
+    for places in _in_parts(files, read):
         names = [files.files[place][0] for place in places]
         index, file_N = read_index_rows(files.cache, recipe, names, checked_only=True)
         rows = _plain(index, recipe, np.array([unit_of(name) for name in names], np.int32)[file_N])
@@ -144,6 +143,18 @@ def _make(files: IndexFiles, recipe: Recipe, before: pa.Table | None) -> pa.Tabl
     table = table.append_column("by_id", pa.array(order_N)).append_column("sorted_high", pa.array(high_N[order_N]))
     said = {"files": json.dumps([[*file, len(part)] for file, part in zip(files.files, parts, strict=True)])}
     return table.replace_schema_metadata(said)
+
+
+def _in_parts(files: IndexFiles, places: Sequence[int]) -> Iterator[list[int]]:
+    part, nbytes = [], 0
+    for place in places:
+        part.append(place)
+        nbytes += files.files[place][1]
+        if nbytes >= READ_NBYTES:
+            yield part
+            part, nbytes = [], 0
+    if part:
+        yield part
 
 
 def _known_rows(before: pa.Table | None) -> dict[tuple[str, int, int], tuple[int, int]]:

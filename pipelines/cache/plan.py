@@ -276,9 +276,10 @@ def count_units(cache: str) -> int:
     if not files:
         return 0
     with _open_plan(files[-1]) as file:
-        if not file.metadata.num_rows:
+        filled = [group for group in range(file.num_row_groups) if file.metadata.row_group(group).num_rows]
+        if not filled:
             raise pa.ArrowInvalid("it holds no clips")  # which `open_parquet` puts a name to
-        *_, last = storage.iter_batches(file, ROWS_PER_GROUP, ["unit"], groups=[file.num_row_groups - 1])
+        *_, last = storage.iter_batches(file, ROWS_PER_GROUP, ["unit"], groups=filled[-1:])
         return 1 + int(with_columns(last, ["unit"])["unit"][-1].as_py())
 
 

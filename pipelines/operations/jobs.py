@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from rich.table import Table
 
+from cluster.apart import call_in_thread
 from cluster.jobs.follow import end_of, follow, is_over
 from cluster.jobs.preflight import PREFIX
 from cluster.jobs.server import JobServer
@@ -57,7 +58,7 @@ def jobs_logs(config: JobLogsConfig) -> None:
     if not config.follow:
         print(server.get_job_logs(config.job), end="")
         return
-    end = follow(server, config.job, write=write_out, silence_seconds=config.silence_seconds)
+    end = call_in_thread(lambda: follow(server, config.job, write=write_out, silence_seconds=config.silence_seconds))
     print(f"{end.job} {end.reason}", file=sys.stderr)
     if end.exit_code:
         raise SystemExit(end.exit_code)

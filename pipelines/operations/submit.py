@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.apart import call_in_thread
 from cluster.errors import UnreachableError
 from cluster.jobs.follow import JobEnd, end_of, follow, is_over
 from cluster.jobs.preflight import ask_cluster, require_good
@@ -72,7 +73,8 @@ def _run(config: SubmitConfig, server: JobServer, work: Work, number: int) -> Jo
 def _follow(config: SubmitConfig, server: JobServer, job: str, note: str) -> JobEnd:
     with _detached(config, server, job):
         _say(f"{job} {note}")
-        return follow(server, job, write=write_out, silence_seconds=config.silence_seconds)
+        # An interrupt that comes while a library's finaliser runs is lost, so none runs in this thread.
+        return call_in_thread(lambda: follow(server, job, write=write_out, silence_seconds=config.silence_seconds))
 
 
 @contextmanager

@@ -12,8 +12,12 @@ WAIT, COMPUTE, SUM, UPDATE = STEP_PARTS = ("data_wait", "forward_and_backward", 
 VALIDATION, CHECKPOINT = "validation", "checkpoint"
 """What is done between steps, and not counted as theirs."""
 
-
-IN_EVERY_LINE = {"step": int, "loss": int | float, "loss_by_task": dict}
+_NUMBER = int | float
+IN_EVERY_LINE: dict[str, Any] = {
+    **{"step": int, "skipped_steps": int, "loss_by_task": dict, "examples_by_task": dict, "seconds_by_part": dict},
+    **dict.fromkeys(("loss", "token_accuracy", "examples_per_second", "audio_hours_per_second"), _NUMBER),
+    **dict.fromkeys(("data_wait_fraction", "megabytes_per_second", "peak_memory_mb"), _NUMBER),
+}
 
 
 class MetricsTail(storage.LineTail):
@@ -34,11 +38,12 @@ class MetricsTail(storage.LineTail):
         if not isinstance(line, dict):
             raise UserError(f"{self._uri}: damaged, not a JSON object a line")
         for name, kind in IN_EVERY_LINE.items():
-            if not isinstance(line.get(name), kind):
-                raise UserError(f"{self._uri}: damaged, {name} is {line.get(name)!r} in a line")
-        for task, loss in line["loss_by_task"].items():
-            if not isinstance(loss, int | float):
-                raise UserError(f"{self._uri}: damaged, the loss of {task} is {loss!r} in a line")
+            found = line.get(name)
+            if not isinstance(found, kind):
+                raise UserError(f"{self._uri}: damaged, {name} is {found!r} in a line")
+            for part, number in found.items() if isinstance(found, dict) else ():
+                if not isinstance(number, _NUMBER):
+                    raise UserError(f"{self._uri}: damaged, {name} of {part} is {number!r} in a line")
 
 
 def _with_nan(value: Any) -> Any:

@@ -19,7 +19,7 @@ PAGE_CHECKSUMS: Mapping[str, Any] = {"write_page_checksum": True}
 """What every writer of Parquet is given: a bit that turns inside a page is otherwise another value."""
 
 
-FETCHED_AT_ONCE = 16
+FETCHED_AT_ONCE, FETCHED_NBYTES = 16, 500_000
 """Small files that a thread fetches in one go, at most: giving it work costs as much as reading a local one."""
 
 
@@ -96,9 +96,11 @@ def read_small_parquets(uris: Sequence[str], schema: pa.Schema, *, threads: int)
         MissingError: If a file is gone.
         UserError: As `open_parquet`.
     """
-    step = max(1, min(FETCHED_AT_ONCE, len(uris) // (4 * threads)))
-    parts = [uris[start : start + step] for start in range(0, len(uris), step)]
-    fetched = itertools.chain.from_iterable(run_threads(_read_whole, parts, threads=threads))
+    first = _read_whole(uris[:1])
+    at_once = min([FETCHED_AT_ONCE, len(uris) // (4 * threads), *(FETCHED_NBYTES // max(1, one.size) for one in first)])
+    step = max(1, at_once)
+    parts = [uris[start : start + step] for start in range(1, len(uris), step)]
+    fetched = itertools.chain(first, itertools.chain.from_iterable(run_threads(_read_whole, parts, threads=threads)))
     known = None
     for uri, data in zip(uris, fetched, strict=True):
         with _parsed(uri, lambda data=data: pa.BufferReader(data), pre_buffer=False) as file:  # type: ignore[misc]

@@ -7,11 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     Lfm2Config,
@@ -25,7 +29,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from llm.decoding import _ROOM, Decoding, decode
+from llm.decoding import _ROOM, Decoding, decode, require_decoding
 from llm.errors import LLMError
 from llm.packing import attend_by_example
 
@@ -38,6 +42,16 @@ SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
 }
 GATED: dict[str, Any] = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 128, "num_key_value_heads": 2}
+
+SMALL_NEO: dict[str, Any] = {
+    **{"hidden_size": WIDTH, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY},
+    "attention_types": [[["global", "local"], 1]],
+}
+SMALL_GEMMA_3N: dict[str, Any] = {
+    **{**GATED, "num_hidden_layers": 4, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4},
+    **{"head_dim": 8, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    **{"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "laurel_rank": 4},
+}
 
 
 def attending_by_example(model: PreTrainedModel) -> PreTrainedModel:
@@ -165,11 +179,50 @@ def test_what_no_beam_continues_is_forgotten(llm: PreTrainedModel) -> None:
     assert tokens < most < 5 + tokens + 2 * num_beams * _ROOM < 5 + num_beams * tokens
 
 
-def test_an_llm_with_recurrent_layers_is_refused() -> None:
-    sizes = {**GATED, "layer_types": ["conv", "full_attention"]}
-    recurrent = Lfm2ForCausalLM(Lfm2Config(**sizes))
-    with pytest.raises(LLMError, match="type lfm2 cannot answer here: they have layers of the kind conv"):
-        Decoding(recurrent, eos=EOS, num_beams=4, max_new_tokens=8)
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (
+            lambda: Lfm2ForCausalLM(Lfm2Config(**{**GATED, "layer_types": ["conv", "full_attention"]})),
+            "type lfm2 cannot answer here: they have layers of the kind conv",
+        ),
+        (
+            lambda: GPTNeoForCausalLM(GPTNeoConfig(**SMALL_NEO)),
+            "type gpt_neo cannot answer here: they have layers of the kind local",
+        ),
+        (
+            lambda: Gemma3nForCausalLM(Gemma3nTextConfig(**SMALL_GEMMA_3N)),
+            "type gemma3n_text cannot answer here: they have layers that take keys and values of other layers",
+        ),
+    ],
+)
+def test_an_llm_whose_layers_keep_other_things_is_refused(model: Callable[[], PreTrainedModel], layers: str) -> None:
+    llm = model()
+    with pytest.raises(LLMError, match=layers):
+        require_decoding(llm)
+    with pytest.raises(LLMError, match=layers):
+        Decoding(llm, eos=EOS, num_beams=4, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_an_example_without_numbers_disturbs_none_that_takes_its_place(llm: PreTrainedModel, broken: float) -> None:
+    lengths = {1: 40, 2: 60, 3: 5, 4: 6}
+
+    def answers_of(number: float) -> dict[int, list[int]]:
+        decoding, answers = Decoding(llm, eos=-1, num_beams=1, max_new_tokens=12), {}
+        for example, length in lengths.items():
+            prompt = torch.randn(1, length, WIDTH, generator=torch.Generator().manual_seed(example))
+            if example == 1:
+                prompt[0, 20] = number
+            if example == 4:  # comes when the broken one has left
+                answers |= {key: tokens for _ in range(5) for key, tokens in decoding.step().items()}
+            decoding.join([example], prompt, [length], [3 if example == 1 else 12])
+        while len(decoding):
+            answers |= decoding.step()
+        return answers
+
+    healthy, beside = answers_of(0.5), answers_of(broken)
+    assert [healthy[example] for example in (2, 3, 4)] == [beside[example] for example in (2, 3, 4)]
 
 
 def _padded(prompts: list[Tensor]) -> tuple[Tensor, list[int]]:

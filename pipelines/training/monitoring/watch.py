@@ -3,10 +3,11 @@
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from pipelines import metrics, storage
+from pipelines.errors import UserError
 from pipelines.interface.progress import Phase
 from pipelines.interface.words import counted
 from pipelines.runs.folder import REPORT
@@ -53,10 +54,17 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
             if not stands[config.run].is_complete:
                 break  # those after it wait for it
 
+    def look() -> None:
+        try:
+            show()
+        except UserError as error:  # a damaged line must not end the display, less so the job
+            print(f"the progress that is shown lacks some: {error}", file=sys.stderr)
+        except OSError:
+            pass  # of a slow store; it is asked again
+
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS if storage.is_local(configs[0].run) else LOOK_AFAR_SECONDS):
-            with suppress(OSError):  # a slow store must not end the display, less so the job
-                show()
+            look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -65,8 +73,7 @@ def watched(configs: Sequence[TrainConfig], phase: Phase) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with suppress(OSError):
-            show()
+        look()
 
 
 def describe_line(line: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from llm.decoding import require_decoding
 from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm
@@ -96,6 +97,7 @@ class TrainWorker:
             self.model.to(device)
         with together(config.run, device=device):
             require_packing(self.model.llm)
+            require_decoding(self.model.llm)
         if config.gradient_checkpointing:
             self.model.llm.activation_checkpointing_enable()
         self.parameters = self.model.trainable_parameters()

@@ -69,7 +69,7 @@ def cache(tmp_path, request, monkeypatch) -> Path:
     """Return a cache of nine units, of which some are as short as can be; its index counts as large."""
     monkeypatch.setattr(clip_table, "SMALL_NBYTES", 0)
     monkeypatch.setattr(clip_table, "SMALL_FILES", 0)
-    monkeypatch.setattr(clip_table, "FILES_AT_ONCE", 4)
+    monkeypatch.setattr(clip_table, "READ_NBYTES", 20_000)
     monkeypatch.setenv("SALMONN_SNAPSHOTS", str(tmp_path / "snapshots"))
     recipe, folder, rng = recipe_of(request.param), tmp_path / "c", np.random.default_rng(3)
     write_recipe(str(folder), recipe, encoders=dict.fromkeys(WIDTHS, "none"), recorded={})

@@ -167,6 +167,10 @@ def test_a_plan_that_does_not_say_its_last_unit_is_refused_by_name(tmp_path):
     pq.write_table(planned.slice(0, 0), path)
     with pytest.raises(UserError, match=r"000000\.parquet: damaged \(it holds no clips\)"):
         count_units(str(tmp_path))
+    with pq.ParquetWriter(path, planned.schema) as writer:
+        writer.write_table(planned)
+        writer.write_table(planned.slice(0, 0))
+    assert count_units(str(tmp_path)) == 1 + planned["unit"][-1].as_py()
 
 
 def test_clip_of_unknown_length_counts_as_the_longest(tmp_path):

@@ -11,6 +11,7 @@ from pipelines import storage
 from pipelines.cli import main
 from pipelines.runs.evaluations import read_scores
 from pipelines.runs.seeds import group_by_seed, spread_rows
+from tests.pipelines.builders import metrics_line
 
 
 def write_run(folder: Path, *, seed: int, loss: float, wer: float | None = None, **keys: object) -> Path:
@@ -20,7 +21,7 @@ def write_run(folder: Path, *, seed: int, loss: float, wer: float | None = None,
     config = {"run": str(folder), "steps": 2, "seed": seed, **keys}
     (folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
     (folder / "run.json").write_text('{"version": "0.0.7"}')
-    line = {"step": 2, "loss": loss, "loss_by_task": {"asr": loss + 1, "aqa": loss - 1}}
+    line = metrics_line(2, loss=loss, loss_by_task={"asr": loss + 1, "aqa": loss - 1})
     (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     if wer is not None:
         (folder / "evaluation" / "test").mkdir(parents=True)

@@ -13,10 +13,10 @@ from pipelines.interface.config import load_config
 from pipelines.manifest.corpora.table import TableConfig, prepare_table
 from pipelines.runs.compare import runs_compare
 from pipelines.runs.config import RunsCompareConfig, RunsListConfig
-from pipelines.runs.metrics import read_metrics
+from pipelines.runs.metrics import IN_EVERY_LINE, read_metrics
 from pipelines.runs.summary import runs_list
 from pipelines.training.config import TrainConfig, with_full_paths
-from tests.pipelines.builders import fill, make_worker, train_here
+from tests.pipelines.builders import fill, make_worker, metrics_line, train_here
 from tests.toy import write_tone_corpus
 
 SMALL = ["heard_seconds=2", "qformer.hidden_width=32", "qformer.num_heads=2", "qformer.ffn_width=64", "optim.lr=3e-3"]
@@ -180,15 +180,26 @@ def test_a_damaged_file_of_a_run_is_named_with_exit_code_2(tmp_path, capsys, fil
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"step": 2, "loss": 1.0}', "loss_by_task is None in a line"),
-        ('{"step": "x", "loss": 1.0, "loss_by_task": {}}', "step is 'x' in a line"),
-        ('{"step": 2, "loss": 1.0, "loss_by_task": {"asr": []}}', "the loss of asr is [] in a line"),
-        ("[1]", "not a JSON object a line"),
+        *(({name: None}, f"{name} is nan in a line") for name in IN_EVERY_LINE if name.endswith(("_task", "_part"))),
+        ({"step": "x"}, "step is 'x' in a line"),
+        ({"loss_by_task": {"asr": []}}, "loss_by_task of asr is [] in a line"),
+        ({"skipped_steps": 0.5}, "skipped_steps is 0.5 in a line"),
+        ([1], "not a JSON object a line"),
     ],
 )
 def test_a_line_of_metrics_lacks_no_number_that_all_have(tmp_path, line, told):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": null, "loss_by_task": {"asr": null}}\n')
+    whole = metrics_line(1, loss=None, loss_by_task={"asr": None})
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(whole)}\n")
     assert len(read_metrics(str(tmp_path))) == 1
-    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps({**whole, **line} if isinstance(line, dict) else line)}\n")
     with pytest.raises(UserError, match=rf"metrics\.jsonl: damaged, {re.escape(told)}"):
+        read_metrics(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", IN_EVERY_LINE)
+def test_a_line_of_metrics_without_a_number_is_refused(tmp_path, name):
+    line = metrics_line(1)
+    del line[name]
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
+    with pytest.raises(UserError, match=rf"metrics\.jsonl: damaged, {name} is None in a line"):
         read_metrics(str(tmp_path))

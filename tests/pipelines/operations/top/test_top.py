@@ -30,7 +30,7 @@ from pipelines.operations.top.top import cache_rows, run_rows
 from pipelines.training.alarms import AlarmConfig
 from pipelines.training.monitoring.metrics_log import MetricsLog
 from tests import ROOT
-from tests.pipelines.builders import config_of, make_worker, prepare_tones, train_here
+from tests.pipelines.builders import config_of, make_worker, metrics_line, prepare_tones, train_here
 from tests.s3_server import s3_server
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC).timestamp()
@@ -164,8 +164,7 @@ def test_a_run_that_goes_back_to_a_checkpoint_is_counted_anew(corpus: tuple[str,
     config = config_of(corpus, tmp_path / "run")
     train_here(config)
     log = MetricsLog(config, ["audiocaption"], first_step=4)
-    numbers = {"loss": 1.0, "loss_by_task": {"audiocaption": 1.0}, "data_wait_fraction": 0.0, "skipped_steps": 2}
-    log.append({"step": 5, **numbers, "examples_per_second": 4.0})
+    log.append(metrics_line(5, loss_by_task={"audiocaption": 1.0}, skipped_steps=2, examples_per_second=4.0))
     watch = RunWatch(config.run)
     with storage.held(config.run):
         look = watch.look(time.time())

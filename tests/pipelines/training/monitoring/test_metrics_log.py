@@ -1,8 +1,10 @@
+import json
 import math
 
 from pipelines.runs.metrics import MetricsTail, read_metrics
 from pipelines.training.config import TrainConfig
 from pipelines.training.monitoring.metrics_log import MetricsLog
+from tests.pipelines.builders import metrics_line
 from tests.s3_server import s3_server
 
 
@@ -11,7 +13,7 @@ def config_of(run: str) -> TrainConfig:
 
 
 def line_of(step: int, loss: float = 1.0) -> dict:
-    return {"step": step, "loss": loss, "loss_by_task": {"asr": loss}, "data_wait_fraction": 0.0}
+    return metrics_line(step, loss=loss, loss_by_task={"asr": loss})
 
 
 def steps(lines: list[dict]) -> list[int]:
@@ -28,10 +30,11 @@ def test_lines_are_read_as_they_come_and_anew_where_the_run_went_back(tmp_path):
         log.append(line_of(step))
     assert steps(tail.read()) == [1, 2] and tail.read() == []
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "lo')
+        line = json.dumps(line_of(3))
+        file.write(line[:13])
         file.flush()
         assert tail.read() == [] and steps(read_metrics(run)) == [1, 2]
-        file.write('ss": 2.0, "loss_by_task": {}}\n')
+        file.write(f"{line[13:]}\n")
     assert steps(tail.read()) == [3]
     log.close()
     log = MetricsLog(config_of(run), ["asr"], first_step=1)
