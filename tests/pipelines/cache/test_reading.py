@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -293,6 +294,8 @@ def test_object_store_that_stops_answering_ends_in_an_error(corpus, keys):
         cache = FeatureCache(server.uri(f"{corpus[1].parent.name}/c"), ReadConfig(timeout_seconds=3.0))
         cache.read_frames([0])
         os.kill(server.process.pid, signal.SIGSTOP)
+        while psutil.Process(server.process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)  # all of its threads take the signal, when they get a processor
         with pytest.raises(TimeoutError, match=r"shards/\d+\.tar.*: clip \w+: not read within 3 s"):
             cache.read_frames([1])
 
