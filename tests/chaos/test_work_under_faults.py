@@ -54,6 +54,8 @@ NUM_FAULTS = int(os.environ.get("CHAOS_WORK_FAULTS", "20"))
 """Of each test."""
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 HANG_SECONDS = 300
+MOST_TRIES = 200
+"""Of a piece of work; a dozen are usual."""
 NUM_FROZEN = 3
 """At a time."""
 KILLED, FROZEN, DISK = "SIGKILL", "frozen, done by another, goes on", "disk full"
@@ -123,8 +125,8 @@ class Faults:
             process.join(self.rng.uniform(0, self.span_seconds / 3))
             if process.is_alive():
                 with fault():
+                    self.tally[name] += process.is_alive()  # to bring it about takes a while
                     process.join(self.rng.uniform(0, seconds))
-                self.tally[name] += 1
         end = self._end_of(process)
         self.ends[end] += 1
         assert end in (0, STORAGE_FAILED)
@@ -153,8 +155,7 @@ class Faults:
         while self.tally.total() < NUM_FAULTS:
             uri = storage.join(folder, f"piece-{pieces}")
             work = begin(uri)
-            while not fault(work):
-                pass
+            assert any(fault(work) for _ in range(MOST_TRIES)), f"{uri}: what fails goes on when the fault is over"
             storage.delete_folder(uri)
             pieces += 1
         print(f"\n{pieces} pieces of work: {self}", flush=True)

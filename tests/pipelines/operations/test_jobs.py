@@ -50,8 +50,12 @@ def test_an_interrupt_while_a_library_tidies_up_is_not_lost(monkeypatch, module)
 
     monkeypatch.setattr(jobs, "JobServer", Server)
     monkeypatch.setattr(module, "follow", follow)
-    with pytest.raises(KeyboardInterrupt):
-        if module is jobs:
-            jobs.jobs_logs(JobLogsConfig(job="extract-1", follow=True))
-        else:
-            submit._follow(SubmitExtractConfig(manifest="m", cache="c"), Server(""), "extract-1", "runs")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            if module is jobs:
+                jobs.jobs_logs(JobLogsConfig(job="extract-1", follow=True))
+            else:
+                submit._follow(SubmitExtractConfig(manifest="m", cache="c"), Server(""), "extract-1", "runs")
+    finally:
+        signal.signal(signal.SIGINT, before)
