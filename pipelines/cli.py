@@ -57,16 +57,22 @@ CONTINUED = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    signals: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signals.append(number)
+        sys.exit(number)
+
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray does it from its start on
+            signal.signal(signal.SIGTERM, stop)  # as Ray does it from its start on
         _run(words)
         sys.stdout.flush()
         return 0
     except (BrokenPipeError, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+        if isinstance(error, SystemExit) and (signals or error.code == signal.SIGTERM):  # while Ray waits the code is 1
             return _say_stopped(words, "stopped", signal.SIGTERM)
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise

@@ -7,6 +7,7 @@ qformer.errors.
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -188,3 +189,20 @@ def test_a_package_of_the_same_name_from_elsewhere_is_refused(tmp_path):
 def test_a_blank_beside_the_equals_sign_is_named(words, capsys):
     assert main(["cache", "info", *words]) == 2
     assert "no blank may stand beside =, as in key=value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [signal.SIGTERM, 1])
+def test_a_job_that_is_stopped_says_so_whatever_code_a_library_makes_of_it(monkeypatch, capsys, code):
+    def wait(config):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit:  # as ray.wait does, with 1
+            raise SystemExit(code) from None
+
+    monkeypatch.setattr("pipelines.manifest.tools.info.manifest_info", wait)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["manifest", "info", "manifest=m"]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped" in capsys.readouterr().err
