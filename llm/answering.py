@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from llm.decoding import Decoding
+from llm.decoding.decoding import Decoding
 from llm.salmonn import Answer, Batch, Salmonn
 
 _HALF_A_CHARACTER = "\ufffd"
@@ -62,8 +63,10 @@ class Answering:
         Raises:
             LLMError: If the batch has not one question per clip.
         """
-        embeds_BTH, lengths = (model or self.model).embed_prompts(batch)
-        self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter)
+        asked = model or self.model
+        embeds_BTH, lengths = asked.embed_prompts(batch)
+        again = partial(asked.embed_prompt, batch)
+        self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter, prompt_again=again)
         return lengths
 
     def step(self, streamed: Collection[int] = ()) -> list[Told]:

@@ -4,8 +4,9 @@ Letters: B examples, T positions of the LLM's sequence, A audio tokens per clip,
 batch, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llm.decoding import decode
+from llm.decoding.decoding import decode
 from llm.errors import LLMError
 from llm.packing import attend_by_example, packed_logits
 from llm.peft_parts import PeftModel
@@ -49,9 +50,18 @@ class Batch:
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> "Batch":
         """Return the batch with its tensors on `device`."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def only(self, place: int) -> "Batch":
+        """Return the batch of the one example in this place."""
+        one = slice(place, place + 1)
+        lists = replace(self, questions=self.questions[one], answers=self.answers[one])
+        return lists._with_each(lambda tensor: tensor[one])
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         names = ("speech", "audio", "audio_frames", "speech_frames", "speech_scale", "audio_scale")
-        tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
-        return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()})
+        tensors: Any = {name: change(tensor) for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,7 @@ class Salmonn(nn.Module):
                 num_beams=num_beams,
                 max_new_tokens=max_new_tokens,
                 length_penalty=length_penalty,
+                prompt_again=partial(self.embed_prompt, batch),
             )
         finally:
             self.train(was_training)
@@ -259,6 +270,10 @@ class Salmonn(nn.Module):
             padding_side="left",  # every row continues from its own last token
         )
         return self._embed(ids_BT, audio_NH), [len(prompt) for prompt in prompts]
+
+    def embed_prompt(self, batch: Batch, place: int) -> Tensor:
+        """Return one example's prompt [1, T, H], of which no rounding depends on the others."""
+        return self.embed_prompts(batch.only(place))[0]
 
     def _audio_tokens(self, batch: Batch) -> tuple[Tensor, list[int]]:
         """Return the clips' audio tokens one after the other, [N, H], and how many each has, [B]."""

@@ -23,7 +23,8 @@ class Hearing(Protocol):
 def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", beats: str = "") -> Hearing:
     """Load a run's encoders and return what makes float32 streams [frames, width] of 16 kHz waves [samples].
 
-    A run that hears clips at their own lengths gets the frames of the sound alone.
+    A wave gets the same bits whatever is heard beside it. A run that hears clips at their own lengths gets the frames
+    of the sound alone.
 
     Args:
         spec: Of the run.
@@ -49,7 +50,8 @@ def load_hearing(spec: RunSpec, run: str, *, device: str, whisper: str = "", bea
     def hear(waves: Sequence[Tensor], on_clips: Callable[[float], None] | None = None) -> list[dict[str, Tensor]]:
         clips = [
             {name: dequantise(quantise(streams.pop(name), recipe.codec), recipe.codec) for name in list(streams)}
-            for streams in encoder.encode(waves, on_clips=on_clips)
+            for wave in waves  # one by one: in a batch some last digits would depend on the others
+            for streams in encoder.encode([wave], on_clips=on_clips)
         ]
         if spec.hear == "clip":
             frames_of = heard_frames([wave.numel() / SAMPLE_RATE_HZ for wave in waves])

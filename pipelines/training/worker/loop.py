@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from llm.decoding import require_decoding
+from llm.decoding.layers import require_decoding
 from llm.lora import set_lora_scaling
 from llm.packing import require_packing
 from llm.sharding import shard_llm

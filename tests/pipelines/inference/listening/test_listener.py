@@ -62,6 +62,16 @@ def test_several_questions_about_one_sound_encode_it_once(listener, recording, m
     assert listener.answers([]) == []
 
 
+def test_a_sound_has_the_same_bits_whatever_is_heard_beside_it(listener):
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(RATE_HZ, 8 * RATE_HZ, 24)
+    sounds = [(chance.normal(0, 0.1, length).astype(np.float32), RATE_HZ) for length in lengths]
+    together = listener.features_of(sounds)
+    for sound, found in zip(sounds, together, strict=True):
+        for name, frames in listener.features(sound).streams.items():
+            assert torch.equal(frames, found.streams[name])
+
+
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_pieces_join_to_the_answer(listener, recording, num_beams):
     for question in (QUESTION, "Who?", "Is it high or low?"):

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
-from llm.decoding import decode
+from llm.decoding.decoding import decode
 
 __version__ = "0.32.0"
 

@@ -1,3 +1,5 @@
+"""Covers llm.decoding.layers, llm.decoding.searches, llm.decoding.trees."""
+
 import itertools
 import random
 from collections.abc import Callable
@@ -9,71 +11,19 @@ from torch import Tensor
 from transformers import (
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
     GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
-from llm.decoding import _ROOM, Decoding, decode, require_decoding
+from llm.decoding.decoding import Decoding, decode
+from llm.decoding.layers import require_decoding
+from llm.decoding.trees import _ROOM
 from llm.errors import LLMError
-from llm.packing import attend_by_example
-
-WIDTH, VOCABULARY, EOS = 32, 40, 2
-SIZES: dict[str, Any] = {
-    "tie_word_embeddings": False,
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": VOCABULARY,
-}
-GATED: dict[str, Any] = {**SIZES, "intermediate_size": 48, "max_position_embeddings": 128, "num_key_value_heads": 2}
-
-SMALL_NEO: dict[str, Any] = {
-    **{"hidden_size": WIDTH, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY},
-    "attention_types": [[["global", "local"], 1]],
-}
-SMALL_GEMMA_3N: dict[str, Any] = {
-    **{**GATED, "num_hidden_layers": 4, "intermediate_size": [48] * 4, "activation_sparsity_pattern": [0.0] * 4},
-    **{"head_dim": 8, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
-    **{"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "laurel_rank": 4},
-}
-
-
-def attending_by_example(model: PreTrainedModel) -> PreTrainedModel:
-    attend_by_example(model)
-    return model
-
-
-FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**GATED)),
-    "llama, eager": lambda: LlamaForCausalLM(LlamaConfig(**GATED, attn_implementation="eager")),
-    "llama, as Salmonn attends": lambda: attending_by_example(LlamaForCausalLM(LlamaConfig(**GATED))),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{**GATED, "intermediate_size": 64})),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**GATED)),
-    "mistral, which sees 8 tokens back": lambda: MistralForCausalLM(MistralConfig(**GATED, sliding_window=8)),
-    "qwen2, of which a layer sees 8 tokens back": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**GATED, use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    ),
-    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**GATED, head_dim=8)),
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(n_embd=WIDTH, n_layer=2, n_head=4, vocab_size=VOCABULARY, n_positions=128, tie_word_embeddings=False)
-    ),
-}
+from tests.llm.builders import EOS, FAMILIES, GATED, SMALL_GEMMA_3N, SMALL_NEO, WIDTH, padded
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -136,7 +86,7 @@ def test_examples_join_at_any_step_and_some_are_dropped_and_the_others_have_the_
         count = chance.randint(0, 3)
         new, waiting = waiting[:count], waiting[count:]
         if new:
-            embeds, lengths = _padded([prompts[number] for number in new])
+            embeds, lengths = padded([prompts[number] for number in new])
             decoding.join(new, embeds, lengths, [most[number] for number in new])
         if chance.random() < 0.2 and len(unended := set(told) - set(waiting) - set(answers) - dropped) > 1:
             dropped.add(gone := min(unended))
@@ -159,7 +109,7 @@ def test_however_many_join_no_more_is_kept_than_those_at_work_need(num_beams: in
     for number in range(60):
         decoding.join([number], torch.randn(1, 5, WIDTH), [5])
         decoding.step()
-        if max(decoding._examples) >= 100:
+        if max(decoding._asked) >= 100:
             continue
         trees = decoding._trees
         assert max(trees._used) <= 5 + 8 * num_beams
@@ -225,16 +175,10 @@ def test_an_example_without_numbers_disturbs_none_that_takes_its_place(llm: PreT
     assert [healthy[example] for example in (2, 3, 4)] == [beside[example] for example in (2, 3, 4)]
 
 
-def _padded(prompts: list[Tensor]) -> tuple[Tensor, list[int]]:
-    width = max(map(len, prompts))
-    embeds = torch.stack([torch.cat([torch.full((width - len(prompt), WIDTH), 9.0), prompt]) for prompt in prompts])
-    return embeds, [len(prompt) for prompt in prompts]
-
-
 def _decode(
     llm: PreTrainedModel, prompts: list[Tensor], *, num_beams: int, max_new_tokens: int, length_penalty: float
 ) -> list[list[int]]:
-    embeds, lengths = _padded(prompts)
+    embeds, lengths = padded(prompts)
     return decode(
         llm,
         embeds,

@@ -1,0 +1,1 @@
+"""Answers of an LLM, searched token by token over many examples at once."""
