@@ -64,7 +64,8 @@ class _Hold:
     is_settled: bool = False
 
     def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}: {self.command[:COMMAND_CHARACTERS]}"
+        since = self.since.replace("T", " ").replace("+00:00", " UTC")
+        return f"process {self.process} on {self.host}, since {since}: {self.command[:COMMAND_CHARACTERS]}"
 
 
 @dataclass(frozen=True)
