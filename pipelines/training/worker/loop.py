@@ -31,7 +31,14 @@ from pipelines.batches.order import global_batch
 from pipelines.errors import JobIncompleteError, UserError
 from pipelines.interface.words import counted
 from pipelines.runs.checkpoint import CheckpointWriter, load_optimizer, load_weights
-from pipelines.runs.folder import MIX, best_checkpoint, complete_steps, start_step
+from pipelines.runs.folder import (
+    MIX,
+    best_checkpoint,
+    complete_steps,
+    delete_checkpoint,
+    start_step,
+    unfinished_steps,
+)
 from pipelines.runs.metrics import CHECKPOINT, COMPUTE, SUM, UPDATE, VALIDATION, WAIT
 from pipelines.runs.model import build_model
 from pipelines.runs.spec import RunSpec
@@ -154,6 +161,8 @@ class TrainWorker:
         run, init_from, step, start = self.config.run, self.config.init_from, 0, 0
         with together(run, device=self.device):
             if self.rank == 0:
+                for unfinished in unfinished_steps(run):  # of a worker that was killed while it wrote or removed one
+                    delete_checkpoint(run, unfinished)
                 step = max(complete_steps(run), default=0)
                 start = start_step(run, init_from) if init_from and not step else 0
         if self.world > 1:  # what one worker sees another may not yet

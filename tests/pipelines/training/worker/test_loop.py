@@ -102,9 +102,16 @@ def test_checkpoint_without_its_marker_is_not_believed(corpus, unbroken, tmp_pat
     shutil.copytree(unbroken, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "000006" / "state.json").unlink()
     (tmp_path / "run" / "checkpoints" / "000006" / "aligner.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoints" / "000006" / "adapter" / ".tmp-1-adapter_model.safetensors").write_bytes(b"half")
+    shutil.copytree(tmp_path / "run" / "checkpoints" / "000006", tmp_path / "run" / "checkpoints" / "000005")
     assert complete_steps(str(tmp_path / "run")) == [2, 4]
     train_here(config_of(corpus, tmp_path / "run"))
     assert losses(tmp_path / "run") == losses(unbroken)
+    ours, theirs = (
+        sorted(str(path.relative_to(run)) for path in (run / "checkpoints").rglob("*"))
+        for run in (tmp_path / "run", unbroken)
+    )
+    assert ours == theirs
 
 
 def test_micro_batches_do_not_change_the_update(corpus, tmp_path):
