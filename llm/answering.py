@@ -1,10 +1,10 @@
 """Questions that models over one LLM answer together, told token by token; new ones join at any step."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
+from torch import Tensor
 
 from llm.decoding.decoding import Decoding
 from llm.salmonn import Answer, Batch, Salmonn
@@ -50,6 +50,7 @@ class Answering:
         *,
         model: Salmonn | None = None,
         adapter: str = "",
+        one: Callable[[int], Batch] | None = None,
     ) -> list[int]:
         """Begin to answer the batch's questions and return how many positions each takes.
 
@@ -59,13 +60,18 @@ class Answering:
             most_tokens: [B] Longest answers, at most `max_new_tokens`; None: that.
             model: That is asked, if it is another one over the same LLM.
             adapter: The name of its LoRA there; empty where all questions have the one in use.
+            one: Makes the batch of one of them anew, by its place; None: the batch is kept for that until all are done.
 
         Raises:
             LLMError: If the batch has not one question per clip.
         """
         asked = model or self.model
         embeds_BTH, lengths = asked.embed_prompts(batch)
-        again = partial(asked.embed_prompt, batch)
+        one = one or batch.only
+
+        def again(place: int) -> Tensor:
+            return asked.embed_prompts(one(place))[0]
+
         self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter, prompt_again=again)
         return lengths
 

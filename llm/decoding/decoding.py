@@ -3,7 +3,8 @@
 A prompt goes through the LLM once, however many beams continue it, an example that is done leaves the batch, and a new
 one joins at any step. The answers are those of transformers' `generate` with `early_stopping=False`, which is
 SALMONN's, example by example. With an LLM in float32 they are the same whatever else is in the batch: where rounding
-would decide between two continuations, float64 does.
+would decide between two continuations, float64 does. LLMs with experts are left out: which experts a token gets is
+another choice that rounding makes, and no float64 sees it.
 
 Letters: B examples still at work, K beams, R = B · K rows, T positions of the prompts, H LLM width, V vocabulary,
 N most new tokens, C columns of the cache.
@@ -21,6 +22,7 @@ from llm.decoding.exact import InFloat64, Likelihoods, likelihoods
 from llm.decoding.layers import windows_of
 from llm.decoding.searches import Beams, Greedy
 from llm.decoding.trees import AdaptedLLM, Prompts, Trees, read_prompts
+from llm.errors import LLMError
 
 
 def decode(
@@ -58,13 +60,19 @@ class Decoding:
                 beam.
 
         Raises:
-            LLMError: As `require_decoding`.
+            LLMError: As `require_decoding`, or if the LLM has too few tokens for so many beams.
         """
+        tokens = llm.config.get_text_config(decoder=True).vocab_size
+        if num_beams > 1 and tokens <= 2 * num_beams:
+            raise LLMError(
+                f"num_beams={num_beams}: needs more than {2 * num_beams} tokens to choose from, not {tokens}"
+            )
         self._eos, self._num_beams = eos, num_beams
         self._max_new_tokens, self._length_penalty = max_new_tokens, length_penalty
         self._llm, self._windows = AdaptedLLM(llm), windows_of(llm)
         self._embed = llm.get_input_embeddings()
-        self._is_float32 = all(weights.dtype == torch.float32 for weights in llm.parameters())
+        is_float32 = all(weights.dtype == torch.float32 for weights in llm.parameters())
+        self._is_judged = is_float32 and not any(name.endswith("experts") for name, _ in llm.named_modules())
         self._trees = Trees(num_beams, self._windows)
         self._search: Greedy | Beams | None = None
         self._logits_RV: Tensor  # of the next tokens of those who search
@@ -102,7 +110,7 @@ class Decoding:
         """
         most = [self._max_new_tokens] * len(examples) if most_tokens is None else list(most_tokens)
         common: dict[str, Any] = {"eos": self._eos, "device": embeds_BTH.device}
-        if self._is_float32:
+        if self._is_judged:
             common["judge"] = self._judge
         search: Greedy | Beams
         if self._num_beams == 1:
@@ -166,18 +174,19 @@ class Decoding:
         asked = self._asked[example]
         with InFloat64():  # type: ignore[no-untyped-call]  # the library's
             forward = partial(self._llm, [asked.adapter])
-            prompt_1TH = asked.prompt if isinstance(asked.prompt, Tensor) else asked.prompt()
-            return likelihoods(forward, self._embed, self._windows, prompt_1TH.double(), sequences)
+            if not isinstance(asked.prompt, Tensor):
+                asked.prompt = asked.prompt()
+            return likelihoods(forward, self._embed, self._windows, asked.prompt.double(), sequences)
 
     def _searches(self) -> list[Greedy | Beams]:
         begun = [search for _, search in self._begun]
         return begun if self._search is None else [self._search, *begun]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Asked:
     """What is known of an example for the case that float64 is to decide."""
 
     prompt: Tensor | Callable[[], Tensor]
-    """[1, T, H], or what computes it."""
+    """[1, T, H], or what computes it when it is needed first."""
     adapter: str

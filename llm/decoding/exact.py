@@ -28,6 +28,8 @@ class InFloat64(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute one operation."""
+        if func is torch.ops.aten.embedding.default:  # the rows are widened, not the table
+            return func(*args, **kwargs or {}).double()
         return func(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 
 
@@ -85,6 +87,7 @@ def likelihoods(
         position_ids=positions_1P,
         attention_mask=masks(windows, sees_1PP, positions_1P, positions_1P, prompt_1TH.dtype),
         logits_to_keep=len(places) + 1,
+        use_cache=False,
     ).squeeze(0)  # N: the prompt's last position and the M tokens
     log_probs_NV = logits_NV.log_softmax(dim=-1)
     scores = [

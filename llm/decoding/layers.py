@@ -32,9 +32,24 @@ def windows_of(llm: Any) -> dict[str, int | None]:
         found = "that take keys and values of other layers"
     elif "local" in getattr(config, "attention_layers", ()):  # GPT-Neo's, which takes a column for a position
         found = "of the kind local"
+    elif config.model_type in ("bloom", "mpt") or getattr(config, "alibi", False):
+        found = "that attend by ALiBi"
     if found:
         raise LLMError(f"language models of type {llm.config.model_type} cannot answer here: they have layers {found}")
     return {kind: option.get("sliding_window") for kind, option in zip(kinds, options, strict=True)}
+
+
+def most_positions(llm: Any) -> int | None:
+    """Return how many positions the LLM takes, each of which it sees alike whatever comes behind it; None: any number.
+
+    An LLM with LongRoPE takes more, but then it turns all positions otherwise: those of the batch beside it too.
+    """
+    config = llm.config.get_text_config(decoder=True)
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if positions and rope.get("rope_type") == "longrope":
+        return min(positions, rope.get("original_max_position_embeddings") or positions)
+    return positions
 
 
 def masks(

@@ -140,7 +140,7 @@ class _State:
     ended_tokens: Tensor
     """[B, K, N] These, with their end tokens."""
     ended_lengths: Tensor
-    """[B, K] How many tokens they have."""
+    """[B, K] How many tokens they have; 0 where fewer have ended."""
 
     def at(self, places: list[int]) -> "_State":
         return _State(**{name: known[places] for name, known in self._parts()})
@@ -296,9 +296,10 @@ class Beams:
         likeliest = slice(0, self._num_beams)
         new_BK = scores_BC[:, likeliest] / self._weight(length_B).unsqueeze(1)
         new_BK = torch.where(ended_BC[:, likeliest], new_BK, _NEVER)
+        new_lengths_BK = length_B.unsqueeze(1) * ended_BC[:, likeliest]
         best_BC, places_BC = torch.cat([state.ended_scores, new_BK], dim=1).topk(self._num_beams + 1)
         places_BK = places_BC[:, likeliest]
-        lengths_BC = torch.cat([state.ended_lengths, length_B.unsqueeze(1).expand_as(new_BK)], dim=1)
+        lengths_BC = torch.cat([state.ended_lengths, new_lengths_BK], dim=1)
         tokens_BCN = torch.cat([state.ended_tokens, sequences_BCN[:, likeliest]], dim=1)
         after = replace(
             state,
@@ -307,19 +308,34 @@ class Beams:
             ended_tokens=_pick(tokens_BCN, places_BK),
             ended_lengths=lengths_BC.gather(1, places_BK),
         )
-        gap_B = torch.minimum(_gap(best_BC, 1), _gap(best_BC, self._num_beams)) * self._shortest(after)
+        shortest_B = torch.minimum(self._shortest(state), self._weight(length_B))
+        gap_B = torch.minimum(_gap(best_BC, 1), _gap(best_BC, self._num_beams)) * shortest_B
         return after, torch.where(ended_BC[:, likeliest].any(dim=1), gap_B, torch.inf)
 
     def _choose_exactly(self, place: int, judge: Judge) -> _Chosen:
-        """Choose one example's continuations by scores in float64."""
+        """Choose one example's continuations by scores in float64.
+
+        Beams and ended answers stand in the order of their tokens meanwhile: that of their scores is rounding's, and
+        decides where two are as likely as each other to the last digit.
+        """
         state = self._state.at([place])
         beams = [tokens[: int(state.length)] for tokens in state.tokens[0].tolist()]
         lengths = state.ended_lengths[0].tolist()
         ended = [tokens[:length] for tokens, length in zip(state.ended_tokens[0].tolist(), lengths, strict=True)]
-        found = judge(int(state.examples), beams + ended)
-        running, ended_1K = found.scores[None, : len(beams)], found.scores[None, len(beams) :]
-        ended_1K = torch.where(state.ended_lengths > 0, ended_1K / self._weight(state.ended_lengths), _NEVER)
-        return self._choose(replace(state, scores=running, ended_scores=ended_1K), found.logits[: len(beams)])
+        order, ended_order = (sorted(range(len(known)), key=known.__getitem__) for known in (beams, ended))
+        found = judge(int(state.examples), [beams[beam] for beam in order] + [ended[one] for one in ended_order])
+        running_1K, ended_1K = found.scores.unsqueeze(0).split([len(beams), len(ended)], dim=1)
+        lengths_1K = state.ended_lengths[:, ended_order]
+        in_order = replace(
+            state,
+            scores=running_1K,
+            tokens=state.tokens[:, order],
+            ended_scores=torch.where(lengths_1K > 0, ended_1K / self._weight(lengths_1K), _NEVER),
+            ended_tokens=state.ended_tokens[:, ended_order],
+            ended_lengths=lengths_1K,
+        )
+        chosen = self._choose(in_order, found.logits[: len(beams)])
+        return replace(chosen, beams=torch.tensor(order, device=chosen.beams.device)[chosen.beams])
 
     def _weight(self, lengths: Tensor) -> Tensor:
         """Return what log-probabilities of answers so long are divided by."""

@@ -34,7 +34,7 @@ class AdaptedLLM:
         if not is_mixed and adapters[0]:
             use_lora(self._llm, adapters[0])
         with lora_by_row(self._lora, adapters) if is_mixed else nullcontext():
-            logits: Tensor = self._llm(use_cache=True, **inputs).logits
+            logits: Tensor = self._llm(**{"use_cache": True, **inputs}).logits
         return logits.float()
 
 

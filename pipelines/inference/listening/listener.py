@@ -15,6 +15,7 @@ import numpy as np
 from encoders.audio import CLIP_SECONDS, MOST_SECONDS
 from encoders.features import FRAME_RATE_HZ
 from llm.answering import Answering
+from llm.decoding.layers import most_positions
 from llm.lora import set_lora_scaling, use_lora
 from llm.salmonn import Answer as Generated
 from llm.salmonn import Batch
@@ -234,8 +235,7 @@ class Listener:
         Raises:
             UserError: If it has too few.
         """
-        config = self.model.llm.config.get_text_config()
-        positions = getattr(config, "max_position_embeddings", None)
+        positions = most_positions(self.model.llm)
         (audio_tokens,) = count_audio_tokens(self.model, self.spec.heard, np.array([seconds]))
         taken = self.model.prompt_tokens(question, num_audio_tokens=audio_tokens) + most_tokens
         if positions and taken > positions and seconds > CLIP_SECONDS:

@@ -13,6 +13,7 @@ from threading import Condition, Thread
 import torch
 
 from llm.answering import Answering, Told
+from llm.salmonn import Batch
 from pipelines.cache.reader import ClipFeatures
 from pipelines.errors import UserError
 from pipelines.inference.listening.listener import Answer, Listener
@@ -205,7 +206,15 @@ class Engine:
             clips = self._features_of(listener, own)
             batch = listener.batch(clips, [ticket.asked.question for ticket in own])
             numbers, most_tokens = [ticket.number for ticket in own], [ticket.asked.most_tokens for ticket in own]
-            lengths = self._answering.join(numbers, batch, most_tokens, model=listener.model, adapter=listener.adapter)
+
+            def one(
+                place: int, listener: Listener = listener, own: list[Ticket] = own, clips: list[ClipFeatures] = clips
+            ) -> Batch:
+                return listener.batch([clips[place]], [own[place].asked.question])
+
+            lengths = self._answering.join(
+                numbers, batch, most_tokens, model=listener.model, adapter=listener.adapter, one=one
+            )
             for ticket, clip, length in zip(own, clips, lengths, strict=True):
                 self._running[ticket.number] = _Running(ticket, clip, length)
 

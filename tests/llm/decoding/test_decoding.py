@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
     GenerationConfig,
@@ -16,14 +18,16 @@ from transformers import (
     GPTNeoForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
 )
 
 from llm.decoding.decoding import Decoding, decode
-from llm.decoding.layers import require_decoding
+from llm.decoding.layers import most_positions, require_decoding
 from llm.decoding.trees import _ROOM
 from llm.errors import LLMError
-from tests.llm.builders import EOS, FAMILIES, GATED, SMALL_GEMMA_3N, SMALL_NEO, WIDTH, padded
+from tests.llm.builders import EOS, FAMILIES, GATED, SMALL_GEMMA_3N, SMALL_NEO, VOCABULARY, WIDTH, padded
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -141,6 +145,10 @@ def test_what_no_beam_continues_is_forgotten(llm: PreTrainedModel) -> None:
             "type gpt_neo cannot answer here: they have layers of the kind local",
         ),
         (
+            lambda: BloomForCausalLM(BloomConfig(hidden_size=WIDTH, n_layer=1, n_head=4, vocab_size=VOCABULARY)),
+            "type bloom cannot answer here: they have layers that attend by ALiBi",
+        ),
+        (
             lambda: Gemma3nForCausalLM(Gemma3nTextConfig(**SMALL_GEMMA_3N)),
             "type gemma3n_text cannot answer here: they have layers that take keys and values of other layers",
         ),
@@ -152,6 +160,24 @@ def test_an_llm_whose_layers_keep_other_things_is_refused(model: Callable[[], Pr
         require_decoding(llm)
     with pytest.raises(LLMError, match=layers):
         Decoding(llm, eos=EOS, num_beams=4, max_new_tokens=8)
+
+
+def test_an_llm_of_longrope_takes_no_more_positions_than_it_sees_alike() -> None:
+    factors = [1.0] * (WIDTH // 8)
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": [4.0] * len(factors), "rope_theta": 1e4}
+    config = LlamaConfig(**GATED, rope_parameters={**rope, "original_max_position_embeddings": 32})
+    assert most_positions(LlamaForCausalLM(config)) == 32
+    assert most_positions(FAMILIES["llama"]()) == 128
+
+
+def test_more_beams_than_tokens_can_fill_are_refused() -> None:
+    llm = FAMILIES["llama"]().eval()
+    decoding = Decoding(llm, eos=EOS, num_beams=19, max_new_tokens=4)
+    decoding.join([0], torch.randn(1, 5, WIDTH), [5])
+    while len(decoding):
+        decoding.step()
+    with pytest.raises(LLMError, match=r"num_beams=20: needs more than 40 tokens to choose from, not 40"):
+        Decoding(llm, eos=EOS, num_beams=20, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
