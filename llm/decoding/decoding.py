@@ -60,8 +60,11 @@ class Decoding:
                 beam.
 
         Raises:
-            LLMError: As `require_decoding`, or if the LLM has too few tokens for so many beams.
+            LLMError: As `require_decoding`, if a number is not 1 or more, or the LLM has too few tokens for so many beams.
         """
+        for name, number in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
+            if number < 1:
+                raise LLMError(f"{name}={number}: must be 1 or more")
         tokens = llm.config.get_text_config(decoder=True).vocab_size
         if num_beams > 1 and tokens <= 2 * num_beams:
             raise LLMError(

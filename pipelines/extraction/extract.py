@@ -35,7 +35,7 @@ from pipelines.extraction.rejects import RejectLimit
 from pipelines.extraction.unit_log import UnitLog, read_unit_log
 from pipelines.interface.config import save_config, to_yaml
 from pipelines.interface.progress import Progress
-from pipelines.interface.words import counted
+from pipelines.interface.words import command, counted
 from pipelines.manifest.sources import require_unchanged
 from pipelines.manifest.tables import corpus_roots, examples_per_clip, require_clips
 
@@ -142,6 +142,8 @@ def _extract(config: ExtractConfig, progress: Progress) -> ExtractReport:
         f"{config.cache}: {counted(report.units, 'shard')} written; "
         f"{report.note(report.seconds)}, {report.seconds:.1f} s"
     )
+    if report.rejects:
+        print(f"rejects and why: {command('cache', 'info', cache=config.cache)}", file=sys.stderr)
     return report
 
 

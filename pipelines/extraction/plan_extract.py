@@ -268,7 +268,7 @@ def _table(forecast: ExtractForecast, config: PlanExtractConfig) -> str:
     decoding = "" if decode_hours is None else f", beside them {decode_hours:,.3f} h of decoding on a CPU"
     bandwidth = f"{forecast.write_megabytes_per_second:,.1f} MB/s written"
     lines = [
-        ("clips", f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache"),
+        ("clips", f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache, or rejected there"),
         ("audio", f"{forecast.hours:,.3f} h, {forecast.audio_nbytes / 1e9:,.3f} GB ({forecast.audio_nbytes_from})"),
         ("shards", f"{forecast.shards:,}"),
         ("bytes", f"{forecast.nbytes / 1e9:,.3f} GB: codec={config.codec} speech_frames={config.speech_frames}"),

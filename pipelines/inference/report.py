@@ -16,6 +16,7 @@ from pipelines.inference.scoring.paper import NOTHING, PaperRow, paper_table, to
 from pipelines.interface.config import save_config
 from pipelines.interface.markdown import markdown_table
 from pipelines.interface.terminal import print_table
+from pipelines.interface.words import counted
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def describe(report: EvaluationReport) -> str:
     """Return in a sentence what was asked, and how answers were decoded."""
     settings = report.settings
     return (
-        f"Splits {', '.join(report.splits) or 'all'}; {report.questions} questions from {report.examples} examples"
+        f"Splits {', '.join(report.splits) or 'all'}; {counted(report.questions, 'question')} from "
+        f"{counted(report.examples, 'example')}"
         + (f", {report.missing} more left out for want of features" if report.missing else "")
         + f"; beams {settings.num_beams}, at most {settings.max_new_tokens} tokens, LoRA × {settings.lora_scaling:g}"
         + (f", decoded by {settings.engine}." if settings.engine else ".")

@@ -162,7 +162,8 @@ class Listener:
 
         Raises:
             AudioError: If the sound cannot be heard.
-            UserError: If an encoder is another than the run learnt with, or the features are another recipe's.
+            UserError: If an encoder is another than the run learnt with, or the features are another recipe's; if the
+                question is empty, or a number is not 1 or more.
         """
         return self.answers([(audio, question)], num_beams=num_beams, max_new_tokens=max_new_tokens)[0]
 
@@ -230,11 +231,13 @@ class Listener:
         return make_batch(streams, questions, [], heard=heard).to(self.device)
 
     def require_room(self, question: str, most_tokens: int, seconds: float) -> None:
-        """Check that the LLM has positions for a sound so long, a question and an answer of so many tokens.
+        """Check that there is a question, and that the LLM has positions for it, the sound and so long an answer.
 
         Raises:
-            UserError: If it has too few.
+            UserError: If it has too few, or the question is empty.
         """
+        if not question.strip():
+            raise UserError("the question is empty")
         positions = most_positions(self.model.llm)
         (audio_tokens,) = count_audio_tokens(self.model, self.spec.heard, np.array([seconds]))
         taken = self.model.prompt_tokens(question, num_audio_tokens=audio_tokens) + most_tokens

@@ -11,7 +11,7 @@ import torch
 from encoders.audio import AudioError, Segment
 from encoders.sound.clips import load_clip
 from pipelines.cache import FeatureCache
-from pipelines.errors import UserError
+from pipelines.errors import USER_ERRORS, UserError
 from pipelines.inference import Listener
 from pipelines.inference.listening.waves import read_parts, read_wave, wave_of_array
 from tests import ROOT
@@ -124,6 +124,12 @@ def test_what_is_no_sound_and_what_does_not_fit_is_named(listener, recording):
         listener.answer(b"", QUESTION)
     with pytest.raises(UserError, match="the question is too long"):
         listener.answer(recording, "Who? " * 2000)
+    for question in ("", " "):
+        with pytest.raises(UserError, match="the question is empty"):
+            listener.answer(recording, question)
+    for wrong in ({"num_beams": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(USER_ERRORS, match=f"{next(iter(wrong))}=0: must be 1 or more"):
+            listener.answer(recording, QUESTION, **wrong)
     features = listener.features(recording)
     features.streams.pop("audio")
     with pytest.raises(UserError, match=r"hears streams of .* and these features have"):
