@@ -60,7 +60,8 @@ class Decoding:
                 beam.
 
         Raises:
-            LLMError: As `require_decoding`, if a number is not 1 or more, or the LLM has too few tokens for so many beams.
+            LLMError: As `require_decoding`, if a number is not 1 or more, or if the LLM has too few tokens for so many
+                beams.
         """
         for name, number in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
             if number < 1:

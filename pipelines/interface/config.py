@@ -35,7 +35,6 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[st
     """
     schema = OmegaConf.structured(config_type)
     merged: Any = schema
-    _require_each_once(config_type, arguments)
     try:
         for argument in arguments:
             merged = OmegaConf.merge(merged, _keys_of(config_type, argument, arguments))
@@ -52,15 +51,6 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[st
     except OmegaConfBaseException as error:
         raise UserError(_wrong_value(config_type, argument, error)) from None
     return typing.cast(ConfigT, config)
-
-
-def _require_each_once(config_type: type, arguments: Sequence[Any]) -> None:
-    """Refuse a key that is typed twice with different values: one of them would be lost in silence."""
-    typed: dict[str, str] = {}
-    for word in arguments:
-        key = word.partition("=")[0] if isinstance(word, str) and "=" in word else ""
-        if key and type_of_key(config_type, key.partition(".")[0]) is not None and typed.setdefault(key, word) != word:
-            raise UserError(f"{key} is given twice: {typed[key]} and {word}")
 
 
 def _wrong_value(config_type: type, argument: str | Mapping[str, Any], error: OmegaConfBaseException) -> str:

@@ -215,10 +215,6 @@ def test_every_shipped_config_loads(path):
         (["cache", "merge", "a", "b"], r"did you mean caches=\[a,b\]\?"),
         (["extract", "manifst=x"], "unknown key manifst.*manifest"),
         (["extract"], "manifest=… is needed"),
-        (
-            ["prepare", "table", "table=a.csv", "out=m", "table=b.csv"],
-            r"^salmonn: table is given twice: table=a\.csv and table=b\.csv$",
-        ),
     ],
 )
 def test_newcomers_mistakes_give_one_line_and_exit_code_2(words, message, capsys):
