@@ -55,7 +55,7 @@ lock: $(READY)  ## Pin pyproject.toml's requirements again
 	$(LOCK) --extra build --extra demo --extra dev --extra quantised --extra meteor --extra japanese -o requirements-dev.lock
 	$(LOCK) --extra build --extra demo --constraint requirements-dev.lock -o requirements.lock
 
-chaos: $(DEV_READY)  ## Extraction, training and evaluation while machines, jobs, disks and stores fail (some forty minutes)
+chaos: $(DEV_READY)  ## Extraction, training and evaluation while machines, jobs, disks and stores fail (an hour and a half)
 	$(BIN)/pytest -n0 -s -m chaos -o faulthandler_timeout=0 tests/chaos
 
 clean:  ## Remove the environment and the demo's output
