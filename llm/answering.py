@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from llm.decoding.decoding import Decoding
 from llm.salmonn import Answer, Batch, Salmonn
@@ -67,11 +67,7 @@ class Answering:
         """
         asked = model or self.model
         embeds_BTH, lengths = asked.embed_prompts(batch)
-        one = one or batch.only
-
-        def again(place: int) -> Tensor:
-            return asked.embed_prompts(one(place))[0]
-
+        again = partial(asked.embed_prompt, one or batch.only)
         self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter, prompt_again=again)
         return lengths
 
