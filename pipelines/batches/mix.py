@@ -19,7 +19,7 @@ from omegaconf import MISSING
 
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
-from pipelines.interface.config import is_yaml, load_config
+from pipelines.interface.config import describe_yaml_error, is_yaml, load_config
 from pipelines.interface.words import counted
 from pipelines.storage.arrays import Indices
 
@@ -122,7 +122,7 @@ def load_mix(mix: str) -> tuple[MixRow, ...]:
     try:
         content = yaml.safe_load(storage.read_bytes(uri))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{uri}: not YAML ({describe_yaml_error(error)})") from None
     if not isinstance(content, list) or not content:
         raise UserError(f"{uri}: must be a list of rows such as {{task: asr, corpus: librispeech, weight: 1}}")
     rows = tuple(_row(entry, f"{uri}: row {number}") for number, entry in enumerate(content, start=1))

@@ -132,7 +132,7 @@ def _plan(config: PlanExtractConfig) -> ExtractForecast:
     seconds_N = np.minimum(np.concatenate([begun_N, new.seconds]), recipe.max_clip_seconds)
     nbytes = int(predict_nbytes(seconds_N, recipe, config.codec).sum())
     audio_nbytes, audio_nbytes_from = _audio_nbytes(config.manifest, new.rows, seconds_N)
-    speed = _speed(config, encoder)
+    speed = _speed(config, encoder) if len(seconds_N) else Speed("nothing is left to encode", 0.0, 0.0, None)
     device_seconds = speed.seconds * len(seconds_N) + speed.seconds_per_second * float(seconds_N.sum())
     per_second = 1 / max(device_seconds, 1e-9)
     per_clip = examples_per_clip(config.manifest)
@@ -264,11 +264,14 @@ def fit_cost(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _table(forecast: ExtractForecast, config: PlanExtractConfig) -> str:
+    counts = f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache, or rejected there"
+    if not forecast.clips:
+        return f"clips      {counts}: nothing is left to do"
     decode_hours = forecast.decode_cpu_hours
     decoding = "" if decode_hours is None else f", beside them {decode_hours:,.3f} h of decoding on a CPU"
     bandwidth = f"{forecast.write_megabytes_per_second:,.1f} MB/s written"
     lines = [
-        ("clips", f"{forecast.clips:,} to encode; {forecast.clips_in_cache:,} are in the cache, or rejected there"),
+        ("clips", counts),
         ("audio", f"{forecast.hours:,.3f} h, {forecast.audio_nbytes / 1e9:,.3f} GB ({forecast.audio_nbytes_from})"),
         ("shards", f"{forecast.shards:,}"),
         ("bytes", f"{forecast.nbytes / 1e9:,.3f} GB: codec={config.codec} speech_frames={config.speech_frames}"),

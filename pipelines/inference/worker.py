@@ -3,13 +3,15 @@
 import hashlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from encoders.audio import CLIP_SAMPLES, SAMPLE_RATE_HZ
+from llm.answering import Answering
 from llm.lora import set_lora_scaling
 from llm.salmonn import Answer, Batch, Salmonn
 from pipelines.batches.batch import make_batch, read_questions
@@ -20,8 +22,13 @@ from pipelines.inference.listening.listener import Listener
 from pipelines.inference.units import AnswerConfig, AnswerUnit, UnitAnswers
 from pipelines.runs.checkpoint import LoadedRun, load_weights
 from pipelines.runs.model import build_model
+from pipelines.storage.ahead import ReadAhead
 
 logger = logging.getLogger(__name__)
+JOINS_PER_BATCH = 4
+"""A batch is made up of so many groups; the next group joins when there is room for all of it."""
+READ_SECONDS = 3600.0
+"""Longest wait for a group's clips; reading each from its cache has a shorter limit, and silence is encoded first."""
 
 
 class AnswerWorker:
@@ -70,27 +77,65 @@ class AnswerWorker:
         settings = self._config.settings[unit.setting]
         if self._engine is None:
             set_lora_scaling(self._model.llm, settings.lora_scaling)
-        rows: list[dict[str, Any]] = []
-        self.answered = 0
+        self.answered, started = 0, time.monotonic()
+        is_drawn = settings.sampling is not None
+        answers = self._in_batches(unit, settings) if self._engine or is_drawn else self._by_turns(unit, settings)
+        seconds = (time.monotonic() - started) / len(answers)
+        self.answered = 0  # the driver counts them itself now
+        return [
+            {"clip_id": clip, "question": question, "seconds": seconds, "answer": one.text, "tokens": one.num_tokens}
+            for clip, question, one in zip(unit.clip_ids, unit.questions, answers, strict=True)
+        ]
+
+    def _by_turns(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
+        """Decode up to `batch_examples` questions together; as soon as some are done, the next ones take their places.
+
+        These are read ahead meanwhile.
+        """
+        most, count = self._config.batch_examples, len(unit.clip_ids)
+        size = max(1, most // JOINS_PER_BATCH)
+        groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        batches = ReadAhead(
+            lambda step: self._of(unit, groups[step]),
+            range(len(groups)),
+            ahead_steps=1,
+            timeout_seconds=READ_SECONDS,
+        )
+        answering = Answering(self._model, num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens)
+        answers: dict[int, Answer] = {}
+        waiting = deque(groups)
+        self._listener.take_turn()
+        while waiting or len(answering):
+            while waiting and len(answering) + len(waiting[0]) <= most:
+                group, batch = waiting.popleft(), batches.take().to(self._config.device)
+                answering.join(group, batch, one=partial(self._one, unit, group))
+            for told in answering.step():
+                assert told.answer
+                answers[told.question] = told.answer
+            self.answered = len(answers)
+        return [answers[place] for place in range(count)]
+
+    def _one(self, unit: AnswerUnit, group: Sequence[int], place: int) -> Batch:
+        return self._of(unit, group[place : place + 1]).to(self._config.device)
+
+    def _of(self, unit: AnswerUnit, places: Sequence[int]) -> Batch:
+        return self._read([unit.clip_ids[place] for place in places], [unit.questions[place] for place in places])
+
+    def _in_batches(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
+        """Let the engine answer `batch_examples` at a time, or draw so many answers: those depend on each other."""
+        answers: list[Answer] = []
         for first in range(0, len(unit.clip_ids), self._config.batch_examples):
             part = slice(first, first + self._config.batch_examples)
-            clip_ids, questions = unit.clip_ids[part], unit.questions[part]
-            batch_started = time.monotonic()
-            answers = self._answer(clip_ids, questions, settings)
-            seconds = (time.monotonic() - batch_started) / len(answers)
-            for clip_id, question, answer in zip(clip_ids, questions, answers, strict=True):
-                about = {"clip_id": clip_id, "question": question, "seconds": seconds}
-                rows.append({**about, "answer": answer.text, "tokens": answer.num_tokens})
-            self.answered = len(rows)
-        self.answered = 0  # the driver counts them itself now
-        return rows
+            answers += self._answer(unit.clip_ids[part], unit.questions[part], settings)
+            self.answered = len(answers)
+        return answers
 
     def _answer(self, clip_ids: Sequence[str], questions: Sequence[str], settings: DecodeSettings) -> list[Answer]:
         batch = self._read(clip_ids, questions).to(self._config.device)
         if self._engine:
             return self._engine.generate(batch, max_new_tokens=settings.max_new_tokens)
-        if (sampling := settings.sampling) is None:
-            return self._listener.generate(batch, num_beams=settings.num_beams, max_new_tokens=settings.max_new_tokens)
+        sampling = settings.sampling
+        assert sampling
         drawn = hashlib.sha256(repr((sampling.seed, clip_ids, questions)).encode()).digest()
         torch.manual_seed(int.from_bytes(drawn[:8], "big"))
         return self._model.sample(

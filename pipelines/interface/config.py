@@ -4,6 +4,7 @@ Each config is a frozen dataclass beside what it configures. Under every field s
 unit in brackets: `\"\"\"[seconds] Audio covered by one window.\"\"\"`. OmegaConf merges, converts and checks types.
 """
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -47,10 +48,15 @@ def load_config(config_type: type[ConfigT], arguments: Sequence[str | Mapping[st
         place = f"{argument}: " if isinstance(argument, str) and is_yaml(argument) else ""
         raise UserError(f"{place}unknown key {error.full_key}{_nearest(config_type, str(error.full_key))}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{argument}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{argument}: not YAML ({describe_yaml_error(error)})") from None
     except OmegaConfBaseException as error:
         raise UserError(_wrong_value(config_type, argument, error)) from None
     return typing.cast(ConfigT, config)
+
+
+def describe_yaml_error(error: Exception) -> str:
+    """Return in one line what is wrong and where, without PyYAML's names for a text that it was given."""
+    return re.sub(r'\s+in "<\w+ string>"', "", " ".join(str(error).split()))
 
 
 def _wrong_value(config_type: type, argument: str | Mapping[str, Any], error: OmegaConfBaseException) -> str:
@@ -137,7 +143,8 @@ def _read_yaml(config_type: type, argument: str, arguments: Sequence[Any]) -> Di
     uri = argument if is_yaml(argument) else str(shipped.get(argument, argument))
     if not is_yaml(uri) or not storage.file_exists(uri):
         known = f", nor a shipped config ({', '.join(shipped)})" if shipped else ""
-        hint = "" if "=" in argument else f"; did you mean {_with_key(config_type, argument, arguments)}?"
+        near = get_close_matches(argument, shipped, n=1) or [_with_key(config_type, argument, arguments)]
+        hint = "" if "=" in argument else f"; did you mean {near[0]}?"
         raise MissingError(f"{argument}: neither key=value of a known key, nor a YAML file{known}{hint}")
     text = storage.read_bytes(uri).decode()
     loaded = OmegaConf.create(text)
@@ -190,7 +197,7 @@ def read_saved_config(uri: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(storage.read_bytes(uri)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri}: damaged, not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{uri}: damaged, not YAML ({describe_yaml_error(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{uri}: damaged, holds no keys")
     return content

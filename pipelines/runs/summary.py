@@ -46,8 +46,7 @@ class RunSummary:
         best = f"{_number(self.best_valid_loss)} at {self.best_step}" if self.best_step is not None else ""
         numbers = [_number(self.loss), _number(self.valid_loss), best, str(self.checkpoints), str(self.alarms)]
         steps = "" if self.steps is None else f"/{self.steps}"
-        scores = "\n".join(f"{name} {_number(score)}" for name, score in self.scores.items())
-        return [self.name, f"{self.step}{steps}", *numbers, f"{self.nbytes / 1e6:.1f}", self.version, scores]
+        return [self.name, f"{self.step}{steps}", *numbers, f"{self.nbytes / 1e6:.1f}", self.version]
 
     def numbers(self) -> dict[str, float]:
         """Return losses and scores by name, those that there are."""
@@ -66,12 +65,11 @@ COLUMNS = (
     "alarms",
     "MB",
     "version",
-    "scores",
 )
 
 
 def runs_list(config: RunsListConfig) -> list[RunSummary]:
-    """Print a line per run of a folder.
+    """Print a line per run of a folder, then one per score of their evaluations.
 
     Raises:
         MissingError: If no folder in it is a run.
@@ -82,6 +80,9 @@ def runs_list(config: RunsListConfig) -> list[RunSummary]:
         raise MissingError(f"{config.runs}: no folder in it is a run (none holds {CONFIG})")
     summaries = [summarise(run) for run in runs]
     _print_table(COLUMNS, [summary.cells() for summary in summaries])
+    scores = [[one.name, name, _number(score)] for one in summaries for name, score in one.scores.items()]
+    if scores:
+        _print_table(("run", "test set, task and score", "value"), scores)
     if spread := seed_rows(runs, summaries):
         _print_table(seeds.COLUMNS, spread)
     return summaries

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import soundfile as sf
@@ -34,18 +34,21 @@ class Offered:
 
 
 class Examples:
-    """Some examples whose clips a cache holds, held-out ones first."""
+    """Some examples whose clips a cache holds, held-out ones first, the tasks by turns."""
 
     def __init__(self, manifest: str, cache: str, *, count: int) -> None:
         """Open both; raises as `FeatureCache` and `read_examples`."""
         self.cache = FeatureCache(cache)
-        held_out: dict[str, Example] = {}
-        others: dict[str, Example] = {}
-        for example in _held(self.cache, read_examples(manifest)):
-            found = held_out if example.split.startswith("test") else others
-            if len(found) < count:
-                found.setdefault(example.clip_id, example)
-        picked = [*held_out.values(), *(one for one in others.values() if one.clip_id not in held_out)][:count]
+        found: dict[tuple[bool, str], dict[str, Example]] = {}
+        """By whether they were learnt, and by task, each clip's first."""
+
+        def of_its_kind(example: Example) -> dict[str, Example]:
+            return found.setdefault((not example.split.startswith("test"), example.task), {})
+
+        wanted = (example for example in read_examples(manifest) if len(of_its_kind(example)) < count)
+        for example in _held(self.cache, wanted):
+            of_its_kind(example).setdefault(example.clip_id, example)
+        picked = _by_turns(found, count)
         self._clips: Mapping[str, Clip] = read_some_clips(manifest, [example.clip_id for example in picked])
         self.offered = [
             Offered(
@@ -90,6 +93,17 @@ class Examples:
         buffer = io.BytesIO()
         sf.write(buffer, wave.numpy(), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         return buffer.getvalue()
+
+
+def _by_turns(found: Mapping[tuple[bool, str], Mapping[str, Example]], count: int) -> list[Example]:
+    """Return so many examples of different clips: those not learnt first, in each half one of each task by turns."""
+    picked: dict[str, Example] = {}
+    for is_learnt in (False, True):
+        of_tasks = [of_one.values() for (learnt, _), of_one in found.items() if learnt == is_learnt]
+        for example in chain.from_iterable(zip_longest(*of_tasks)):
+            if example and len(picked) < count:
+                picked.setdefault(example.clip_id, example)
+    return list(picked.values())
 
 
 def _held(cache: FeatureCache, examples: Iterator[Example]) -> Iterator[Example]:

@@ -13,6 +13,7 @@ from pipelines.batches.example_set import load_examples
 from pipelines.batches.mix import MixRow
 from pipelines.cache import clip_table
 from pipelines.cache.clip_index import ClipIndex
+from pipelines.errors import UserError
 from tests.pipelines.builders import config_of, fill, losses, make_worker, prepare_tones, train_here, valid_losses
 
 
@@ -94,3 +95,9 @@ def test_a_run_on_snapshots_has_the_losses_of_one_without(corpus, unbroken, larg
     assert losses(tmp_path / "run") == losses(unbroken)
     assert valid_losses(tmp_path / "run") == valid_losses(unbroken)
     assert len(list(large.glob("*.arrow"))) == 3  # the index, and the examples of two selections
+
+
+def test_one_of_several_splits_that_no_example_has_is_named(damaged):
+    with pytest.raises(UserError, match=r"no example is in split tset; splits found: test, train$"):
+        load(*damaged, splits=["train", "tset"])
+    assert len(load(*damaged, splits=["train", "test"])) == len(load(*damaged))

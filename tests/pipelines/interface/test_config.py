@@ -112,6 +112,7 @@ def test_faulty_yaml_is_named(tmp_path, content):
         ("count: [1]\n", r"c\.yaml: count: must be a whole number$"),
         ("parts: abc\n", r"c\.yaml: parts=abc: must be a list, \[one,two\]$"),
         ("nam: x\n", r"c\.yaml: unknown key nam; did you mean name\?$"),
+        ("parts: [1\nname: x\n", r"c\.yaml: not YAML \([^<>]*, line 1, column 8[^<>]*, line 2, column \d[^<>]*\)$"),
     ],
 )
 def test_wrong_values_in_a_file_are_named_without_names_of_classes(tmp_path, content, message):
@@ -210,6 +211,7 @@ def test_every_shipped_config_loads(path):
         (["prepare", "table", "a.csv"], r"did you mean table=a\.csv\?"),
         (["prepare", "table", "table=a.csv", "data/m"], r"did you mean out=data/m\?"),
         (["train", "tiny", "manifest=m", "cache=c", "llm=tiny", "r"], r"did you mean run=r\?"),
+        (["train", "tinny"], r"tinny: neither .*, nor a shipped config .*; did you mean tiny\?"),
         (["plan", "extract", "data/m"], r"did you mean manifest=data/m\?"),
         (["runs", "compare", "a", "b"], r"did you mean runs=\[a,b\]\?"),
         (["cache", "merge", "a", "b"], r"did you mean caches=\[a,b\]\?"),

@@ -1,13 +1,16 @@
 import io
+import shutil
 import urllib.request
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import soundfile
 
 from encoders.sound.clips import load_clip
+from pipelines import storage
 from pipelines.inference.serving.examples import Examples
-from pipelines.manifest.tables import read_clips
+from pipelines.manifest.tables import EXAMPLE_SCHEMA, EXAMPLES, read_clips
 from tests.pipelines.inference.serving.builders import Server
 
 
@@ -23,6 +26,23 @@ def test_held_out_examples_come_first_each_clip_once(examples, corpus):
     first = examples.offered[0]
     assert first.recordings == clips[first.clip_id].recordings and first.reference in ("high", "low")
     assert first.question == "Describe what can be heard." and first.seconds == clips[first.clip_id].seconds
+
+
+def test_each_task_is_offered_although_one_comes_first(corpus, tmp_path):
+    table = storage.select_parquet(f"{corpus[0]}/{EXAMPLES}", EXAMPLE_SCHEMA.names)
+    rows = table.to_pylist()
+    tasks = ["asr"] * (len(rows) - 2) + ["audiocaption", "phone_recognition"]
+    table = table.set_column(table.schema.get_field_index("task"), "task", pa.array(tasks))
+    shutil.copytree(corpus[0], tmp_path / "m")
+    storage.write_table(f"{tmp_path}/m/{EXAMPLES}", table)
+    offered = Examples(str(tmp_path / "m"), corpus[1], count=4).offered
+    splits = {row["clip_id"]: row["split"] for row in rows}
+    held_out = [one.task for one in offered if splits[one.clip_id] == "test"]
+    assert len({one.clip_id for one in offered}) == 4 and len(held_out) == 3
+    for is_test in (True, False):
+        there = {task for row, task in zip(rows, tasks, strict=True) if (row["split"] == "test") == is_test}
+        shown = [one.task for one in offered if (splits[one.clip_id] == "test") == is_test]
+        assert set(shown) <= there and len(set(shown)) == min(len(there), len(shown))
 
 
 def test_what_is_offered_is_heard_and_nothing_else(examples, corpus):
