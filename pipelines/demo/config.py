@@ -10,6 +10,7 @@ from pipelines.demo.events import (
 )
 from pipelines.errors import UserError
 from pipelines.interface.config import require_range
+from pipelines.interface.words import command
 
 TEST_SPLITS = ["test", "test-demo"]
 HEARD = "heard_seconds=4.2"  # two joined sounds are no longer; the other 26 s are silence
@@ -74,6 +75,11 @@ class DemoConfig:
         require_range(self, ("steps",), low=10)
         if "://" in self.out:
             raise UserError(f"out={self.out}: the demo needs a local folder")
+
+    def next_step(self) -> str:
+        """Return the command that goes on from here: the last stage's run behind a page."""
+        folders = DemoFolders(self.out)
+        return command("serve", run=folders.run(STAGES[-1]), manifest=folders.manifest, cache=folders.cache)
 
 
 @dataclass(frozen=True)

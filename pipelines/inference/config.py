@@ -42,7 +42,7 @@ class AnsweringConfig:
     """[count] Beams of the search; 1: greedy."""
     max_new_tokens: int = 200
     """[tokens] Longest answer."""
-    batch_examples: int = 16
+    batch_examples: int = 32
     """[examples] Decoded together."""
     workers: int = 0
     """[count] Answering workers; 0: as many as the cluster has room for."""

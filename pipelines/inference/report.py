@@ -118,13 +118,15 @@ def absent(report: EvaluationReport) -> Iterator[str]:
 
 
 def print_scores(report: EvaluationReport) -> None:
-    """Print the scores as a table."""
+    """Print the scores as a table, and why some have no value."""
     head, rows = score_table(report)
     shown = [place for place, name in enumerate(head) if name not in ("clips", "references")]
     table = Table(*(head[place] for place in shown), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*(row[place] for place in shown))
     print_table(table)
+    for line in absent(report):
+        print(line)
 
 
 def _notes(report: EvaluationReport) -> Iterator[str]:

@@ -25,7 +25,8 @@ def recording_name(template: str, fields: Mapping[str, object], place: str, *, a
     try:
         name = template.format(**fields)
     except KeyError as error:
-        raise UserError(f"{place}: no column {error}; found {', '.join(map(repr, fields))}") from None
+        found = ", ".join(map(repr, fields))
+        raise UserError(f"{place}: no column {error}, which recording={template} names; found {found}") from None
     except (AttributeError, IndexError, ValueError) as error:
         raise UserError(f"recording={template}: not a template of columns ({error})") from None
     if not name or ".." in name.split("/") or "\0" in name or (name.startswith("/") and not absolute):

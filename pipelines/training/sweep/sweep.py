@@ -119,8 +119,9 @@ def _open_trial(trial: Trial, config: TrainConfig, goal: Goal, data: RunData) ->
             held_out = data.load_valid_examples(config, data.open_index(config.cache, config.read), tasks)
         names = metric_names(tasks, tasks_of(held_out) if held_out else None)
         if goal.metric not in names:
-            hint = "" if held_out else "; valid_splits and valid_every hold some out"
-            raise UserError(f"metric={goal.metric}: lines of metrics will have {', '.join(names)}{hint}")
+            lacks_held_out = goal.metric.startswith("valid_") and not held_out
+            hint = " nothing is held out; give valid_splits=[…] and valid_every=…, or metric=loss;" * lacks_held_out
+            raise UserError(f"metric={goal.metric}:{hint} lines of metrics will have {', '.join(names)}")
     except (FileNotFoundError, *USER_ERRORS) as error:
         raise UserError(f"{trial}: {error}") from None
     return held_out if goal.metric.startswith("valid_") else None

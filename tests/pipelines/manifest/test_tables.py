@@ -274,7 +274,7 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path'; found 'file', 'text'"),
+        ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path', which recording={path} names; found 'file'"),
         ("t.csv", "path,text\n", "no examples"),
         ("t.csv", "path,text\n../a.wav,x\n", "must be a path below its root"),
         ("t.jsonl", '{"path": "a.wav", "text": null}\n', "t.jsonl:1: text is missing"),

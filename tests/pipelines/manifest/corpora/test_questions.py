@@ -176,7 +176,7 @@ def test_table_without_a_header_and_with_plain_quotes(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["recording={name}.wav"], "t.csv:2: no column 'name'; found 'path', 'text'"),
+        (["recording={name}.wav"], "t.csv:2: no column 'name', which recording={name}.wav names; found 'path', 'text'"),
         (["recording={path"], "recording={path: not a template of columns"),
         (["text_column=caption"], "t.csv:2: caption is missing; found 'path', 'text'"),
         (["delimiter=||"], "delimiter='||': must be one character"),
