@@ -1,12 +1,13 @@
 """How many held-out examples a second `evaluate` answers: an earlier checkout's, this one's, and the plain way.
 
 `python -m benchmarks.answering CHECKOUT [rounds] [examples]`. CHECKOUT is another version of this project with a
-`.venv` of its own; it makes the corpus, the cache and the run, which this version reads too. The language model is a
-random Llama made to end its answers after 0 to 80 tokens, some 35 in the mean; the references are its own
-answers, as long as a trained model's would be. Beams 4, float32; CHECKOUT with two threads, here two workers of one
-thread. The plain way encodes each recording and calls transformers' `generate`, one example at a time, with two
-threads. All give the same texts, or the benchmark fails. Seconds are those of answering, from the first feature read to
-the last answer kept; starting Python, Ray and the models is shown beside them.
+`.venv` of its own; it makes the corpus, the cache and the run, which this version reads too. `-`: none. The
+language model is a random Llama made to end its answers after 0 to 80 tokens, some 35 in the mean; the references are
+its own answers, as long as a trained model's would be. Beams 4, float32; CHECKOUT with two threads, here two workers of
+one thread. The plain way encodes each recording and calls transformers' `generate`, one example at a time, with two
+threads; it answers some of the examples, picked evenly among all, from the longest answer to the shortest. All give the
+same texts, or the benchmark fails. Seconds are those of answering, from the first feature read to the last answer kept;
+starting Python, Ray and the models is shown beside them.
 """
 
 import json
@@ -42,37 +43,44 @@ BEAMS, MOST_TOKENS, PLAIN_EXAMPLES = 4, 80, 24
 MEAN_TOKENS, TRIED_CLIPS, TRIES = 35, 16, 8
 
 
-def main(checkout: Path, rounds: int, examples: int) -> None:
+def main(checkout: Path | None, rounds: int, examples: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="answering-"))
     try:
         make_llm(folder / "llm")
         write_corpus(folder, ["-"] * examples)
-        prepare(checkout, folder)
+        maker = checkout or Path.cwd()
+        prepare(maker, folder)
         end_answers(folder)
         here(folder, 0)
         answers = read_answers(folder / "here-0")
         write_corpus(folder, [answers[f"clip-{number}.wav"] or "-" for number in range(examples)])
         shutil.rmtree(folder / "manifest")
-        prepare_manifest(checkout, folder)
+        prepare_manifest(maker, folder)
         lengths = pq.read_table(folder / "here-0" / "answers.parquet")["tokens"].to_pylist()
         print(f"{examples} examples, answers of {min(lengths)} to {max(lengths)} tokens, mean {np.mean(lengths):.1f}")
-        seconds: dict[str, list[float]] = {"earlier": [], "here": [], "plain": []}
-        whole: dict[str, list[float]] = {"earlier": [], "here": []}
+        names = ["here", "plain", *["earlier"] * (checkout is not None)]
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        whole: dict[str, list[float]] = {name: [] for name in seconds if name != "plain"}
         for number in range(1, rounds + 1):
-            turns = {"earlier": earlier(checkout, folder, number), "here": here(folder, number)}
+            turns = {"here": here(folder, number)}
+            if checkout:
+                turns["earlier"] = earlier(checkout, folder, number)
             for name, (spent, total) in turns.items():
                 seconds[name].append(examples / spent)
                 whole[name].append(total)
             seconds["plain"].append(plain(folder, answers))
-        if earlier_answers(folder / "earlier-1") != answers or read_answers(folder / "here-1") != answers:
+        if checkout and earlier_answers(folder / "earlier-1") != answers:
             raise SystemExit("the texts differ")
-        here_, base, alone = (statistics.median(seconds[name]) for name in ("here", "earlier", "plain"))
+        if read_answers(folder / "here-1") != answers:
+            raise SystemExit("the texts differ")
+        median = {name: statistics.median(found) for name, found in seconds.items()}
         print(f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}")
         print("\n| | examples/s, median (each round) | whole command, s |\n|---|---|---|")
         for name, found in seconds.items():
             each = ", ".join(f"{rate:.2f}" for rate in found)
-            print(f"| {name} | {statistics.median(found):.2f} ({each}) | {whole_of(whole, name)} |")
-        print(f"\nhere / earlier {here_ / base:.2f}, here / plain {here_ / alone:.2f}")
+            print(f"| {name} | {median[name]:.2f} ({each}) | {whole_of(whole, name)} |")
+        ratios = (f"here / {name} {median['here'] / found:.2f}" for name, found in median.items() if name != "here")
+        print("\n" + ", ".join(ratios))
     finally:
         shutil.rmtree(folder)
 
@@ -230,4 +238,5 @@ def earlier_answers(out: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    main(Path(given[0]).absolute(), *(int(given[i]) if len(given) > i else default for i, default in ((1, 3), (2, 96))))
+    other = None if given[0] == "-" else Path(given[0]).absolute()
+    main(other, *(int(given[i]) if len(given) > i else default for i, default in ((1, 3), (2, 96))))
