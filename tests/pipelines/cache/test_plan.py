@@ -231,7 +231,10 @@ def test_every_way_of_storing_is_forecast_beside_the_plans_own(tmp_path, capsys,
 def test_forecast_leaves_out_what_the_cache_holds(tmp_path, capsys):
     manifest, cache = prepare_tones(tmp_path, num_clips=8), tmp_path / "c"
     fill(cache, manifest, make_worker(cache), shard_nbytes=1_000_000)
-    assert planned(manifest, cache, capsys, "clips_per_second=4")["clips"] == 0
+    assert planned(manifest, cache, capsys)["clips"] == 0
+    assert main(["plan", "extract", f"manifest={manifest}", f"cache={cache}", "whisper=tiny", "beats=tiny"]) == 0
+    told = capsys.readouterr().out
+    assert told == "clips      0 to encode; 8 are in the cache, or rejected there: nothing is left to do\n"
     first = next(read_units(str(cache)))
     storage.delete_file(str(cache / "index" / "000000.parquet"))
     forecast = planned(manifest, cache, capsys, "clips_per_second=4")

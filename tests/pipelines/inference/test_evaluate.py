@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm.answering import Answering
 from pipelines.cli import main
+from pipelines.errors import UserError
 from pipelines.inference import answering
 from pipelines.inference.answers import AnswerStore, DecodeSettings, open_answers
 from pipelines.inference.config import EvaluateConfig
@@ -203,7 +205,58 @@ def decoding(num_beams) -> DecodeSettings:
     return DecodeSettings(num_beams=num_beams, max_new_tokens=8, lora_scaling=1.0)
 
 
+def end_early(model) -> None:
+    """Let the answers of an untrained model end after different numbers of tokens."""
+    head, eos = model.llm.get_output_embeddings().weight, model.tokenizer.eos_token_id
+    with torch.no_grad():
+        head[eos] *= 2
+
+
 def make_sharp(model) -> None:
     """Let an untrained model say different things about different clips."""
     with torch.no_grad():
         model.aligner.projection.weight.mul_(30)
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_questions_take_the_places_of_answers_that_have_ended(run, corpus, tmp_path, num_beams, monkeypatch):
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()
+    asked = [(clip, f"{word} is heard?") for clip in clips for word in ("What", "Who, and why, and where")]
+    unit = AnswerUnit("all", 0, tuple(c for c, _ in asked), tuple(q for _, q in asked))
+    joined: list[tuple[int, int]] = []
+
+    class Watched(Answering):
+        def join(self, questions, batch, *arguments, **keys):
+            joined.append((len(self), len(questions)))
+            return super().join(questions, batch, *arguments, **keys)
+
+    monkeypatch.setattr("pipelines.inference.worker.Answering", Watched)
+    found = {}
+    for batch in (1, 5, 8):
+        joined.clear()
+        worker = worker_of(run, corpus, tmp_path / str(batch), num_beams=num_beams, batch=batch)
+        make_sharp(worker._model)
+        end_early(worker._model)
+        found[batch] = worker.answers(unit)
+        assert all(there + new <= batch for there, new in joined) and worker.answered == 0
+        assert [(row["clip_id"], row["question"]) for row in found[batch]] == asked
+    assert joined[0] == (0, 2) and (6, 2) in joined[4:]  # a later group waits for two answers, not for all
+    texts = {batch: [(row["answer"], row["tokens"]) for row in rows] for batch, rows in found.items()}
+    assert texts[1] == texts[5] == texts[8]
+    assert len({tokens for _, tokens in texts[1]}) >= 3
+
+
+def test_a_clip_that_cannot_be_read_ends_its_unit_and_no_other(run, corpus, tmp_path):
+    shutil.copytree(corpus[1], tmp_path / "c")
+    worker = worker_of(run, (corpus[0], str(tmp_path / "c")), tmp_path / "store", num_beams=1, batch=4)
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()
+    position = int(worker._cache.positions([clips[-1]])[0])
+    shard = tmp_path / "c" / "shards" / worker._cache.shard(position)
+    places = worker._cache.places("speech", [position], None)
+    content = bytearray(shard.read_bytes())
+    content[int(places.values[0])] ^= 1
+    shard.write_bytes(content)
+    questions = ("What is heard?",) * len(clips)
+    with pytest.raises(UserError, match=rf"speech of clip {clips[-1]} is damaged"):
+        worker.answers(AnswerUnit("all", 0, tuple(clips), questions))
+    assert len(worker.answers(AnswerUnit("whole", 0, tuple(clips[:-1]), questions[:-1]))) == len(clips) - 1
