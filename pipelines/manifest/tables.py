@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from encoders.audio import Segment
+from llm.prompts import PROMPTS
 from pipelines import storage
 from pipelines.errors import MissingError, UserError
 from pipelines.storage.arrays import Keys
@@ -139,6 +141,28 @@ def read_batches(uri: str, name: str, columns: Sequence[str]) -> Iterator[pa.Rec
     with _open_table(uri, name, columns) as file:
         for batch in storage.iter_batches(file, ROWS_PER_GROUP, columns):
             yield with_columns(batch, columns)
+
+
+def require_named(uri: str, splits: Sequence[str], tasks: Sequence[str]) -> None:
+    """Check names of a selection of a manifest's examples: a mistyped one among others would only make it smaller.
+
+    A known task need not be there: a stage's tasks are learnt as far as the corpora have them.
+
+    Raises:
+        UserError: If no example is in one of several splits, or has one of several tasks that is not ours either.
+    """
+    asked = {"split": splits if len(splits) > 1 else (), "task": tasks if len(tasks) > 1 else ()}
+    doubtful = [(name, value) for name, values in asked.items() for value in values if value not in PROMPTS]
+    if not doubtful:
+        return
+    found: dict[str, set[str]] = {"split": set(), "task": set()}
+    for batch in read_batches(uri, EXAMPLES, list(found)):
+        for name, values in found.items():
+            values.update(pc.unique(batch[name]).to_pylist())
+    for name, value in doubtful:
+        if value not in found[name]:
+            names = ", ".join(sorted(found[name]))
+            raise UserError(f"{uri}: no example has {name} {value}; {name}s found: {names}")
 
 
 def with_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:

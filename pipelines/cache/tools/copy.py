@@ -26,7 +26,7 @@ from pipelines.cache.tools.config import CacheExportConfig, CacheMergeConfig, Ca
 from pipelines.errors import UserError
 from pipelines.interface.progress import Progress
 from pipelines.interface.words import counted
-from pipelines.manifest.tables import Clip, read_clips, read_examples
+from pipelines.manifest.tables import Clip, read_clips, read_examples, require_named
 from pipelines.storage.threads import run_threads
 
 MEGABYTE = 1_000_000
@@ -85,6 +85,7 @@ def _manifest_clips(config: CacheExportConfig) -> set[bytes]:
     }
     if not wanted:
         raise UserError(f"{config.manifest}: no example has splits={config.splits} and tasks={config.tasks}")
+    require_named(config.manifest, config.splits, config.tasks)
     return wanted
 
 

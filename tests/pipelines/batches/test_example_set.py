@@ -13,6 +13,7 @@ from pipelines.batches.example_set import load_examples
 from pipelines.batches.mix import MixRow
 from pipelines.cache import clip_table
 from pipelines.cache.clip_index import ClipIndex
+from pipelines.cli import main
 from pipelines.errors import UserError
 from tests.pipelines.builders import config_of, fill, losses, make_worker, prepare_tones, train_here, valid_losses
 
@@ -97,7 +98,21 @@ def test_a_run_on_snapshots_has_the_losses_of_one_without(corpus, unbroken, larg
     assert len(list(large.glob("*.arrow"))) == 3  # the index, and the examples of two selections
 
 
-def test_one_of_several_splits_that_no_example_has_is_named(damaged):
-    with pytest.raises(UserError, match=r"no example is in split tset; splits found: test, train$"):
-        load(*damaged, splits=["train", "tset"])
-    assert len(load(*damaged, splits=["train", "test"])) == len(load(*damaged))
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"splits": ["train", "tset"]}, "no example has split tset; splits found: test, train"),
+        ({"tasks": ["audiocaption", "audiocaptoin"]}, "no example has task audiocaptoin; tasks found: audiocaption"),
+    ],
+)
+def test_one_of_several_names_that_no_example_has_is_named(damaged, tmp_path, keys, told, capsys):
+    with pytest.raises(UserError, match=f"{told}$"):
+        load(*damaged, **keys)
+    words = [f"{key}=[{','.join(names)}]" for key, names in keys.items()]
+    manifest, cache = damaged
+    assert main(["cache", "export", f"cache={cache}", f"out={tmp_path}/e", f"manifest={manifest}", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_task_of_ours_need_not_be_there(damaged):
+    assert len(load(*damaged, splits=["train", "test"], tasks=["asr", "audiocaption"])) == len(load(*damaged))
