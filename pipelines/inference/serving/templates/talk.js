@@ -35,7 +35,8 @@ async function connect() {
     const examples = (await (await api("/v1/examples")).json()).data;
     $("examples-label").hidden = !examples.length;
     $("examples").replaceChildren(new Option("choose one …", ""), ...examples.map(example => {
-      const option = new Option(`${example.recordings.join(" + ")} (${example.seconds.toFixed(1)} s)`, example.clip_id);
+      const named = `${example.task}: ${example.recordings.join(" + ")} (${example.seconds.toFixed(1)} s)`;
+      const option = new Option(named, example.clip_id);
       option.example = example;
       return option;
     }));
