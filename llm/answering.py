@@ -67,7 +67,7 @@ class Answering:
         """
         asked = model or self.model
         embeds_BTH, lengths = asked.embed_prompts(batch)
-        again = partial(asked.embed_prompt, one or batch.only)
+        again = partial(asked.prompt_again, one or batch.only)
         self._decoding.join(questions, embeds_BTH, lengths, most_tokens, adapter=adapter, prompt_again=again)
         return lengths
 

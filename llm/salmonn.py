@@ -206,7 +206,7 @@ class Salmonn(nn.Module):
                 num_beams=num_beams,
                 max_new_tokens=max_new_tokens,
                 length_penalty=length_penalty,
-                prompt_again=partial(self.embed_prompt, batch.only),
+                prompt_again=partial(self.prompt_again, batch.only),
             )
         finally:
             self.train(was_training)
@@ -271,9 +271,10 @@ class Salmonn(nn.Module):
         )
         return self._embed(ids_BT, audio_NH), [len(prompt) for prompt in prompts]
 
-    def embed_prompt(self, one: Callable[[int], Batch], place: int) -> Tensor:
-        """Return one example's prompt [1, T, H], of which no rounding depends on others; `one` makes its batch."""
-        return self.embed_prompts(one(place))[0]
+    def prompt_again(self, one: Callable[[int], Batch], place: int) -> Callable[[], Tensor]:
+        """Make one example's batch with `one`; return what computes its prompt [1, T, H], no rounding due to others."""
+        batch = one(place)
+        return lambda: self.embed_prompts(batch)[0]
 
     def _audio_tokens(self, batch: Batch) -> tuple[Tensor, list[int]]:
         """Return the clips' audio tokens one after the other, [N, H], and how many each has, [B]."""

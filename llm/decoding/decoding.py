@@ -34,7 +34,7 @@ def decode(
     num_beams: int,
     max_new_tokens: int,
     length_penalty: float = 1.0,
-    prompt_again: Callable[[int], Tensor] | None = None,
+    prompt_again: Callable[[int], Callable[[], Tensor]] | None = None,
 ) -> list[list[int]]:
     """Return the token ids of each example's answer, without its end token; arguments as of `Decoding`."""
     decoding = Decoding(llm, eos=eos, num_beams=num_beams, max_new_tokens=max_new_tokens, length_penalty=length_penalty)
@@ -98,7 +98,7 @@ class Decoding:
         most_tokens: Sequence[int] | None = None,
         *,
         adapter: str = "",
-        prompt_again: Callable[[int], Tensor] | None = None,
+        prompt_again: Callable[[int], Callable[[], Tensor]] | None = None,
     ) -> None:
         """Send the prompts of more examples through the LLM.
 
@@ -109,8 +109,9 @@ class Decoding:
             most_tokens: [B] Longest answer of each, at most `max_new_tokens`; None: that.
             adapter: Name of the LoRA that adds to the LLM for these examples, whichever others have; empty: all
                 examples have the one in use.
-            prompt_again: Computes the prompt of one of the B anew, alone, [1, T, H], when float64 is to decide; None:
-                it is what it is here.
+            prompt_again: Called when float64 is to decide about one of the B; returns what computes its prompt anew,
+                alone, [1, T, H], which runs in float64, while the call itself may read and write what it needs. None:
+                the prompt is what it is here.
         """
         most = [self._max_new_tokens] * len(examples) if most_tokens is None else list(most_tokens)
         common: dict[str, Any] = {"eos": self._eos, "device": embeds_BTH.device}
@@ -176,10 +177,10 @@ class Decoding:
     def _judge(self, example: int, sequences: Sequence[Sequence[int]]) -> Likelihoods:
         self.near_ties += 1
         asked = self._asked[example]
+        prompt = asked.prompt if isinstance(asked.prompt, Tensor) else asked.prompt()  # which may read from a cache
         with InFloat64():  # type: ignore[no-untyped-call]  # the library's
             forward = partial(self._llm, [asked.adapter])
-            if not isinstance(asked.prompt, Tensor):
-                asked.prompt = asked.prompt()
+            asked.prompt = prompt if isinstance(prompt, Tensor) else prompt()
             return likelihoods(forward, self._embed, self._windows, asked.prompt.double(), sequences)
 
     def _searches(self) -> list[Greedy | Beams]:
@@ -191,6 +192,6 @@ class Decoding:
 class _Asked:
     """What is known of an example for the case that float64 is to decide."""
 
-    prompt: Tensor | Callable[[], Tensor]
-    """[1, T, H], or what computes it when it is needed first."""
+    prompt: Tensor | Callable[[], Callable[[], Tensor]]
+    """[1, T, H], or, until it is needed first, what returns what computes it."""
     adapter: str

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -123,9 +124,10 @@ def test_the_prompt_that_float64_reads_is_computed_anew_for_the_example_alone(nu
     noisy = [prompt * (1 + 1e-6 * torch.randn(prompt.shape)) for prompt in prompts]
     asked: list[int] = []
 
-    def again(place: int) -> Tensor:
+    def again(place: int) -> Callable[[], Tensor]:
         asked.append(place)
-        return prompts[place].unsqueeze(0)
+        assert torch.ones(1).dtype == (torch.ones(1) + 1).dtype == torch.float32  # what is read stays as it is
+        return lambda: prompts[place].unsqueeze(0)
 
     options: dict[str, Any] = {"eos": EOS, "num_beams": num_beams, "max_new_tokens": 10}
     expected = decode(llm, *padded(prompts), **options)

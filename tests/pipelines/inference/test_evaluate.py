@@ -19,14 +19,14 @@ from llm.answering import Answering
 from pipelines.cli import main
 from pipelines.errors import UserError
 from pipelines.inference import answering
-from pipelines.inference.answers import AnswerStore, DecodeSettings, open_answers
+from pipelines.inference.answers import SILENCE, AnswerStore, DecodeSettings, open_answers
 from pipelines.inference.config import EvaluateConfig
 from pipelines.inference.evaluate import evaluate
 from pipelines.inference.scoring.texts import normalise
 from pipelines.inference.units import AnswerConfig, AnswerUnit
 from pipelines.inference.worker import AnswerWorker
 from pipelines.runs.spec import RunSpec, identified
-from tests.pipelines.builders import stores_of
+from tests.pipelines.builders import fill, make_worker, stores_of
 
 pytestmark = pytest.mark.usefixtures("without_java")
 SHORT = ["num_beams=2", "max_new_tokens=5", "workers=1"]
@@ -181,6 +181,22 @@ def test_answers_do_not_depend_on_batch_order_and_neighbours(run, corpus, tmp_pa
         found.append({(row["clip_id"], row["question"]): (row["answer"], row["tokens"]) for row in rows})
     assert found[0] == found[1] == found[2] and len(found[0]) == 24
     assert len(set(found[0].values())) > 3
+
+
+def test_where_float64_decides_clips_of_an_int8_cache_are_read_as_they_are(run, corpus, tmp_path):
+    fill(tmp_path / "c", corpus[0], make_worker(tmp_path / "c", codec="int8"))
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()[:5]
+    clips.append(SILENCE)
+    found = []
+    for batch in (1, 4):
+        worker = worker_of(run, (corpus[0], str(tmp_path / "c")), tmp_path / "a", num_beams=1, batch=batch)
+        make_sharp(worker._model)
+        with torch.no_grad():  # each two tokens are equally likely: every step is float64's to decide
+            head = worker._model.llm.get_output_embeddings().weight
+            head[1::2] = head[: len(head) - len(head) % 2 : 2]
+        rows = worker.answers(AnswerUnit("a", 0, tuple(clips), ("What is heard?",) * len(clips)))
+        found.append([(row["answer"], row["tokens"]) for row in rows])
+    assert found[0] == found[1] and len(set(found[0])) > 1
 
 
 def worker_of(run, corpus, store, *, num_beams, batch) -> AnswerWorker:
