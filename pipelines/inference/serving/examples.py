@@ -1,9 +1,10 @@
 """Examples that the page offers: questions of a manifest about clips of a cache, with their recordings' sound."""
 
 import io
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain, islice, zip_longest
+from itertools import islice
 from typing import Any
 
 import soundfile as sf
@@ -99,10 +100,14 @@ def _by_turns(found: Mapping[tuple[bool, str], Mapping[str, Example]], count: in
     """Return so many examples of different clips: those not learnt first, in each half one of each task by turns."""
     picked: dict[str, Example] = {}
     for is_learnt in (False, True):
-        of_tasks = [of_one.values() for (learnt, _), of_one in found.items() if learnt == is_learnt]
-        for example in chain.from_iterable(zip_longest(*of_tasks)):
-            if example and len(picked) < count:
-                picked.setdefault(example.clip_id, example)
+        turns = deque(iter(of_one.values()) for (learnt, _), of_one in found.items() if learnt == is_learnt)
+        while turns and len(picked) < count:
+            of_task = turns.popleft()
+            for example in of_task:
+                if example.clip_id not in picked:  # tasks may share clips: a clip that another has had costs no turn
+                    picked[example.clip_id] = example
+                    turns.append(of_task)
+                    break
     return list(picked.values())
 
 

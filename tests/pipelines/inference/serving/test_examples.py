@@ -45,6 +45,20 @@ def test_each_task_is_offered_although_one_comes_first(corpus, tmp_path):
         assert set(shown) <= there and len(set(shown)) == min(len(there), len(shown))
 
 
+def test_each_task_is_offered_although_all_are_about_the_same_clips(corpus, tmp_path):
+    table = storage.select_parquet(f"{corpus[0]}/{EXAMPLES}", EXAMPLE_SCHEMA.names)
+    tasks = ["asr", "audiocaption", "phone_recognition"]
+    rows = [
+        {**row, "task": task, "example_id": f"{row['example_id']}-{task}"}
+        for row in table.to_pylist()
+        for task in tasks
+    ]
+    shutil.copytree(corpus[0], tmp_path / "m")
+    storage.write_table(f"{tmp_path}/m/{EXAMPLES}", pa.Table.from_pylist(rows, table.schema))
+    offered = Examples(str(tmp_path / "m"), corpus[1], count=3).offered
+    assert len({one.clip_id for one in offered}) == 3 and {one.task for one in offered} == set(tasks)
+
+
 def test_what_is_offered_is_heard_and_nothing_else(examples, corpus):
     (first, *_), clips = examples.offered, list(read_clips(corpus[0]))
     (clip,) = (clip for clip in clips if clip.clip_id == first.clip_id)
