@@ -59,13 +59,19 @@ class AnswerWorker:
 
         Raises:
             UserError: If features are not the written ones, naming shard and clip.
+            MemoryError: If a GPU's memory is too small for the batch.
             OSError: If storage fails.
         """
         started = time.monotonic()
         store = AnswerStore(self._config.stores[unit.setting])
         if (kept := store.read_unit(unit.unit_id)) is not None:  # by a worker that died before it could say so
             return UnitAnswers(kept.num_rows, sum(kept["tokens"].to_pylist()), 0.0, self.node)
-        rows = self.answers(unit)
+        try:
+            rows = self.answers(unit)
+        except torch.OutOfMemoryError as error:
+            most = self._config.batch_examples
+            hint = f"the device has too little memory for batch_examples={most}; a smaller one needs less"
+            raise MemoryError(f"{hint} ({str(error).splitlines()[0]})") from error
         store.write(unit.unit_id, rows)
         tokens = sum(row["tokens"] for row in rows)
         done = UnitAnswers(len(rows), tokens, time.monotonic() - started, self.node)

@@ -262,6 +262,20 @@ def test_questions_take_the_places_of_answers_that_have_ended(run, corpus, tmp_p
     assert len({tokens for _, tokens in texts[1]}) >= 3
 
 
+def test_where_memory_is_short_the_key_that_needs_less_is_named(run, corpus, tmp_path, monkeypatch):
+    worker = worker_of(run, corpus, tmp_path, num_beams=1, batch=4)
+
+    def allocate(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(worker._model, "embed_prompts", allocate)  # as a GPU with too little memory does
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()[:1]
+    with pytest.raises(
+        MemoryError, match=r"memory for batch_examples=4; a smaller one needs less \(CUDA out of memory"
+    ):
+        worker.run(AnswerUnit("a", 0, tuple(clips), ("What is heard?",)))
+
+
 def test_a_clip_that_cannot_be_read_ends_its_unit_and_no_other(run, corpus, tmp_path):
     shutil.copytree(corpus[1], tmp_path / "c")
     worker = worker_of(run, (corpus[0], str(tmp_path / "c")), tmp_path / "store", num_beams=1, batch=4)
