@@ -136,7 +136,14 @@ def _give_out(
 
     def units() -> Iterator[AnswerUnit]:
         for setting, answered in enumerate(known):
-            yield from cut_units(wanted, answered, setting=setting, workers=workers, batch=config.batch_examples)
+            yield from cut_units(
+                wanted,
+                answered,
+                setting=setting,
+                workers=workers,
+                batch=config.batch_examples,
+                are_even=settings[setting].sampling is None and settings[setting].engine is None,
+            )
 
     speed, log = _Speed(), AnswerLog(config.run)
     with progress.phase("answer", unit="answers", total=lacking) as phase:

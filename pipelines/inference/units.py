@@ -57,7 +57,9 @@ class UnitAnswers:
     node: str
 
 
-def cut_units(wanted: pa.Table, answered: pa.Table, *, setting: int, workers: int, batch: int) -> Iterator[AnswerUnit]:
+def cut_units(
+    wanted: pa.Table, answered: pa.Table, *, setting: int, workers: int, batch: int, are_even: bool = False
+) -> Iterator[AnswerUnit]:
     """Yield units of the questions that have no answer yet, those first that have the longest references.
 
     Answers of about the same length are decoded together, and the last units are short.
@@ -67,7 +69,8 @@ def cut_units(wanted: pa.Table, answered: pa.Table, *, setting: int, workers: in
         answered: clip_id and question of the answers there are.
         setting: Which of the workers' settings they are answered with.
         workers: How many share the work.
-        batch: Questions decoded together; a unit has a multiple of it.
+        batch: Questions decoded together; a unit has a multiple of it, for drawn answers depend on their batch.
+        are_even: Cut units of about the same size instead, as many for each worker: few questions are shared by all.
     """
     todo = wanted.group_by(KEY, use_threads=False).aggregate([("length", "max")])
     todo = todo.join(answered.select(KEY), keys=KEY, join_type="left anti", use_threads=False)
@@ -75,6 +78,9 @@ def cut_units(wanted: pa.Table, answered: pa.Table, *, setting: int, workers: in
     todo = todo.sort_by([("length_max", "descending"), ("question", "ascending"), ("clip_id", "ascending")])
     size = min(max(-(-todo.num_rows // (UNITS_PER_WORKER * workers)), 1), MOST_QUESTIONS)
     size = -(-size // batch) * batch
+    if are_even:
+        units_each = max(-(-todo.num_rows // (workers * size)), 1)
+        size = max(-(-todo.num_rows // (workers * units_each)), 1)
     for first in range(0, todo.num_rows, size):
         part = todo.slice(first, size)
         clip_ids, questions = (tuple(part[name].to_pylist()) for name in KEY)

@@ -80,6 +80,24 @@ def test_units_hold_what_has_no_answer_once_the_longest_first():
     assert list(cut_units(wanted, table, setting=0, workers=2, batch=2)) == []
 
 
+@pytest.mark.parametrize(
+    ("count", "workers", "sizes"),
+    [
+        (24, 2, [12, 12]),
+        (96, 2, [24, 24, 24, 24]),
+        (33, 1, [17, 16]),
+        (3, 4, [1, 1, 1]),
+        (3000, 2, [188] * 15 + [180]),
+        (0, 2, []),
+    ],
+)
+def test_even_units_give_every_worker_as_much(count, workers, sizes):
+    rows = {"clip_id": [f"c{row}" for row in range(count)], "question": ["?"] * count, "length": [1.0] * count}
+    wanted = pa.table(rows, pa.schema({"clip_id": pa.string(), "question": pa.string(), "length": pa.float64()}))
+    units = cut_units(wanted, wanted.slice(0, 0), setting=0, workers=workers, batch=32, are_even=True)
+    assert [len(unit.clip_ids) for unit in units] == sizes
+
+
 def test_the_length_of_an_answer_is_the_mean_of_its_references():
     table = pa.table({"clip_id": ["a", "b"], "question": ["?", "?"], "r": [["ab", "abcd"], ["x"]]})
     assert with_lengths(table, table["r"])["length"].to_pylist() == [3.0, 1.0]
