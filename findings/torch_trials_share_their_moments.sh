@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # torch 2.13.0, run on 2026-11-29.
 #
-# A sweep loads a checkpoint once and starts its trials from it one after the other, in one process. One would expect them
-# all to start from the same state. The model's load_state_dict copies. The optimizer's copies the dictionaries alone: where
-# type and device fit, it takes the tensors themselves. So the first trial's steps are written into the loaded checkpoint,
-# and the second starts with the moments and the step count at which the first has ended.
+# A sweep loads a checkpoint once and starts its trials from it one after the other, in one process. One would expect all
+# of them to start from the same state. The model's load_state_dict copies. The optimizer's copies only the dictionaries:
+# where dtype and device fit, it takes the tensors themselves. So the first trial's steps are written into the loaded
+# checkpoint, and the second starts with the moments and the step count at which the first has ended.
 #
-# It matters because the result of a trial then depends on which ran before it, and nothing shows it. For bfloat16 weights
-# with float32 moments the tensors are converted, which copies, so a test with them sees nothing. What helps: read the
+# It matters because the result of a trial then depends on which ran before it, and nothing shows it. Where the dtype
+# differs, the moments are converted and so are copies, but the step count is still shared. What helps: read the
 # checkpoint for each trial, or load copy.deepcopy(checkpoint["optimizer"]).
 set -euo pipefail
 folder=$(mktemp -d)
