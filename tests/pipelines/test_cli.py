@@ -144,7 +144,9 @@ def test_the_next_step_that_a_verb_names_is_a_command_with_all_its_keys(name):
     if name == "plan train":
         return  # its next step is a sentence
     known = {key.name for key in describe_keys(config_type)}
-    words = [word for word in NEEDED[name] if word.partition("=")[0].partition(".")[0] in known or "grid." in word]
+    words = [
+        word for word in NEEDED.get(name, []) if word.partition("=")[0].partition(".")[0] in known or "grid." in word
+    ]
     missing = [key.name for key in describe_keys(config_type) if key.default == "needed"]
     words += [f"{key}=x" for key in missing if not any(word.startswith(f"{key}=") for word in words)]
     salmonn, *step = shlex.split(load_config(config_type, words).next_step())
