@@ -26,7 +26,7 @@ from pipelines.storage.ahead import ReadAhead
 
 logger = logging.getLogger(__name__)
 JOINS_PER_BATCH = 4
-"""A batch is made up of so many groups; the next group joins when there is room for all of it."""
+"""After a unit's first batch, which begins whole, so many groups are a batch; each joins when there is room for it."""
 READ_SECONDS = 3600.0
 """Longest wait for a group's clips; reading each from its cache has a shorter limit, and silence is encoded first."""
 
@@ -100,7 +100,7 @@ class AnswerWorker:
         """
         most, count = self._config.batch_examples, len(unit.clip_ids)
         size = max(1, most // JOINS_PER_BATCH)
-        groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        groups = [range(min(most, count)), *(range(at, min(at + size, count)) for at in range(most, count, size))]
         batches = ReadAhead(
             lambda step: self._of(unit, groups[step]),
             range(len(groups)),

@@ -183,6 +183,18 @@ def test_answers_do_not_depend_on_batch_order_and_neighbours(run, corpus, tmp_pa
     assert len(set(found[0].values())) > 3
 
 
+def test_the_first_batch_of_a_unit_begins_whole_and_the_rest_in_groups(run, corpus, tmp_path, monkeypatch):
+    worker, sizes = worker_of(run, corpus, tmp_path, num_beams=1, batch=8), []
+    clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()
+    join = Answering.join
+    monkeypatch.setattr(
+        Answering, "join", lambda self, group, *a, **k: sizes.append(len(group)) or join(self, group, *a, **k)
+    )
+    for count in (3, 12, 11):
+        assert len(worker.answers(AnswerUnit("a", 0, tuple(clips[:count]), ("What?",) * count))) == count
+    assert sizes == [3, 8, 2, 2, 8, 2, 1]
+
+
 def test_where_float64_decides_clips_of_an_int8_cache_are_read_as_they_are(run, corpus, tmp_path):
     fill(tmp_path / "c", corpus[0], make_worker(tmp_path / "c", codec="int8"))
     clips = pq.read_table(f"{corpus[0]}/clips.parquet")["clip_id"].to_pylist()[:5]
@@ -256,7 +268,7 @@ def test_questions_take_the_places_of_answers_that_have_ended(run, corpus, tmp_p
         found[batch] = worker.answers(unit)
         assert all(there + new <= batch for there, new in joined) and worker.answered == 0
         assert [(row["clip_id"], row["question"]) for row in found[batch]] == asked
-    assert joined[0] == (0, 2) and (6, 2) in joined[4:]  # a later group waits for two answers, not for all
+    assert joined[0] == (0, 8) and (6, 2) in joined[1:]  # a later group waits for two answers, not for all
     texts = {batch: [(row["answer"], row["tokens"]) for row in rows] for batch, rows in found.items()}
     assert texts[1] == texts[5] == texts[8]
     assert len({tokens for _, tokens in texts[1]}) >= 3
