@@ -16,7 +16,7 @@ from pipelines.batches.mix import MixRow, Mixture, make_mixture
 from pipelines.batches.order import ShardOrder
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.errors import UserError
-from pipelines.manifest.tables import EXAMPLE_SCHEMA, EXAMPLES, read_batches, require_named
+from pipelines.manifest.tables import EXAMPLE_SCHEMA, EXAMPLES, read_batches
 from pipelines.storage.arrays import Indices, numbers
 
 VERSION = 1
@@ -87,8 +87,8 @@ def load_examples(
     With a `shard_window` they come shard by shard, shuffled among so many. `more_columns` of the manifest are kept.
 
     Raises:
-        UserError: If nothing is selected, or as `require_named`, or if of what is selected all, or more than
-            `max_missing_fraction`, has no features in the cache.
+        UserError: If nothing is selected, or all of it, or more than `max_missing_fraction`, has no features in the
+            cache.
     """
     tasks = tasks or sorted({row.task for row in mix})
     splits_read = splits and sorted({*splits, *(split for row in mix for split in row.splits)})
@@ -97,7 +97,6 @@ def load_examples(
     table = _joined(manifest, cache, {"split": list(splits_read), "task": list(tasks)}, columns)
     if table.num_rows == 0:
         raise UserError(_nothing_selected(manifest, splits, tasks, is_mixed=bool(mix)))
-    require_named(manifest, splits, tasks)
     positions_N = numbers(table["position"])
     held = int((positions_N >= 0).sum())  # the others come last
     missing = table.num_rows - held

@@ -99,6 +99,29 @@ def _lacking(wanted: pa.Table, answered: pa.Table) -> int:
     return int(todo.group_by(KEY).aggregate([]).num_rows)
 
 
+def _worker_config(
+    config: AnsweringConfig,
+    model: Model,
+    settings: Sequence[DecodeSettings],
+    stores: Sequence[AnswerStore],
+    device: str,
+) -> AnswerConfig:
+    return AnswerConfig(
+        run=config.run,
+        step=model.step,
+        spec=model.spec,
+        cache=config.cache,
+        stores=tuple(store.uri for store in stores),
+        settings=tuple(settings),
+        whisper=model.whisper,
+        beats=model.beats,
+        device=device,
+        threads=config.threads,
+        batch_examples=config.batch_examples,
+        engine_python=model.engine_python,
+    )
+
+
 def _give_out(
     config: AnsweringConfig,
     model: Model,
@@ -113,20 +136,7 @@ def _give_out(
         own_cluster = connect(config.ray)
     device = cluster_device(config.device)
     gpus = 1 if device == "cuda" else 0
-    worker = AnswerConfig(
-        run=config.run,
-        step=model.step,
-        spec=model.spec,
-        cache=config.cache,
-        stores=tuple(store.uri for store in stores),
-        settings=tuple(settings),
-        whisper=model.whisper,
-        beats=model.beats,
-        device=device,
-        threads=config.threads,
-        batch_examples=config.batch_examples,
-        engine_python=model.engine_python,
-    )
+    worker = _worker_config(config, model, settings, stores, device)
     actor_type = ray.remote(AnswerActor).options(
         num_cpus=config.threads, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=2
     )
@@ -142,7 +152,7 @@ def _give_out(
                 setting=setting,
                 workers=workers,
                 batch=config.batch_examples,
-                are_even=settings[setting].sampling is None and settings[setting].engine is None,
+                in_whole_batches=settings[setting].in_whole_batches,
             )
 
     speed, log = _Speed(), AnswerLog(config.run)

@@ -53,6 +53,11 @@ class DecodeSettings:
     engine: str | None = None
     """Another engine than our own, with its version."""
 
+    @property
+    def in_whole_batches(self) -> bool:
+        """Whether batches are answered one after the other: what is drawn depends on them, and engines take them so."""
+        return self.sampling is not None or self.engine is not None
+
 
 @dataclass(frozen=True)
 class AnswerStore:

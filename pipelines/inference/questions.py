@@ -11,7 +11,7 @@ from llm.prompts import question_for
 from pipelines import storage
 from pipelines.batches.example_set import load_examples
 from pipelines.cache.clip_index import ClipIndex
-from pipelines.manifest.tables import CLIPS
+from pipelines.manifest.tables import CLIPS, require_named
 
 KEY = ["clip_id", "question"]
 
@@ -56,9 +56,10 @@ def load_questions(
     """Gather a manifest's examples by clip, task and question; where an example has no question, its task's first.
 
     Raises:
-        UserError: As `load_examples`.
+        UserError: As `require_named` and `load_examples`.
         LLMError: If an example has no question and its task none either.
     """
+    require_named(manifest, splits, tasks)
     examples = load_examples(
         manifest,
         cache,

@@ -58,7 +58,7 @@ class UnitAnswers:
 
 
 def cut_units(
-    wanted: pa.Table, answered: pa.Table, *, setting: int, workers: int, batch: int, are_even: bool = False
+    wanted: pa.Table, answered: pa.Table, *, setting: int, workers: int, batch: int, in_whole_batches: bool
 ) -> Iterator[AnswerUnit]:
     """Yield units of the questions that have no answer yet, those first that have the longest references.
 
@@ -69,8 +69,9 @@ def cut_units(
         answered: clip_id and question of the answers there are.
         setting: Which of the workers' settings they are answered with.
         workers: How many share the work.
-        batch: Questions decoded together; a unit has a multiple of it, for drawn answers depend on their batch.
-        are_even: Cut units of about the same size instead, as many for each worker: few questions are shared by all.
+        batch: Questions decoded together.
+        in_whole_batches: Cut units of a multiple of `batch`. Otherwise they are of about the same size, as many for
+            each worker, so that few questions are shared by all.
     """
     todo = wanted.group_by(KEY, use_threads=False).aggregate([("length", "max")])
     todo = todo.join(answered.select(KEY), keys=KEY, join_type="left anti", use_threads=False)
@@ -78,7 +79,7 @@ def cut_units(
     todo = todo.sort_by([("length_max", "descending"), ("question", "ascending"), ("clip_id", "ascending")])
     size = min(max(-(-todo.num_rows // (UNITS_PER_WORKER * workers)), 1), MOST_QUESTIONS)
     size = -(-size // batch) * batch
-    if are_even:
+    if not in_whole_batches:
         units_each = max(-(-todo.num_rows // (workers * size)), 1)
         size = max(-(-todo.num_rows // (workers * units_each)), 1)
     for first in range(0, todo.num_rows, size):

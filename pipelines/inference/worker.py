@@ -84,8 +84,8 @@ class AnswerWorker:
         if self._engine is None:
             set_lora_scaling(self._model.llm, settings.lora_scaling)
         self.answered, started = 0, time.monotonic()
-        is_drawn = settings.sampling is not None
-        answers = self._in_batches(unit, settings) if self._engine or is_drawn else self._by_turns(unit, settings)
+        answer = self._in_whole_batches if settings.in_whole_batches else self._in_continuous_batch
+        answers = answer(unit, settings)
         seconds = (time.monotonic() - started) / len(answers)
         self.answered = 0  # the driver counts them itself now
         return [
@@ -93,8 +93,8 @@ class AnswerWorker:
             for clip, question, one in zip(unit.clip_ids, unit.questions, answers, strict=True)
         ]
 
-    def _by_turns(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
-        """Decode up to `batch_examples` questions together; as soon as some are done, the next ones take their places.
+    def _in_continuous_batch(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
+        """Decode up to `batch_examples` questions together; as answers end, the next questions take their places.
 
         These are read ahead meanwhile.
         """
@@ -127,7 +127,7 @@ class AnswerWorker:
     def _of(self, unit: AnswerUnit, places: Sequence[int]) -> Batch:
         return self._read([unit.clip_ids[place] for place in places], [unit.questions[place] for place in places])
 
-    def _in_batches(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
+    def _in_whole_batches(self, unit: AnswerUnit, settings: DecodeSettings) -> list[Answer]:
         """Let the engine answer `batch_examples` at a time, or draw so many answers: those depend on each other."""
         answers: list[Answer] = []
         for first in range(0, len(unit.clip_ids), self._config.batch_examples):

@@ -151,18 +151,17 @@ def require_named(uri: str, splits: Sequence[str], tasks: Sequence[str]) -> None
     Raises:
         UserError: If no example is in one of several splits, or has one of several tasks that is not ours either.
     """
-    asked = {"split": splits if len(splits) > 1 else (), "task": tasks if len(tasks) > 1 else ()}
-    doubtful = [(name, value) for name, values in asked.items() for value in values if value not in PROMPTS]
-    if not doubtful:
-        return
-    found: dict[str, set[str]] = {"split": set(), "task": set()}
-    for batch in read_batches(uri, EXAMPLES, list(found)):
+    unseen = {"split": set(splits) if len(splits) > 1 else set(), "task": set(tasks) if len(tasks) > 1 else set()}
+    unseen["task"] -= PROMPTS.keys()
+    found: dict[str, set[str]] = {name: set() for name, values in unseen.items() if values}
+    for batch in read_batches(uri, EXAMPLES, list(found)) if found else ():
         for name, values in found.items():
             values.update(pc.unique(batch[name]).to_pylist())
-    for name, value in doubtful:
-        if value not in found[name]:
-            names = ", ".join(sorted(found[name]))
-            raise UserError(f"{uri}: no example has {name} {value}; {name}s found: {names}")
+        if all(unseen[name] <= values for name, values in found.items()):
+            return
+    for name, values in found.items():
+        for value in sorted(unseen[name] - values):
+            raise UserError(f"{uri}: no example has {name} {value}; {name}s found: {', '.join(sorted(values))}")
 
 
 def with_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:

@@ -1,12 +1,14 @@
 """What a run learns from and is validated on, opened once for one run after another; without PyTorch."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pipelines.batches.example_set import ExampleSet, load_examples
 from pipelines.batches.mix import MixRow
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cache.read_config import ReadConfig
+from pipelines.manifest.tables import require_named
 from pipelines.training.config import TrainConfig
 
 EXAMPLE_SETS = 2
@@ -21,10 +23,16 @@ class RunData:
     def __init__(self) -> None:
         self._indexes: list[tuple[Any, ClipIndex]] = []
         self._examples: list[tuple[Any, ExampleSet]] = []
+        self._named: list[tuple[Any, None]] = []
 
     def open_index(self, uri: str, read: ReadConfig) -> ClipIndex:
         """Return `ClipIndex(uri, read)`; raises as that."""
         return kept(self._indexes, (uri, read), lambda: ClipIndex(uri, read), limit=1)
+
+    def require_named(self, config: TrainConfig) -> None:
+        """Check the names of splits and tasks, those of one manifest once; raises as `tables.require_named`."""
+        for selection in ((config.manifest, config.splits, config.tasks), (config.manifest, config.valid_splits, [])):
+            kept(self._named, selection, partial(require_named, *selection), limit=EXAMPLE_SETS)
 
     def load_train_examples(self, config: TrainConfig, index: ClipIndex, mix: Sequence[MixRow]) -> ExampleSet:
         """Return the examples to learn from; raises as `load_examples`."""

@@ -87,6 +87,7 @@ def check_run(config: TrainConfig, data: RunData | None = None) -> RunInputs:
     index = data.open_index(config.cache, config.read)
     mix = load_mix(config.mix) if config.mix else ()
     examples = data.load_train_examples(config, index, mix)
+    data.require_named(config)
     _check_prompts(examples.table)
     if config.valid_every:
         _check_held_out(config, mix)

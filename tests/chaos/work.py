@@ -104,7 +104,9 @@ def answer_here(config: EvaluateConfig) -> None:
     keys = {"whisper": "", "beats": "", "device": "cpu", "threads": 1, "batch_examples": config.batch_examples}
     where = {"run": config.run, "cache": config.cache, "stores": (store.uri,)}
     worker = AnswerWorker(AnswerConfig(step=model.step, spec=model.spec, settings=(settings,), **where, **keys))
-    units = cut_units(wanted, store.read(), setting=0, workers=len(questions), batch=config.batch_examples)
+    units = cut_units(
+        wanted, store.read(), setting=0, workers=len(questions), batch=config.batch_examples, in_whole_batches=False
+    )
     for unit in units:
         worker.run(unit)
 

@@ -77,7 +77,9 @@ def score_newest(config: AnsweringConfig, due: Due, most_questions: int, lora_sc
     )
     own = questions.table["clip_id"].combine_chunks()
     wanted = with_clips(questions, own)
-    units = cut_units(wanted, SCHEMA.empty_table(), setting=0, workers=1, batch=config.batch_examples)
+    units = cut_units(
+        wanted, SCHEMA.empty_table(), setting=0, workers=1, batch=config.batch_examples, in_whole_batches=False
+    )
     answers = pa.Table.from_pylist([row for unit in units for row in worker.answers(unit)], SCHEMA)
     given = {OWN: answers_to(questions, own, answers)}
     return CheckpointScores(step, tuple(scores[OWN] for scores in score_test_sets(questions, given)))

@@ -15,6 +15,9 @@ from pipelines.cache import clip_table
 from pipelines.cache.clip_index import ClipIndex
 from pipelines.cli import main
 from pipelines.errors import UserError
+from pipelines.inference.questions import load_questions
+from pipelines.manifest.tables import require_named
+from pipelines.training.preflight import check_run
 from tests.pipelines.builders import config_of, fill, losses, make_worker, prepare_tones, train_here, valid_losses
 
 
@@ -106,13 +109,24 @@ def test_a_run_on_snapshots_has_the_losses_of_one_without(corpus, unbroken, larg
     ],
 )
 def test_one_of_several_names_that_no_example_has_is_named(damaged, tmp_path, keys, told, capsys):
-    with pytest.raises(UserError, match=f"{told}$"):
-        load(*damaged, **keys)
-    words = [f"{key}=[{','.join(names)}]" for key, names in keys.items()]
     manifest, cache = damaged
+    with pytest.raises(UserError, match=f"{told}$"):
+        check_run(config_of(damaged, tmp_path / "run", max_missing_fraction=0.5, **keys))
+    with pytest.raises(UserError, match=f"{told}$"):
+        load_questions(manifest, ClipIndex(cache), **{"splits": [], "tasks": [], "max_missing_fraction": 0.5} | keys)
+    words = [f"{key}=[{','.join(names)}]" for key, names in keys.items()]
     assert main(["cache", "export", f"cache={cache}", f"out={tmp_path}/e", f"manifest={manifest}", *words]) == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_task_of_ours_need_not_be_there(damaged):
-    assert len(load(*damaged, splits=["train", "test"], tasks=["asr", "audiocaption"])) == len(load(*damaged))
+def test_one_of_several_held_out_splits_that_no_example_has_is_named(damaged, tmp_path):
+    keys = {"splits": ["train"], "valid_splits": ["test", "tset"], "valid_every": 1, "max_missing_fraction": 0.5}
+    with pytest.raises(UserError, match=r"no example has split tset; splits found: test, train$"):
+        check_run(config_of(damaged, tmp_path / "run", **keys))
+
+
+def test_a_task_of_ours_need_not_be_there_nor_a_single_name_be_looked_for(damaged):
+    require_named(damaged[0], ["train", "test"], ["asr", "audiocaption"])
+    require_named(damaged[0], ["asr"], ["mine"])
+    with pytest.raises(UserError, match="no example has split asr"):  # a task's name is no split's
+        require_named(damaged[0], ["asr", "train"], [])

@@ -72,12 +72,12 @@ def test_units_hold_what_has_no_answer_once_the_longest_first():
     wanted = with_lengths(table, table["r"])
     twice = pa.concat_tables([wanted, wanted])
     answered = table.slice(0, 5)
-    units = list(cut_units(twice, answered, setting=1, workers=2, batch=2))
+    units = list(cut_units(twice, answered, setting=1, workers=2, batch=2, in_whole_batches=True))
     assert {unit.setting for unit in units} == {1} and {len(unit.clip_ids) for unit in units[:-1]} == {4}
     assert [clip for unit in units for clip in unit.clip_ids] == [f"clip{number}" for number in range(40, 5, -1)]
-    again = list(cut_units(wanted, answered, setting=1, workers=2, batch=2))
+    again = list(cut_units(wanted, answered, setting=1, workers=2, batch=2, in_whole_batches=True))
     assert [unit.unit_id for unit in again] == [unit.unit_id for unit in units]
-    assert list(cut_units(wanted, table, setting=0, workers=2, batch=2)) == []
+    assert list(cut_units(wanted, table, setting=0, workers=2, batch=2, in_whole_batches=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_units_hold_what_has_no_answer_once_the_longest_first():
 def test_even_units_give_every_worker_as_much(count, workers, sizes):
     rows = {"clip_id": [f"c{row}" for row in range(count)], "question": ["?"] * count, "length": [1.0] * count}
     wanted = pa.table(rows, pa.schema({"clip_id": pa.string(), "question": pa.string(), "length": pa.float64()}))
-    units = cut_units(wanted, wanted.slice(0, 0), setting=0, workers=workers, batch=32, are_even=True)
+    units = cut_units(wanted, wanted.slice(0, 0), setting=0, workers=workers, batch=32, in_whole_batches=False)
     assert [len(unit.clip_ids) for unit in units] == sizes
 
 
