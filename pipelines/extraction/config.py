@@ -147,5 +147,6 @@ class PlanExtractConfig(ExtractConfig):
 
     def next_step(self) -> str:
         """Return the command that goes on from here."""
-        keys = {"manifest": self.manifest, "cache": self.cache or "CACHE", "whisper": self.whisper, "beats": self.beats}
-        return command("extract", **keys)
+        recipe = encoder_keys(self)
+        changed = {key: str(value) for key, value in recipe.items() if value != getattr(ExtractConfig, key)}
+        return command("extract", manifest=self.manifest, cache=self.cache or "CACHE", **changed)

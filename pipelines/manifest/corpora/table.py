@@ -84,9 +84,11 @@ def _prepare(
     config: TableConfig, rows: Iterator[tuple[str, Mapping[str, Any]]], progress: Progress | None
 ) -> PrepareReport:
     first = next(rows, None)
+    if first is None:
+        raise UserError(f"{config.table}: no examples: it holds no row")
     root = config.audio_root or _root_of(config, first)
     root = require_folder(root, "audio_root") if storage.is_local(root) else storage.full_path(root)
-    examples = read_table(config, root, chain([first] if first else [], rows))
+    examples = read_table(config, root, chain([first], rows))
     return write_manifest(examples, corpus=config.corpus, root=root, config=config, progress=progress)
 
 
@@ -96,9 +98,9 @@ def _rows(config: TableConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     return read_rows_of(config.table, columns=config.columns, delimiter=delimiter, quotes=config.quotes, rows=rows)
 
 
-def _root_of(config: TableConfig, first: tuple[str, Mapping[str, Any]] | None) -> str:
+def _root_of(config: TableConfig, first: tuple[str, Mapping[str, Any]]) -> str:
     """Return the table's folder, or what absolute paths and URIs start from."""
-    path = recording_name(config.recording, _present(first[1]), first[0], absolute=True) if first else ""
+    path = recording_name(config.recording, _present(first[1]), first[0], absolute=True)
     folder = config.table if storage.folder_exists(config.table) else storage.parent(config.table)
     return storage.root_of(path) or folder
 

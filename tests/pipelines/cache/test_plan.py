@@ -244,6 +244,14 @@ def test_forecast_leaves_out_what_the_cache_holds(tmp_path, capsys):
     assert "another recipe" in capsys.readouterr().err
 
 
+def test_the_plan_names_the_extraction_with_all_that_decides_what_is_stored(tmp_path, capsys):
+    manifest = prepare_tones(tmp_path, num_clips=2)
+    words = ["codec=int8", "max_clip_seconds=60", "whisper=tiny", "beats=tiny", "clips_per_second=4"]
+    assert main(["plan", "extract", f"manifest={manifest}", *words]) == 0
+    step = "whisper=tiny beats=tiny codec=int8 max_clip_seconds=60.0"
+    assert capsys.readouterr().err.endswith(f"next: salmonn extract manifest={manifest} cache=CACHE {step}\n")
+
+
 def test_speed_is_measured_on_the_manifests_own_clips(tmp_path, capsys):
     manifest = prepare_tones(tmp_path, num_clips=4)
     words = [f"manifest={manifest}", f"cache={tmp_path}/c", "whisper=tiny", "beats=tiny", "calibration_seconds=0"]

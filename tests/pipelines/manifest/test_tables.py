@@ -275,7 +275,8 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
     ("name", "content", "message"),
     [
         ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path', which recording={path} names; found 'file'"),
-        ("t.csv", "path,text\n", "no examples"),
+        ("t.csv", "path,text\n", "t.csv: no examples: it holds no row"),
+        ("t.csv", "", "t.csv: no examples: it holds no row"),
         ("t.csv", "path,text\n../a.wav,x\n", "must be a path below its root"),
         ("t.jsonl", '{"path": "a.wav", "text": null}\n', "t.jsonl:1: text is missing"),
         ("t.jsonl", '{"path": "a.wav", "text": "x", "question": ["q"]}\n', "question ['q'] must be a text"),
