@@ -274,7 +274,11 @@ def test_recordings_may_lie_in_tars(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "file,text\na.wav,x\n", r"t.csv:2: no column 'path', which recording={path} names; found 'file'"),
+        (
+            "t.csv",
+            "file,text\na.wav,x\n",
+            "t.csv:2: no column 'path', which recording={path} names; found 'file', 'text'",
+        ),
         ("t.csv", "path,text\n", "t.csv: no examples: it holds no row"),
         ("t.csv", "", "t.csv: no examples: it holds no row"),
         ("t.csv", "path,text\n../a.wav,x\n", "must be a path below its root"),

@@ -160,7 +160,8 @@ def test_audiocaps_at_a_wrong_root_says_what_is_missing(tmp_path):
     root = write_audiocaps(tmp_path / "a")
     with pytest.raises(ValueError, match=r"none of the first 3 .*clips/r1nicOVtvkQ\.wav: no such file; there is .*csv"):
         prepare_audiocaps(AudioCapsConfig(root=str(root), out=str(tmp_path / "m"), recording="clips/{youtube_id}.wav"))
-    with pytest.raises(ValueError, match=r"train\.csv:2: no column 'ytid', which recording=\S+ names"):
+    told = r"train\.csv:2: no column 'ytid', which recording=\{ytid\}\.wav names; found 'audiocap_id'"
+    with pytest.raises(ValueError, match=told):
         list(read_audiocaps(AudioCapsConfig(root=str(root), out="m", recording="{ytid}.wav")))
     with pytest.raises(ValueError, match=r"recording=\{split: not a template"):
         list(read_audiocaps(AudioCapsConfig(root=str(root), out="m", recording="{split")))

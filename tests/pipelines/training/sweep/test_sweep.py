@@ -160,7 +160,10 @@ def test_every_draw_meets_every_point_of_the_grid():
         (["grid.seed=[0,1]", "workers=2"], "workers=2: a trial is trained by one worker"),
         (["grid.seed=[0,1]", "run=r"], "run=r: the trials' runs lie in the sweep's folder"),
         (["grid.seed=[0,1]", "metric=valid_los"], "metric=valid_los: lines of metrics will have loss, "),
-        (["grid.seed=[0,1]", "valid_every=0"], "metric=valid_loss: nothing is held out; give valid_splits=[…]"),
+        (
+            ["grid.seed=[0,1]", "valid_every=0"],
+            "metric=valid_loss: nothing is held out; give valid_splits=[…] and valid_every=…, or metric=loss; lines of",
+        ),
         (["grid.valid_every=[2,0]"], "trial 1 (valid_every=0): metric=valid_loss"),
         (["grid.splits=[[train],[dev]]"], "trial 1 (splits=[dev]): "),
         (["grid.tasks=[[asr],[]]"], "trial 1 (tasks=[]): is judged by other held-out examples than trial 0"),
